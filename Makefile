@@ -1,0 +1,33 @@
+# Everything runs in .venv, which `make setup` builds once and rebuilds only when the dependency files change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test lint clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+# Each stage is skipped when its result is already there: remove runs/digits to train again.
+demo: setup
+	test -f runs/digits/.trained || { rm -rf runs/digits && $(BIN)/alphaflow train digits --out runs/digits && touch runs/digits/.trained; }
+	$(BIN)/alphaflow sample runs/digits --out runs/digits/samples/one-step.png --count 100 --labels balanced
+	$(BIN)/alphaflow evaluate runs/digits --nfe 1 2
+	$(BIN)/alphaflow report runs/digits
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,26 @@
+"""The one exception that stands for a mistake of the user's rather than of the program's.
+
+The command line prints its message as a single line and exits with its status; from Python it is a
+`ValueError`, so that callers need not know this class.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Names the value, says what is wrong with it and what to do instead. `status` is the exit status."""
+
+    def __init__(self, message: str, *, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def choose(kind: str, name: str, names: Iterable[str], *, status: int = 1) -> str:
+    """Return `name` if it is one of `names`; otherwise raise a `UserError` that suggests the nearest."""
+    names = list(names)
+    if name in names:
+        return name
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names)}"
+    raise UserError(f"unknown {kind} {name!r}: {hint}", status=status)
