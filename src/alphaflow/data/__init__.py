@@ -1,0 +1,21 @@
+"""Data sets held in memory, and the order in which training draws from them."""
+
+from alphaflow.data.dataset import Dataset
+from alphaflow.data.digits import Digits
+from alphaflow.data.images import ImageFolder
+from alphaflow.data.loader import Batch, Batches
+from alphaflow.data.pixels import from_uint8, to_uint8
+from alphaflow.data.toys import TOYS, Toy, toy_points
+
+__all__ = [
+    "TOYS",
+    "Batch",
+    "Batches",
+    "Dataset",
+    "Digits",
+    "ImageFolder",
+    "Toy",
+    "from_uint8",
+    "to_uint8",
+    "toy_points",
+]

@@ -1,0 +1,58 @@
+"""What the trainer and the evaluation ask of a data set."""
+
+import hashlib
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class Dataset(Protocol):
+    """A finite, indexable set of samples held in memory."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample: (C, H, W) for an image, (2,) for a point."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 says that the samples carry no labels."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name a class, in the order of the labels; empty without labels."""
+
+    @property
+    def kind(self) -> Literal["image", "points"]:
+        """Whether the samples are images in [-1, 1] or points in the plane."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of the samples, the labels and the settings that made them."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def batch(self, indices: Tensor, flip: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return the samples at `indices`, int64 (B,).
+
+        Args:
+            indices: rows of the data set, each in [0, len).
+            flip: bool (B,); mirrors those rows left-right. Images only.
+
+        Returns:
+            x, float32 (B, *shape), and the labels y, int64 (B,), or `None` without classes.
+
+        Raises:
+            ValueError: `flip` was given for a data set of points.
+        """
+
+
+def fingerprint(settings: str, *arrays: NDArray[np.generic]) -> str:
+    """Hash the settings and the arrays' types, shapes and bytes into 16 hexadecimal digits."""
+    digest = hashlib.sha256(settings.encode())
+    for array in arrays:
+        digest.update(f"|{array.dtype.str}{array.shape}|".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,43 @@
+"""The one place where 8-bit pixels and the model's [-1, 1] meet."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def scale_pixels(pixels: Tensor) -> Tensor:
+    """Map uint8 pixels of any shape to float32 in [-1, 1]: p / 127.5 - 1."""
+    return pixels.to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def from_uint8(images: NDArray[np.uint8]) -> Tensor:
+    """Map images, uint8 (B, H, W, C), to float32 (B, C, H, W) in [-1, 1]; `to_uint8` undoes it exactly.
+
+    Raises:
+        ValueError: `images` is not a 4-dimensional uint8 array.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise ValueError(f"images must be uint8 (B, H, W, C), not {images.dtype} {images.shape}")
+    return scale_pixels(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+
+
+def to_uint8(x: Tensor) -> NDArray[np.uint8]:
+    """Map x, floating (B, C, H, W) in [-1, 1], to uint8 (B, H, W, C): round((x + 1) · 127.5), clamped.
+
+    Raises:
+        ValueError: `x` is not a 4-dimensional floating-point tensor, or holds NaN, which has no grey level.
+    """
+    if not x.is_floating_point() or x.ndim != 4:
+        raise ValueError(f"x must be floating-point (B, C, H, W), not {x.dtype} {tuple(x.shape)}")
+    levels = x.detach().to(torch.float32).add(1.0).mul(127.5).round().clamp(0, 255)
+    if bool(levels.isnan().any()):
+        raise ValueError("x holds NaN and cannot be made into pixels: the model that drew it has diverged")
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def mirror(x: Tensor, flip: Tensor | None) -> Tensor:
+    """Mirror left-right the rows of x (B, C, H, W) where `flip`, bool (B,), is true; `None` mirrors none."""
+    if flip is None:
+        return x
+    return torch.where(flip[:, None, None, None], x.flip(-1), x)

@@ -1,0 +1,170 @@
+"""The total derivative du/dt of the average velocity along a path, by several ways behind one call.
+
+du/dt = v · ∂u/∂z + ∂u/∂t        tangent (v, 0, 1) in (z, r, t); MeanFlow (arXiv 2505.13447), equation 8
+
+forward      one forward pass with dual numbers (torch.func.jvp); attention runs on the math backend
+reverse      two backward passes (the double-VJP trick); for networks whose ops lack forward rules
+difference   central difference; any network, even one that is no PyTorch graph; about 5 digits in float32
+auto         the first of these that the network supports; logged once, with the reason
+"""
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from typing import Literal, get_args
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .errors import choose
+from .path import Network
+from .rng import seeded
+
+Method = Literal["auto", "forward", "reverse", "difference"]
+METHODS: tuple[str, ...] = get_args(Method)
+log = logging.getLogger("alphaflow")
+
+_chosen: "WeakKeyDictionary[object, str]" = WeakKeyDictionary()
+
+
+class DerivativeError(RuntimeError):
+    """The derivative in use disagrees with central differences; the message holds the figures."""
+
+
+def total_derivative(
+    net: Network,
+    z: Tensor,
+    v: Tensor,
+    r: Tensor,
+    t: Tensor,
+    y: Tensor | None = None,
+    *,
+    method: Method = "auto",
+) -> tuple[Tensor, Tensor]:
+    """u(z, r, t, y) and du/dt along (v, 0, 1), neither with a gradient to the weights.
+
+    Args:
+        net: the network; z, v: (B, *shape); r, t: (B,); y: (B,) or None.
+        method: one of the four ways in the module's docstring.
+
+    Returns:
+        u and du/dt, each (B, *shape).
+    """
+    choose("derivative", method, METHODS)
+    if method == "auto":
+        method = choose_method(net, z, v, r, t, y)
+    return _WAYS[method](lambda z, t: net(z, r, t, y), z, v, t)
+
+
+def choose_method(net: Network, z: Tensor, v: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Method:
+    """What `auto` means for this network: tried once on two rows, remembered, and logged with the reason."""
+    with suppress(TypeError):  # neither hashable nor weakly referable: try anew each time
+        if net in _chosen:
+            return _chosen[net]  # type: ignore[return-value]
+    reason = ""
+    labels = None if y is None else y[:2]
+    for method, way in _WAYS.items():
+        try:
+            way(lambda z, t: net(z, r[:2], t, labels), z[:2], v[:2], t[:2])
+        except (NotImplementedError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError) or method == "difference":
+                raise
+            reason += f"; not {method}: {str(error).strip().splitlines()[0][:120]}"
+            continue
+        name = getattr(net, "__name__", type(net).__name__)
+        level = logging.WARNING if reason else logging.INFO
+        log.log(level, "du/dt of %s: %s%s", name, method, reason or " (the cheapest way it supports)")
+        with suppress(TypeError):
+            _chosen[net] = method
+        return method  # type: ignore[return-value]
+    raise AssertionError("the last way has no fallback")
+
+
+def _forward(u: Callable[[Tensor, Tensor], Tensor], z: Tensor, v: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.no_grad(), _math_attention():
+        tangents = (v.detach().to(z.dtype), torch.ones_like(t))
+        out, pushed = torch.func.jvp(u, (z.detach(), t.detach()), tangents)  # type: ignore[misc]
+        return out, pushed
+
+
+def _reverse(u: Callable[[Tensor, Tensor], Tensor], z: Tensor, v: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad(), _math_attention():
+        z, t = z.detach().requires_grad_(), t.detach().requires_grad_()
+        out = u(z, t)
+        # Jᵀw is linear in w; its own transpose applied to the tangent is J·tangent.
+        w = torch.zeros_like(out, requires_grad=True)
+        pulled = torch.autograd.grad(out, (z, t), w, create_graph=True)
+        (pushed,) = torch.autograd.grad(pulled, w, (v.detach().to(z.dtype), torch.ones_like(t)))
+    return out.detach(), pushed
+
+
+def _difference(u: Callable[[Tensor, Tensor], Tensor], z: Tensor, v: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    # h = eps^(1/3) balances truncation (h²) and rounding (eps / h). Half precision would drown it.
+    h = torch.finfo(z.dtype).eps ** (1 / 3)
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+        ahead, behind = u(z + h * v, t + h), u(z - h * v, t - h)
+        return u(z, t), (ahead - behind) / (2 * h)
+
+
+def _math_attention() -> AbstractContextManager[None]:
+    return sdpa_kernel(SDPBackend.MATH)  # the others have no forward-mode and no second derivative
+
+
+_WAYS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    "forward": _forward,
+    "reverse": _reverse,
+    "difference": _difference,
+}
+
+
+def check_derivative(
+    net: Network,
+    z: Tensor,
+    v: Tensor,
+    r: Tensor,
+    t: Tensor,
+    y: Tensor | None = None,
+    *,
+    method: Method = "auto",
+    tolerance: float | None = None,
+) -> float:
+    """Compare du/dt by `method` with central differences on a batch; return the relative error.
+
+    Zero-initialised networks (adaLN-zero) have du/dt = 0 at the start, where any derivative looks right; so the
+    comparison runs on a copy of the weights with a little noise added. The weights themselves stay as they are.
+
+    Args:
+        tolerance: on ‖a − b‖ / ‖b‖ over the batch; None: 2e-2, or 1e-1 under autocast.
+
+    Raises:
+        DerivativeError: the two disagree.
+    """
+    if tolerance is None:
+        tolerance = 1e-1 if torch.is_autocast_enabled(z.device.type) else 2e-2
+    if method == "auto":
+        method = choose_method(net, z, v, r, t, y)
+    probe = _perturbed(net) if isinstance(net, nn.Module) else net
+    _, ours = total_derivative(probe, z, v, r, t, y, method=method)
+    _, reference = total_derivative(probe, z, v, r, t, y, method="difference")
+    size = reference.double().norm().item()
+    error = (ours.double() - reference.double()).norm().item() / max(size, 1e-12)
+    if not error <= tolerance and size > 1e-9:
+        rows = (ours - reference).double().flatten(1).norm(dim=1)
+        worst = int(rows.argmax())
+        raise DerivativeError(
+            f"du/dt by {method!r} is off by {error:.3g} relative to central differences (allowed: "
+            f"{tolerance:g}); norms {ours.double().norm().item():.4g} and {size:.4g}; worst row {worst} at "
+            f"r={r[worst].item():.4f}, t={t[worst].item():.4f}. An op of the network has a wrong derivative, "
+            "or its output is not smooth in t; try another `derivative`"
+        )
+    return error
+
+
+def _perturbed(net: nn.Module) -> Network:
+    weights = {}
+    for name, weight in net.named_parameters():
+        noise = torch.randn(weight.shape, generator=seeded("probe", name)).to(weight)
+        weights[name] = weight.detach() + 0.02 * noise
+    return lambda z, r, t, y: torch.func.functional_call(net, weights, (z, r, t, y))

@@ -1,0 +1,19 @@
+"""Networks u(z, r, t, y=None) for the average velocity over [r, t]: a DiT, a U-Net and an MLP."""
+
+from alphaflow.models.dit import PRESETS, DiT, dit, forward_macs
+from alphaflow.models.embeddings import ClassEmbedder, Network, TimeEmbedder, sinusoids
+from alphaflow.models.mlp import MLP
+from alphaflow.models.unet import UNet
+
+__all__ = [
+    "MLP",
+    "PRESETS",
+    "ClassEmbedder",
+    "DiT",
+    "Network",
+    "TimeEmbedder",
+    "UNet",
+    "dit",
+    "forward_macs",
+    "sinusoids",
+]

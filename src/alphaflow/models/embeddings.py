@@ -1,0 +1,136 @@
+"""What every network is conditioned on: the two times t and t−r, and the class.
+
+Times enter as they are, in [0, 1]. Scaling them (many diffusion codes multiply by 1000) makes ∂u/∂t rough,
+which ruins every objective that differentiates or extrapolates in t.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+FREQUENCIES = 256
+"""Length of the sinusoidal time features (half cosines, half sines)."""
+
+MAX_PERIOD = 10_000.0
+"""The slowest sinusoid is cos(t / MAX_PERIOD), up to the last step of the geometric grid."""
+
+
+def sinusoids(t: Tensor, features: int = FREQUENCIES, max_period: float = MAX_PERIOD) -> Tensor:
+    """Cosines then sines of t·f, with f falling geometrically from 1 towards 1/max_period.
+
+    Args:
+        t: (B,) times in [0, 1], unscaled. A precision below float32 is raised to float32 first.
+        features: even length of the result's last axis.
+        max_period: the reciprocal of the frequency that the grid approaches.
+
+    Returns:
+        (B, features), in float32, or float64 where t is. Autocast does not touch it.
+
+    Source: DiT (Peebles & Xie 2023, arXiv 2212.09748), as MeanFlow (arXiv 2505.13447) uses it.
+    """
+    t = t.to(torch.promote_types(t.dtype, torch.float32))
+    half = features // 2
+    # Computed here rather than kept in a buffer, which net.bfloat16() would round.
+    steps = torch.arange(half, dtype=t.dtype, device=t.device)
+    angles = t[:, None] * torch.exp(steps * (-math.log(max_period) / half))
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+class TimeEmbedder(nn.Module):
+    """(B,) times in [0, 1] to (B, width): `sinusoids`, then Linear, SiLU, Linear.
+
+    The layers run in their own precision even under autocast: rounding the sinusoids to bfloat16 would make
+    times closer than about 1/256 the same, and the cost is that of B rows.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        with _without_autocast(t.device):
+            return self.mlp(sinusoids(t).to(self.mlp.get_parameter("0.weight").dtype))
+
+
+class ClassEmbedder(nn.Module):
+    """(B,) int64 class indices to (B, width). Index `num_classes`, or None, is the unconditional class."""
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.embedding_table = nn.Embedding(num_classes + 1, width)
+        nn.init.normal_(self.embedding_table.weight, std=0.02)
+
+    def forward(self, y: Tensor | None) -> Tensor:
+        if y is None:
+            return self.embedding_table.weight[self.num_classes]  # (width,), broadcasts over the batch
+        return self.embedding_table(y)
+
+
+class Network(nn.Module, ABC):
+    """A network u(z, r, t, y) for the average velocity over [r, t], noise at t=1 and data at t=0.
+
+    Attributes:
+        num_classes: number of classes; index `num_classes` is the unconditional one. 0: there is no table.
+        config: the constructor's keyword arguments; `type(net)(**net.config)` builds the same network anew.
+        t_embedder, d_embedder, y_embedder: embeddings of t, of t−r and of the class (None without classes).
+    """
+
+    def __init__(self, config: Mapping[str, Any], *, width: int, num_classes: int) -> None:
+        super().__init__()
+        if num_classes < 0:
+            raise ValueError(f"num_classes={num_classes} is negative: give 0 for a network without classes")
+        self.config = dict(config)
+        self.num_classes = num_classes
+        self.t_embedder = TimeEmbedder(width)
+        self.d_embedder = TimeEmbedder(width)
+        self.y_embedder = ClassEmbedder(num_classes, width) if num_classes else None
+
+    def condition(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        """Sum of the embeddings of t, t−r and y: (B, width). z only says which precision is wanted.
+
+        Raises:
+            ValueError: r or t is not of shape (B,), or y is given to a network without classes.
+        """
+        for name, time in (("r", r), ("t", t)):
+            if time.shape != z.shape[:1]:
+                raise ValueError(
+                    f"{name} has shape {tuple(time.shape)} but z has {z.shape[0]} rows: "
+                    f"give one time a row, shape ({z.shape[0]},)"
+                )
+        dtype = torch.promote_types(torch.promote_types(z.dtype, t.dtype), torch.float32)
+        r, t = r.to(dtype), t.to(dtype)
+        c = self.t_embedder(t) + self.d_embedder(t - r)
+        if self.y_embedder is not None:
+            return c + self.y_embedder(y)
+        if y is not None:
+            raise ValueError("y is given but this network has no classes (num_classes=0): pass y=None")
+        return c
+
+    @abstractmethod
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """Average velocity over [r, t].
+
+        Args:
+            z: (B, *shape) float, the state at time t.
+            r: (B,) end of the jump, 0 <= r <= t.
+            t: (B,) start of the jump, in [0, 1]; noise is at 1.
+            y: (B,) int64 classes; index `num_classes`, or None for all rows, is unconditional.
+
+        Returns:
+            u, of z's shape and dtype; the jump is z_r = z − (t−r)·u.
+        """
+
+    # nn.Module.__call__ is untyped; this lets `net(z, r, t, y)` be checked.
+    __call__: Callable[..., Tensor]

@@ -1,0 +1,222 @@
+"""The α-Flow family: one objective, of which every method here is a setting.
+
+    L_α(θ) = E[ α⁻¹ ‖ u_θ(z_t, r, t) - ( α ṽ_{s,t} + (1 - α) u_θ⁻(z_s, r, s) ) ‖² ]
+
+Source: α-Flow (arXiv 2510.20771), Definition 1, Theorem 1 and Algorithm 1. `docs/family.md` has the table of
+members; `members.py` has their constructors.
+"""
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import schedules
+from .derivative import Method
+from .guidance import Guidance
+from .path import Network, expand, interpolate
+from .rng import Random, as_random
+from .schedules import Schedule
+from .targets import Shift, average_velocity_target
+from .times import Distribution, Times
+from .weighting import AnchorWeight, Weight
+
+
+@dataclass(frozen=True)
+class RandomSplit:
+    """α drawn row by row: the interval is split at a random point (SplitMeanFlow)."""
+
+    law: Distribution
+
+    def rows(self, random: Random, t: Tensor) -> Tensor:
+        return self.law.quantile(random.uniform("alpha")).clamp(1e-3, 1)
+
+
+@dataclass(frozen=True)
+class StepSize:
+    """α = δ / t, so that with r = 0 every step t - s has the length δ (discrete consistency training)."""
+
+    delta: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.delta <= 1:
+            raise ValueError(f"consistency step {self.delta:g} must lie in (0, 1]")
+
+    def rows(self, random: Random, t: Tensor) -> Tensor:
+        return (self.delta / t).clamp(max=1)
+
+
+Alpha: TypeAlias = "float | Schedule | RandomSplit | StepSize"
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one evaluation of an objective gives.
+
+    loss: scalar with gradient. per_sample: weighted losses (B,), detached.
+    metrics: detached scalars by name; `residual` is the one to watch.
+    r, t: the rows' times (B,). residual: the rows' un-weighted squared errors (B,), mean over dimensions.
+    """
+
+    loss: Tensor
+    per_sample: Tensor
+    metrics: dict[str, Tensor | float]
+    r: Tensor
+    t: Tensor
+    residual: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlphaFlow:
+    """The family's objective. Call it as `objective(net, x, y, step=k)`; call backward on `.loss`.
+
+    alpha: a number, a schedule of the step, or `RandomSplit` / `StepSize` for a value per row.
+    flow_ratio: the share of rows with r = t (flow matching), a number or a schedule. They come first.
+    times: how (r, t) are drawn. shift: the velocity to z_s. derivative: how du/dt is taken at α = 0.
+    weight: the weight per row. clip: bound on the targets of rows with 0 < α < 1 (released recipes: 4).
+    guidance: classifier-free guidance in training, or None.
+    relaxation: FACM's: pull the target towards u⁻ by the share (1 - t)^p, the change cut to ±1; None: off.
+    cosine: weight of 1 - cos(u, v) over the channels on the r = t rows (FACM's anchor).
+    """
+
+    alpha: Alpha = field(default_factory=lambda: schedules.sigmoid(0, 400_000))
+    flow_ratio: float | Schedule = 0.25
+    times: Times = field(default_factory=Times)
+    shift: Shift = "data"
+    derivative: Method = "auto"
+    weight: Weight | AnchorWeight = field(default_factory=Weight)
+    clip: float | None = None
+    guidance: Guidance | None = None
+    relaxation: float | None = None
+    cosine: float = 0.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.alpha, int | float) and not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha {self.alpha} lies outside [0, 1]: 1 is flow matching, 0 is MeanFlow")
+        if isinstance(self.flow_ratio, int | float) and not 0 <= self.flow_ratio <= 1:
+            raise ValueError(
+                f"flow_ratio {self.flow_ratio} lies outside [0, 1]: it is the share of rows with r = t"
+            )
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"clip {self.clip:g} must be positive, or None")
+
+    def __call__(
+        self,
+        net: Network,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        step: int = 0,
+        generator: torch.Generator | Random | None = None,
+    ) -> Output:
+        """Evaluate the objective on a batch.
+
+        Args:
+            net: u(z, r, t, y), any callable; gradients flow to it once.
+            x: data (B, *shape). y: classes (B,) int64 or None.
+            step: the training step, for the schedules.
+            generator: where noise, times and label drops come from.
+        """
+        random = as_random(generator, len(x))
+        flow_rows, alpha = self.flow_rows(len(x), step), self.alpha_at(step)
+        noise = random.normal("noise", x.shape[1:], x.device).to(x)
+        r_host, t_host = self.times.draw(random, flow_rows)
+        r, t = r_host.to(x), t_host.to(x)
+        z, v = interpolate(x, noise, t)
+        if self.guidance is not None:
+            v, y = self.guidance(net, z, v, t_host, y, random)
+        row_alpha = None if alpha is not None else self.alpha.rows(random, t_host).to(x)  # type: ignore[union-attr]
+
+        u = net(z, r, t, y)
+        target = self._target(net, u.detach(), z, v, r, t, y, flow_rows, alpha, row_alpha)
+        error = (u - target).square().flatten(1).mean(1)
+
+        discrete = row_alpha if row_alpha is not None else torch.full_like(t, alpha if alpha else 1.0)
+        a = torch.where(r < t, discrete, torch.ones_like(t))
+        weight = self.weight(error.detach(), a, x[0].numel(), r, t)
+        per_sample = weight * error
+        if self.cosine:
+            anchor = 1 - F.cosine_similarity(u, v, dim=1).reshape(len(x), -1).mean(1)
+            per_sample = per_sample + self.cosine * torch.where(r == t, anchor, 0.0)
+        loss = per_sample.mean()
+        with torch.no_grad():
+            metrics = measure(u, v, target, r, t)
+            metrics["alpha"] = alpha if alpha is not None else a[flow_rows:].mean()
+            metrics["flow_ratio"] = flow_rows / len(x)
+            metrics["loss"] = loss.detach()
+        return Output(loss, per_sample.detach(), metrics, r, t, error.detach())
+
+    def alpha_at(self, step: int) -> float | None:
+        """α at a step; None where it is drawn row by row."""
+        if isinstance(self.alpha, RandomSplit | StepSize):
+            return None
+        return self.alpha(step) if callable(self.alpha) else float(self.alpha)
+
+    def flow_rows(self, batch: int, step: int) -> int:
+        """⌊B · ratio⌋, the number of rows with r = t."""
+        ratio = self.flow_ratio(step) if callable(self.flow_ratio) else self.flow_ratio
+        return int(batch * ratio + 1e-9)
+
+    def _target(
+        self,
+        net: Network,
+        u: Tensor,
+        z: Tensor,
+        v: Tensor,
+        r: Tensor,
+        t: Tensor,
+        y: Tensor | None,
+        flow_rows: int,
+        alpha: float | None,
+        row_alpha: Tensor | None,
+    ) -> Tensor:
+        """v on the first `flow_rows` rows; on the others, which alone cost an evaluation, the family's target."""
+        rows = slice(flow_rows, None)
+        if flow_rows == len(z):
+            return v
+        far = average_velocity_target(
+            net,
+            z[rows],
+            v[rows],
+            r[rows],
+            t[rows],
+            alpha if row_alpha is None else row_alpha[rows],  # type: ignore[arg-type]
+            None if y is None else y[rows],
+            shift=self.shift,
+            derivative=self.derivative,
+        )
+        if self.clip is not None and alpha != 0 and alpha != 1:
+            far = far.clamp(-self.clip, self.clip)
+        if self.relaxation is not None:
+            share = 1 - (1 - expand(t[rows], z)) ** self.relaxation
+            far = u[rows] - share * (u[rows] - far).clamp(-1, 1)
+        return torch.cat([v[:flow_rows], far])
+
+
+BINS = 5
+"""Residuals are reported in this many equal bins of t and of t - r."""
+
+
+def measure(u: Tensor, v: Tensor, target: Tensor, r: Tensor, t: Tensor) -> dict[str, Tensor | float]:
+    """The numbers that tell how training goes, un-weighted, as means over dimensions and rows.
+
+    residual: ‖u - target‖².  tfm: ‖u - v‖².  tc: 2 (v - target)·u.  residual - (tfm + tc) has no gradient.
+    residual_t<k>, residual_d<k>: the residual of rows with t, or t - r > 0, in the k-th fifth of [0, 1]; NaN
+    where there is none.
+    """
+    error = (u - target).square().flatten(1).mean(1)
+    metrics: dict[str, Tensor | float] = {
+        "residual": error.mean(),
+        "tfm": (u - v).square().mean(),
+        "tc": (2 * (v - target) * u).mean(),
+    }
+    gap = t - r
+    for name, place, counted in (("t", t, torch.ones_like(t)), ("d", gap, (gap > 0).to(t))):
+        bins = (place * BINS).long().clamp(0, BINS - 1)
+        zeros = torch.zeros(BINS, dtype=error.dtype, device=error.device)
+        means = zeros.index_add(0, bins, error * counted) / zeros.index_add(0, bins, counted)
+        for k in range(BINS):
+            metrics[f"residual_{name}{k}"] = means[k]
+    return metrics

@@ -1,0 +1,107 @@
+"""Random numbers that belong to a sample, not to a batch or a process.
+
+`KeyedRandom` hashes (seed, stream, step, index of the sample, position) to each number, so row i draws the
+same noise wherever and in whatever company it is computed. `GeneratorRandom` gives the same two methods over an
+ordinary `torch.Generator`, for users with a loop of their own.
+The hash is the SplitMix64 finaliser (Steele, Lea & Flood 2014); normals come by Box and Muller (1958).
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+
+
+class Random(Protocol):
+    """What objectives and samplers draw from: named streams, one row for each sample of the batch."""
+
+    def normal(self, stream: str, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+        """Standard normal (B, *shape), float32."""
+
+    def uniform(self, stream: str) -> Tensor:
+        """Uniform in (0, 1), (B,), float64, on the CPU."""
+
+
+def _signed(value: int) -> int:
+    value &= _MASK
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _shift(h: Tensor, bits: int) -> Tensor:
+    return (h >> bits) & ((1 << (64 - bits)) - 1)  # logical: torch shifts in the sign
+
+
+def _mix(h: Tensor) -> Tensor:
+    h = (h ^ _shift(h, 30)) * _signed(0xBF58476D1CE4E5B9)
+    h = (h ^ _shift(h, 27)) * _signed(0x94D049BB133111EB)
+    return h ^ _shift(h, 31)
+
+
+def hash_key(*parts: int | str) -> int:
+    """A 63-bit key that depends on all parts and on their order."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class KeyedRandom:
+    """Streams keyed by (seed, step, sample index).
+
+    Args:
+        seed: of the whole run.
+        index: (B,) int64, which samples the rows are: global, not within the batch.
+        step: of training, or 0.
+    """
+
+    def __init__(self, seed: int, index: Tensor, step: int = 0) -> None:
+        self.seed, self.index, self.step = seed, index, step
+
+    def _bits(self, stream: str, count: int, device: torch.device | str) -> Tensor:
+        key = hash_key(self.seed, stream, self.step)
+        rows = _mix(self.index.to(device, torch.int64) * _signed(_GOLDEN) + key)
+        columns = torch.arange(1, count + 1, device=device) * _signed(_GOLDEN)
+        return _mix(_mix(rows)[:, None] + columns)
+
+    def normal(self, stream: str, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+        count = math.prod(shape)
+        bits = self._bits(stream, (count + 1) // 2, device)
+        radius = (-2 * ((_shift(bits, 40).float() + 0.5) * 2.0**-24).log()).sqrt()
+        angle = (bits & 0xFFFFFF).float() * (2.0**-24 * 2 * math.pi)
+        pairs = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
+        return pairs[:, :count].reshape(-1, *shape)
+
+    def uniform(self, stream: str) -> Tensor:
+        return (_shift(self._bits(stream, 1, "cpu")[:, 0], 11).double() + 0.5) * 2.0**-53
+
+
+class GeneratorRandom:
+    """The same interface over a `torch.Generator` (None: torch's global one). Streams are drawn in order."""
+
+    def __init__(self, rows: int, generator: torch.Generator | None = None) -> None:
+        self.rows, self.generator = rows, generator
+
+    def normal(self, stream: str, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+        source = self.generator.device if self.generator is not None else device
+        return torch.randn(self.rows, *shape, generator=self.generator, device=source).to(device)
+
+    def uniform(self, stream: str) -> Tensor:
+        source = self.generator.device if self.generator is not None else "cpu"
+        draw = torch.rand(self.rows, generator=self.generator, device=source, dtype=torch.float64).cpu()
+        return draw.clamp(2.0**-53, 1 - 2.0**-53)
+
+
+def as_random(generator: "torch.Generator | Random | None", rows: int) -> Random:
+    """Accept a generator of torch, one of our keyed sources, or None, for a batch of `rows`."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return GeneratorRandom(rows, generator)
+    return generator
+
+
+def seeded(*parts: int | str) -> torch.Generator:
+    """A CPU generator that depends on all parts: `seeded(seed, "epoch", 3)`."""
+    return torch.Generator().manual_seed(hash_key(*parts))

@@ -1,0 +1,101 @@
+"""What the network should predict: the average-velocity targets of the family.
+
+    two-point    α ṽ + (1 - α) u⁻(z_s, r, s),   s = α r + (1 - α) t,   z_s = z_t - (t - s) ṽ
+    derivative   v - (t - r) du⁻/dt             the limit α → 0
+
+Source: α-Flow (arXiv 2510.20771), Definition 1 and Algorithm 1. Definition 1 prints z_t + (t - s) ṽ, a
+misprint; the sign here is the algorithm's. u⁻ is the network under stop-gradient.
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .derivative import Method, total_derivative
+from .errors import choose
+from .path import Network, expand, move
+
+Shift = Literal["data", "model", "velocity"]
+
+
+def average_velocity_target(
+    net: Network,
+    z: Tensor,
+    v: Tensor,
+    r: Tensor,
+    t: Tensor,
+    alpha: float | Tensor,
+    y: Tensor | None = None,
+    *,
+    shift: Shift = "data",
+    derivative: Method = "auto",
+) -> Tensor:
+    """The regression target for u(z, r, t, y), without a gradient.
+
+    Args:
+        net: the network u(z, r, t, y).
+        z, v: points on the path and (guided) velocities there, (B, *shape).
+        r, t: times (B,), r <= t. Rows with r == t give v.
+        alpha: in [0, 1]; a tensor (B,) of values in (0, 1] sets it row by row. At 1 no network is evaluated
+            (with `shift="data"`), between 0 and 1 it is evaluated at (z_s, r, s), at 0 its derivative is taken.
+        y: classes (B,) or None.
+        shift: the velocity ṽ that leads from z_t to z_s.
+            "data": v. "model": u⁻(z_t, s, t), as in Shortcut models; at α = 0, u⁻(z_t, t, t).
+            "velocity": z_s by u⁻(z_t, t, t) but v in the target; at α = 0 improved MeanFlow (2512.02012).
+        derivative: how du/dt is taken at α = 0; see `alphaflow.derivative`.
+
+    Returns:
+        (B, *shape), detached.
+
+    Raises:
+        ValueError: alpha outside [0, 1] or an unknown `shift` or `derivative`.
+    """
+    choose("shift", shift, get_args(Shift))
+    if not isinstance(alpha, Tensor) and not 0 <= alpha <= 1:
+        raise ValueError(f"alpha {alpha} lies outside [0, 1]: 1 is flow matching, 0 is MeanFlow")
+    with torch.no_grad():
+        if not isinstance(alpha, Tensor) and alpha == 0:
+            target = _derivative_target(net, z, v, r, t, y, shift, derivative)
+        elif not isinstance(alpha, Tensor) and alpha == 1 and shift != "model":
+            return v.detach()
+        else:
+            target = _two_point_target(net, z, v, r, t, alpha, y, shift)
+        return torch.where(expand(r == t, z), v, target)
+
+
+def _two_point_target(
+    net: Network,
+    z: Tensor,
+    v: Tensor,
+    r: Tensor,
+    t: Tensor,
+    alpha: float | Tensor,
+    y: Tensor | None,
+    shift: Shift,
+) -> Tensor:
+    s = t - alpha * (t - r)
+    if shift == "data":
+        carrier = near = v
+    elif shift == "model":
+        carrier = near = net(z, s, t, y)
+    else:
+        carrier, near = net(z, t, t, y), v
+    far = net(move(z, carrier, t, s), r, s, y)
+    share = expand(alpha, z) if isinstance(alpha, Tensor) else alpha
+    return share * near + (1 - share) * far
+
+
+def _derivative_target(
+    net: Network,
+    z: Tensor,
+    v: Tensor,
+    r: Tensor,
+    t: Tensor,
+    y: Tensor | None,
+    shift: Shift,
+    derivative: Method,
+) -> Tensor:
+    tangent = v if shift == "data" else net(z, t, t, y)
+    _, slope = total_derivative(net, z, tangent, r, t, y, method=derivative)
+    return (tangent if shift == "model" else v) - expand(t - r, z) * slope

@@ -1,0 +1,193 @@
+"""How (r, t) are drawn: distributions on [0, 1] and the couplings between the two times.
+
+Distributions map uniform numbers through their quantile function, so one uniform is one time. All of it runs
+in float64 on the CPU: B numbers, known to the host without asking a device for them.
+Sources: MeanFlow's logit-normal pair; α-Flow's released configurations for the other couplings; Shortcut
+models (arXiv 2410.12557) for the dyadic one.
+"""
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from . import spec
+from .rng import Random
+
+
+class Distribution(Protocol):
+    """A law on [0, 1]."""
+
+    def quantile(self, p: Tensor) -> Tensor:
+        """The time below which a share p lies."""
+
+    def cdf(self, t: Tensor) -> Tensor:
+        """The share below t."""
+
+
+@dataclass(frozen=True)
+class Uniform:
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high <= 1:
+            raise ValueError(f"uniform needs 0 <= low < high <= 1, got {self.low:g}, {self.high:g}")
+
+    def quantile(self, p: Tensor) -> Tensor:
+        return self.low + (self.high - self.low) * p
+
+    def cdf(self, t: Tensor) -> Tensor:
+        return ((t - self.low) / (self.high - self.low)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Constant:
+    value: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.value <= 1:
+            raise ValueError(f"time {self.value:g} lies outside [0, 1]")
+
+    def quantile(self, p: Tensor) -> Tensor:
+        return torch.full_like(p, self.value)
+
+    def cdf(self, t: Tensor) -> Tensor:
+        return (t >= self.value).to(t.dtype)
+
+
+@dataclass(frozen=True)
+class _Normal:
+    """t = f(mean + std n), n standard normal."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.std <= 0:
+            raise ValueError(f"std {self.std:g} must be positive")
+
+    def quantile(self, p: Tensor) -> Tensor:
+        return self._squash(self.mean + self.std * torch.special.ndtri(p))
+
+    def cdf(self, t: Tensor) -> Tensor:
+        return torch.special.ndtr((self._unsquash(t) - self.mean) / self.std)
+
+    def _squash(self, n: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _unsquash(self, t: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class LogitNormal(_Normal):
+    """sigmoid of a normal; (-0.4, 1) is MeanFlow's and α-Flow's choice."""
+
+    mean: float = -0.4
+
+    def _squash(self, n: Tensor) -> Tensor:
+        return n.sigmoid()
+
+    def _unsquash(self, t: Tensor) -> Tensor:
+        return t.logit()
+
+
+@dataclass(frozen=True)
+class Arctan(_Normal):
+    """(2/π) arctan(e^n), n normal: the log-normal noise levels of EDM seen on the straight path's clock."""
+
+    def _squash(self, n: Tensor) -> Tensor:
+        return n.exp().atan() * (2 / math.pi)
+
+    def _unsquash(self, t: Tensor) -> Tensor:
+        return (t * (math.pi / 2)).tan().log()
+
+
+@dataclass(frozen=True)
+class Beta:
+    """The beta law, by a quantile table of 4,096 points (exact to about 1e-4 in t)."""
+
+    a: float = 1.0
+    b: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.a <= 0 or self.b <= 0:
+            raise ValueError(f"beta needs positive parameters, got {self.a:g}, {self.b:g}")
+
+    @cached_property
+    def _table(self) -> Tensor:
+        from scipy.special import betaincinv
+
+        return torch.from_numpy(betaincinv(self.a, self.b, torch.linspace(0, 1, 4097).double().numpy()))
+
+    def quantile(self, p: Tensor) -> Tensor:
+        place = p * 4096
+        below = place.floor().clamp(0, 4095).long()
+        return torch.lerp(self._table[below], self._table[below + 1], place - below)
+
+    def cdf(self, t: Tensor) -> Tensor:
+        from scipy.special import betainc
+
+        return torch.from_numpy(betainc(self.a, self.b, t.numpy()))
+
+
+DISTRIBUTIONS = {
+    "uniform": Uniform,
+    "constant": Constant,
+    "logit-normal": LogitNormal,
+    "arctan": Arctan,
+    "beta": Beta,
+}
+Coupling = Literal["sorted", "minimum", "scaled", "truncated", "dyadic"]
+
+
+def parse(text: str) -> Distribution:
+    """`parse("logit-normal(-0.4, 1)")`; a bare number is that time."""
+    return spec.parse(str(text), "time distribution", DISTRIBUTIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """How the pair (r, t) of a row is drawn.
+
+    coupling:
+        sorted     two draws, from `t` and from `r`; the larger is t, the smaller r (MeanFlow, α-Flow)
+        minimum    t drawn, r = min(t, a draw from `r`); `r=Constant(0)` makes every interval reach the data
+        scaled     t drawn, r = t ρ with ρ drawn from `r`
+        truncated  t drawn, r drawn from the part of `r` below t
+        dyadic     t - r = 2^-k, k uniform in 0 … levels-1, t on that grid (Shortcut); t and r's laws unused
+    t, r, flow: the laws of t, of r (or ρ), and of t on the rows with r = t (None: that of t).
+    """
+
+    coupling: Coupling = "sorted"
+    t: Distribution = field(default_factory=LogitNormal)
+    r: Distribution = field(default_factory=LogitNormal)
+    flow: Distribution | None = None
+    levels: int = 7
+
+    def draw(self, random: Random, flow_rows: int = 0) -> tuple[Tensor, Tensor]:
+        """Times of a batch: r, t (B,), float64, CPU. The first `flow_rows` rows have r = t."""
+        t, r = self._pair(random)
+        if flow_rows:
+            t_flow = (self.flow or self.t).quantile(random.uniform("t_flow"))
+            is_flow = torch.arange(len(t)) < flow_rows
+            t, r = torch.where(is_flow, t_flow, t), torch.where(is_flow, t_flow, r)
+        return r, t
+
+    def _pair(self, random: Random) -> tuple[Tensor, Tensor]:
+        p, q = random.uniform("t"), random.uniform("r")
+        if self.coupling == "dyadic":
+            count = 2.0 ** (p * self.levels).floor()  # intervals of this length on [0, 1]
+            t = ((q * count).floor() + 1) / count
+            return t, t - 1 / count
+        t = self.t.quantile(p)
+        if self.coupling == "truncated":
+            return t, torch.minimum(self.r.quantile(q * self.r.cdf(t)), t)
+        other = self.r.quantile(q)
+        if self.coupling == "sorted":
+            return torch.maximum(t, other), torch.minimum(t, other)
+        return t, torch.minimum(t, other) if self.coupling == "minimum" else t * other

@@ -1,0 +1,60 @@
+"""Loss weights per row. All are constants under the gradient.
+
+With E the squared error of a row, averaged over its D dimensions, and a = α on rows with 0 < α < 1, else 1:
+
+    adaptive    a / (E + c)^p           α-Flow's (c = 1e-3, p = 1)
+    scaled      a / (E + a² c)          the same, made continuous at α → 0: there E ≈ α² E_MeanFlow
+    power       1 / (D E + c)^p         MeanFlow's in JAX (c = 1e-2, p = 1), by the sum over dimensions
+    definition  1 / a                   Definition 1 of α-Flow as printed; the theorem's consistency weights
+    uniform     1
+
+With p = 1 the weighted loss sits near 1 whatever the network does: watch the residual.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .errors import choose
+
+WeightName = Literal["adaptive", "scaled", "power", "definition", "uniform"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weight:
+    """One of the weights above; `c` None means the kind's own constant."""
+
+    kind: WeightName = "adaptive"
+    power: float = 1.0
+    c: float | None = None
+
+    def __post_init__(self) -> None:
+        choose("weight", self.kind, get_args(WeightName))
+        if self.c is not None and self.c <= 0:
+            raise ValueError(f"weight constant c = {self.c:g} must be positive")
+
+    def __call__(self, error: Tensor, alpha: Tensor, dimensions: int, r: Tensor, t: Tensor) -> Tensor:
+        """Weights (B,) from the mean squared errors (B,), the rows' a (B,) and D; r and t (B,) unused here."""
+        if self.kind == "uniform":
+            return torch.ones_like(error)
+        if self.kind == "definition":
+            return 1 / alpha
+        c = self.c if self.c is not None else (1e-2 if self.kind == "power" else 1e-3)
+        if self.kind == "power":
+            return (error * dimensions + c) ** -self.power
+        if self.kind == "scaled":
+            return alpha / (error + alpha**2 * c) ** self.power
+        return alpha / (error + c) ** self.power
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorWeight:
+    """FACM's (arXiv 2507.03738): sin(π t / 2) / (E + c)^½ where r < t, 1 on its r = t anchors."""
+
+    c: float = 1e-3
+
+    def __call__(self, error: Tensor, alpha: Tensor, dimensions: int, r: Tensor, t: Tensor) -> Tensor:
+        consistency = (t * (torch.pi / 2)).sin() / (error + self.c).sqrt()
+        return torch.where(r < t, consistency, torch.ones_like(error))
