@@ -7,14 +7,15 @@ members; `members.py` has their constructors.
 """
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import schedules
-from .derivative import Method
+from .derivative import METHODS, Method
+from .errors import choose
 from .guidance import Guidance
 from .path import Network, expand, interpolate
 from .rng import Random, as_random
@@ -95,12 +96,12 @@ class AlphaFlow:
     def __post_init__(self) -> None:
         if isinstance(self.alpha, int | float) and not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha {self.alpha} lies outside [0, 1]: 1 is flow matching, 0 is MeanFlow")
-        if isinstance(self.flow_ratio, int | float) and not 0 <= self.flow_ratio <= 1:
-            raise ValueError(
-                f"flow_ratio {self.flow_ratio} lies outside [0, 1]: it is the share of rows with r = t"
-            )
+        if isinstance(self.flow_ratio, int | float):
+            self.flow_rows(1, 0)  # refuses a share outside [0, 1]
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip {self.clip:g} must be positive, or None")
+        choose("shift", self.shift, get_args(Shift))
+        choose("derivative", self.derivative, METHODS)  # now, not when the schedule reaches 0
 
     def __call__(
         self,
@@ -157,6 +158,8 @@ class AlphaFlow:
     def flow_rows(self, batch: int, step: int) -> int:
         """⌊B · ratio⌋, the number of rows with r = t."""
         ratio = self.flow_ratio(step) if callable(self.flow_ratio) else self.flow_ratio
+        if not 0 <= ratio <= 1:
+            raise ValueError(f"flow_ratio {ratio} lies outside [0, 1]: it is the share of rows with r = t")
         return int(batch * ratio + 1e-9)
 
     def _target(

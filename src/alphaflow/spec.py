@@ -36,12 +36,14 @@ def parse(text: str, kind: str, makers: Mapping[str, Callable[..., Any]], whole:
     Raises:
         UserError: the name is unknown (the nearest is suggested), or its arguments don't fit.
     """
+    positional, named = [], {}
     match = _CALL.fullmatch(text)
     if match is None:
-        return makers["constant"](_number(text, text, whole))
-    name, inside = match[1], match[2] or ""
+        name, inside = "constant", ""
+        positional.append(_number(text, text, None))  # 25 % of the steps would be no value
+    else:
+        name, inside = match[1], match[2] or ""
     choose(kind, name, makers, status=2)
-    positional, named = [], {}
     for word in filter(str.strip, inside.split(",")):
         key, equals, value = word.rpartition("=")
         if equals:

@@ -8,13 +8,13 @@ models (arXiv 2410.12557) for the dyadic one.
 
 import math
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from . import spec
+from .errors import choose
 from .rng import Random
 
 
@@ -109,7 +109,7 @@ class Arctan(_Normal):
 
 @dataclass(frozen=True)
 class Beta:
-    """The beta law, by a quantile table of 4,096 points (exact to about 1e-4 in t)."""
+    """The beta law."""
 
     a: float = 1.0
     b: float = 1.0
@@ -118,16 +118,10 @@ class Beta:
         if self.a <= 0 or self.b <= 0:
             raise ValueError(f"beta needs positive parameters, got {self.a:g}, {self.b:g}")
 
-    @cached_property
-    def _table(self) -> Tensor:
+    def quantile(self, p: Tensor) -> Tensor:
         from scipy.special import betaincinv
 
-        return torch.from_numpy(betaincinv(self.a, self.b, torch.linspace(0, 1, 4097).double().numpy()))
-
-    def quantile(self, p: Tensor) -> Tensor:
-        place = p * 4096
-        below = place.floor().clamp(0, 4095).long()
-        return torch.lerp(self._table[below], self._table[below + 1], place - below)
+        return torch.from_numpy(betaincinv(self.a, self.b, p.numpy()))
 
     def cdf(self, t: Tensor) -> Tensor:
         from scipy.special import betainc
@@ -168,6 +162,11 @@ class Times:
     r: Distribution = field(default_factory=LogitNormal)
     flow: Distribution | None = None
     levels: int = 7
+
+    def __post_init__(self) -> None:
+        choose("coupling", self.coupling, get_args(Coupling))
+        if self.levels < 1:
+            raise ValueError(f"levels {self.levels} must be at least 1")
 
     def draw(self, random: Random, flow_rows: int = 0) -> tuple[Tensor, Tensor]:
         """Times of a batch: r, t (B,), float64, CPU. The first `flow_rows` rows have r = t."""

@@ -167,13 +167,13 @@ def test_broken_files_are_named_and_skipped(tmp_path: Path, capsys: pytest.Captu
     break_some(tmp_path / "a")
     save(plain((9, 0, 0)), tmp_path / "b" / "last.png")
     data = ImageFolder(tmp_path, 8, tolerance=0.5)
-    assert {path.name: reason for path, reason in data.skipped} == {
+    reasons = {path.name: reason for path, reason in data.skipped}
+    assert "truncated" in reasons.pop("truncated.jpg")
+    assert reasons == {
         "gif.png": "not a PNG, JPEG or WebP image",
         "text.png": "not a PNG, JPEG or WebP image",
-        "truncated.jpg": dict((p.name, r) for p, r in data.skipped)["truncated.jpg"],
         "zero.png": "the file is empty",
     }
-    assert "truncated" in dict((p.name, r) for p, r in data.skipped)["truncated.jpg"]
     x, y = data.batch(torch.arange(len(data)))
     assert len(data) == 6 and y is not None and y.tolist() == [0, 0, 0, 0, 0, 1]
     assert to_uint8(x)[[0, 1, 2, 3, 5], 0, 0, 0].tolist() == [0, 1, 2, 3, 9]
@@ -182,9 +182,7 @@ def test_broken_files_are_named_and_skipped(tmp_path: Path, capsys: pytest.Captu
     assert all(str(path) in line for line, (path, _) in zip(errors, data.skipped))
 
 
-def test_only_the_first_ten_broken_files_are_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_the_first_ten_broken_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(plain(RED), tmp_path / "ok.png")
     for k in range(13):
         (tmp_path / f"{k:02}.png").write_bytes(b"")
@@ -219,7 +217,7 @@ def test_a_class_left_without_images_is_an_error(tmp_path: Path) -> None:
 
 
 def test_refusals_name_the_value_and_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no images: put .png"):
+    with pytest.raises(UserError, match=r"holds no images: put \.png"):
         ImageFolder(tmp_path, 8)
     with pytest.raises(UserError, match="missing does not exist"):
         ImageFolder(tmp_path / "missing", 8)

@@ -4,11 +4,13 @@ from alphaflow.models.dit import PRESETS, DiT, dit, forward_macs
 from alphaflow.models.embeddings import ClassEmbedder, Network, TimeEmbedder, sinusoids
 from alphaflow.models.mlp import MLP
 from alphaflow.models.unet import UNet
+from alphaflow.models.wrappers import DataPrediction
 
 __all__ = [
     "MLP",
     "PRESETS",
     "ClassEmbedder",
+    "DataPrediction",
     "DiT",
     "Network",
     "TimeEmbedder",

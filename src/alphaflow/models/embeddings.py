@@ -60,21 +60,18 @@ class TimeEmbedder(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         with _without_autocast(t.device):
-            return self.mlp(sinusoids(t).to(self.mlp.get_parameter("0.weight").dtype))
+            return self.mlp(sinusoids(t).to(self.mlp[0].weight.dtype))
 
 
 class ClassEmbedder(nn.Module):
-    """(B,) int64 class indices to (B, width). Index `num_classes`, or None, is the unconditional class."""
+    """(B,) int64 class indices to (B, width). Index `num_classes` is the unconditional class."""
 
     def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()
-        self.num_classes = num_classes
         self.embedding_table = nn.Embedding(num_classes + 1, width)
         nn.init.normal_(self.embedding_table.weight, std=0.02)
 
-    def forward(self, y: Tensor | None) -> Tensor:
-        if y is None:
-            return self.embedding_table.weight[self.num_classes]  # (width,), broadcasts over the batch
+    def forward(self, y: Tensor) -> Tensor:
         return self.embedding_table(y)
 
 
@@ -112,11 +109,13 @@ class Network(nn.Module, ABC):
         dtype = torch.promote_types(torch.promote_types(z.dtype, t.dtype), torch.float32)
         r, t = r.to(dtype), t.to(dtype)
         c = self.t_embedder(t) + self.d_embedder(t - r)
-        if self.y_embedder is not None:
-            return c + self.y_embedder(y)
-        if y is not None:
-            raise ValueError("y is given but this network has no classes (num_classes=0): pass y=None")
-        return c
+        if self.y_embedder is None:
+            if y is not None:
+                raise ValueError("y is given but this network has no classes (num_classes=0): pass y=None")
+            return c
+        if y is None:
+            y = torch.full(z.shape[:1], self.num_classes, dtype=torch.int64, device=z.device)
+        return c + self.y_embedder(y)
 
     @abstractmethod
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:

@@ -1,0 +1,57 @@
+"""`alphaflow sample`."""
+
+from pathlib import Path
+
+from ..errors import UserError
+from . import Parser
+
+
+def run(words: list[str]) -> None:
+    """Generate samples into a file or folder."""
+    parser = Parser(prog="alphaflow sample", description="Generate with a trained run.")
+    parser.add_argument("run", type=Path, help="the folder of a run")
+    parser.add_argument("--out", type=Path, required=True, help="FILE.npz, GRID.png, or a folder for single PNGs")
+    parser.add_argument("--count", type=int, default=64, help="how many (64)")
+    parser.add_argument("--labels", default="balanced", help="balanced, random, or a list to go round in: 0,1")
+    parser.add_argument("--nfe", type=int, default=1, help="network evaluations (1)")
+    add_sampler_options(parser)
+    known = parser.parse_args(words)
+    if known.count < 1:
+        raise UserError(f"--count {known.count} must be at least 1", status=2)
+    if known.nfe < 1:
+        raise UserError(f"--nfe {known.nfe} must be at least 1", status=2)
+
+    from ..data import to_uint8
+    from ..figures import write_samples
+    from ..generate import choose_labels, load
+
+    generator = load(known.run, device=known.device)
+    labels = choose_labels(known.labels, known.count, generator.num_classes, known.seed)
+    samples = generator.samples(labels, known.nfe, known.seed, method_of(known.method), times_of(known.times))
+    columns = generator.num_classes if known.labels == "balanced" and 1 < generator.num_classes <= 20 else None
+    shown = to_uint8(samples) if generator.kind == "image" else samples.numpy()
+    write_samples(shown, labels.numpy(), known.out, columns)
+    print(known.out)
+
+
+def add_sampler_options(parser: Parser) -> None:
+    """The options that every sampling command shares."""
+    parser.add_argument("--method", default="ode", help="ode, consistency, euler, heun; or one for each interval: heun,ode")
+    parser.add_argument("--times", help="a grid of times instead of --nfe: 1,.5,0")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
+    parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
+
+
+def method_of(words: str) -> str | list[str]:
+    """`ode`, or `heun,ode` as a list."""
+    return words.split(",") if "," in words else words
+
+
+def times_of(words: str | None) -> list[float] | None:
+    """`1,.5,0` as numbers."""
+    if words is None:
+        return None
+    try:
+        return [float(word) for word in words.split(",")]
+    except ValueError:
+        raise UserError(f"--times {words!r}: give falling numbers like 1,.5,0", status=2) from None

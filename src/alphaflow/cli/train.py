@@ -1,0 +1,98 @@
+"""`alphaflow train`."""
+
+import argparse
+import contextlib
+import io
+import re
+from pathlib import Path
+
+from ..errors import UserError, choose
+from ..recipes import RECIPES
+from ..training.config import Config, dotted_names
+from . import Parser
+
+_USAGE = """alphaflow train RECIPE --out DIR [--steps N] [--stop-after N] [--dotted.setting VALUE ...]
+       alphaflow train --resume DIR [--steps N] [--stop-after N]"""
+
+
+def run(words: list[str]) -> int | None:
+    """Train; status 143 when SIGTERM ended it."""
+    parser = Parser(
+        prog="alphaflow train",
+        usage=_USAGE,
+        add_help=False,
+        allow_abbrev=False,
+        description="`alphaflow train RECIPE --help` lists every setting. Recipes: " + ", ".join(RECIPES),
+    )
+    parser.add_argument("recipe", nargs="?")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with this run, bit-exactly")
+    parser.add_argument("--stop-after", type=int, metavar="N", help="stop after N steps, with a checkpoint")
+    parser.add_argument("-h", "--help", action="store_true")
+    known, settings = parser.parse_known_args(words)
+    if known.recipe is not None:
+        choose("recipe", known.recipe, RECIPES, status=2)
+    if known.help:
+        if known.recipe is None:
+            parser.print_help()
+        else:
+            with contextlib.suppress(SystemExit):
+                _parse_settings(known.recipe, ["--help"])
+        return 0
+    if known.stop_after is not None and known.stop_after < 1:
+        raise UserError(f"--stop-after {known.stop_after} must be at least 1", status=2)
+    trainer = _resume(known, settings) if known.resume is not None else _start(known, settings)
+    whole = trainer.train(known.stop_after)
+    print(f"{trainer.folder.path}: {trainer.step} of {trainer.config.steps} steps done")
+    return None if whole else 143
+
+
+def _start(known: argparse.Namespace, settings: list[str]):  # type: ignore[no-untyped-def]
+    if known.recipe is None:
+        raise UserError(f"no recipe given: choose one of {', '.join(RECIPES)}, or --resume DIR", status=2)
+    config = _parse_settings(known.recipe, settings)
+    if known.out is None:
+        raise UserError(f"no folder given: add --out DIR, for example --out runs/{known.recipe}", status=2)
+    from ..training.run import RunFolder
+    from ..training.trainer import Trainer
+
+    return Trainer.start(config, RunFolder(known.out))
+
+
+def _resume(known: argparse.Namespace, settings: list[str]):  # type: ignore[no-untyped-def]
+    if known.recipe is not None or known.out is not None:
+        raise UserError("--resume takes its recipe, folder and settings from the run: give only --steps", status=2)
+    parser = Parser(prog="alphaflow train --resume", add_help=False, allow_abbrev=False)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    changes = parser.parse_args(settings)
+    from ..training.run import RunFolder
+    from ..training.trainer import Trainer
+
+    return Trainer.resume(RunFolder(known.resume), steps=changes.steps, device=changes.device)
+
+
+def _parse_settings(recipe: str, words: list[str]) -> Config:
+    """The recipe's config with the settings of the command line; tyro reads the values and prints the help."""
+    import tyro
+
+    names = [f"--{name}" for name in dotted_names()]
+    for word in words:
+        if word.startswith("--") and word != "--help":
+            choose("setting", word.split("=")[0].replace("_", "-"), [*names, "--out", "--stop-after"], status=2)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(Config, default=RECIPES[recipe].config, args=words, prog=f"alphaflow train {recipe}")
+    except SystemExit as end:
+        if not end.code:  # --help
+            raise
+        raise UserError(_one_line(said.getvalue()), status=2) from None
+
+
+def _one_line(box: str) -> str:
+    """The message inside the box that tyro draws."""
+    lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in box.splitlines()[1:]]
+    end = next((k for k, line in enumerate(lines) if not line), len(lines))
+    return " ".join(lines[:end]).strip() or "the settings could not be read"
+

@@ -1,0 +1,74 @@
+"""Pictures of samples: grids of images, scatters of points, and the files that hold either."""
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .errors import UserError
+
+
+def image_grid(images: NDArray[np.uint8], columns: int | None = None, *, gap: int = 1) -> Image.Image:
+    """Lay images uint8 (N, H, W, C) out in rows, small ones enlarged by whole factors so that people can see them."""
+    count, height, width, channels = images.shape
+    scale = max(1, 48 // max(height, width))
+    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    height, width, gap = height * scale, width * scale, gap * scale
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8)
+    for k, image in enumerate(images):
+        top, left = gap + k // columns * (height + gap), gap + k % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    return Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
+
+
+def scatter(points: NDArray[Any], title: str = "", reference: NDArray[Any] | None = None) -> Image.Image:
+    """Points (N, 2) as dots, over those of `reference` in grey."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4, 4), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for data, color in ((reference, "0.8"), (points, "tab:blue")):
+        if data is not None:
+            axes.scatter(data[:, 0], data[:, 1], s=2, color=color, linewidths=0)
+    axes.set(title=title, aspect="equal", xlim=(-2.6, 2.6), ylim=(-2.6, 2.6))
+    memory = io.BytesIO()
+    figure.savefig(memory, format="png")
+    return Image.open(memory)
+
+
+def picture(samples: NDArray[Any], columns: int | None = None) -> Image.Image:
+    """The picture that suits the samples: images uint8 (N, H, W, C), or points (N, 2)."""
+    return image_grid(samples, columns) if samples.ndim == 4 else scatter(samples)
+
+
+def write_samples(samples: NDArray[Any], labels: NDArray[np.int64], out: Path, columns: int | None = None) -> None:
+    """Write `FILE.npz` (images or points, and labels), `GRID.png`, or `FOLDER/` with one PNG for each image.
+
+    Raises:
+        UserError: another ending, a folder of points, or a place that can't be written.
+    """
+    try:
+        if out.suffix == ".npz":
+            out.parent.mkdir(parents=True, exist_ok=True)
+            name = "images" if samples.ndim == 4 else "points"
+            np.savez(out, allow_pickle=False, **{name: samples, "labels": labels})  # type: ignore[arg-type]
+        elif out.suffix == ".png":
+            out.parent.mkdir(parents=True, exist_ok=True)
+            picture(samples, columns).save(out)
+        elif out.suffix:
+            raise UserError(f"cannot write samples to {out}: end its name in .npz or .png, or name a folder", status=2)
+        elif samples.ndim != 4:
+            raise UserError(f"cannot write points as images into {out}: name a file ending in .npz or .png", status=2)
+        else:
+            out.mkdir(parents=True, exist_ok=True)
+            for k, (image, label) in enumerate(zip(samples, labels)):
+                one = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+                one.save(out / f"{k:06d}-class{label}.png")
+    except OSError as error:
+        raise UserError(f"cannot write {out} ({error.strerror or error}): choose another place") from None

@@ -1,0 +1,176 @@
+"""From a trained run to samples.
+
+Sample i of a seed is the same whatever is asked for beside it: its noise is keyed by (seed, i), and it is always
+computed at place i mod 64 of a batch of 64, since a network's rounding errors depend on the size of the batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .data import to_uint8
+from .errors import UserError
+from .path import Network
+from .rng import KeyedRandom, hash_key
+from .sampling import grid, sample
+from .training import checkpoint
+from .training.build import build_model
+from .training.log import ProgressBar
+from .training.run import RunFolder
+
+CHUNK = 64
+
+
+def draw(
+    net: Network,
+    shape: Sequence[int],
+    labels: Tensor | None,
+    *,
+    count: int,
+    times: Sequence[float] = (1.0, 0.0),
+    method: str | Sequence[str] = "ode",
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Samples 0 … count-1 of `seed`, (count, *shape) float32 on the CPU. labels: (count,) int64 or None."""
+    parts = []
+    with ProgressBar("sampling", 0, count, unit="samples") as bar:
+        for first in range(0, count, CHUNK):
+            index = torch.arange(first, first + CHUNK)
+            random = KeyedRandom(hash_key(seed, "sample"), index)
+            noise = random.normal("start", shape, device)
+            y = None
+            if labels is not None:
+                y = torch.zeros(CHUNK, dtype=torch.int64, device=device)
+                given = labels[first : first + CHUNK]
+                y[: len(given)] = given.to(device)
+            z = sample(net, noise, y, times=times, method=method, generator=random)
+            parts.append(z[: count - first].float().cpu())
+            bar.update(min(first + CHUNK, count))
+    return torch.cat(parts) if parts else torch.empty(0, *shape)
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A trained network with what is needed to sample from it. Made by `load`.
+
+    net: u(z, r, t, y), in evaluation mode. kind: "image" or "points". step: how long it was trained.
+    """
+
+    net: nn.Module
+    shape: tuple[int, ...]
+    num_classes: int
+    class_names: tuple[str, ...]
+    kind: str
+    step: int
+    device: torch.device
+
+    def __call__(
+        self,
+        labels: Sequence[int] | NDArray[Any] | Tensor | int,
+        nfe: int = 1,
+        seed: int = 0,
+        method: str | Sequence[str] = "ode",
+        times: Sequence[float] | None = None,
+    ) -> NDArray[np.uint8]:
+        """Images uint8 (N, H, W, C), one for each label; see `samples` for the arguments."""
+        if self.kind != "image":
+            raise UserError(f"this run generates {self.kind}, not images: use generator.samples(...)")
+        return to_uint8(self.samples(labels, nfe, seed, method, times))
+
+    def samples(
+        self,
+        labels: Sequence[int] | NDArray[Any] | Tensor | int,
+        nfe: int = 1,
+        seed: int = 0,
+        method: str | Sequence[str] = "ode",
+        times: Sequence[float] | None = None,
+    ) -> Tensor:
+        """Samples as the network makes them, (N, *shape) float32.
+
+        Args:
+            labels: a class for each sample, 0 … num_classes (that last one: no class); or how many samples,
+                which then have no class.
+            nfe: network evaluations, on an even time grid. seed: sample i of a seed is always the same.
+            method: see `alphaflow.sampling`. times: a grid of one's own, instead of `nfe`.
+
+        Raises:
+            UserError: labels out of range, a time grid or method that doesn't fit.
+        """
+        count, y = self._labels(labels)
+        try:
+            steps = tuple(times) if times is not None else grid(nfe)
+            return draw(
+                self.net, self.shape, y, count=count, times=steps, method=method, seed=seed, device=self.device
+            )
+        except UserError:
+            raise
+        except ValueError as error:
+            raise UserError(str(error), status=2) from None
+
+    def _labels(self, labels: Any) -> tuple[int, Tensor | None]:
+        if isinstance(labels, int | np.integer):
+            if labels < 0:
+                raise UserError(f"cannot make {labels} samples: give a number of at least 0")
+            null = torch.full((int(labels),), self.num_classes)
+            return int(labels), null if self.num_classes else None
+        y = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
+        if self.num_classes == 0:
+            return len(y), None
+        bad = y[(y < 0) | (y > self.num_classes)]
+        if len(bad):
+            raise UserError(
+                f"label {int(bad[0])} is out of range: classes are 0 … {self.num_classes - 1}, "
+                f"and {self.num_classes} means no class"
+            )
+        return len(y), y
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> Generator:
+    """Open a run's newest checkpoint (its EMA weights) for sampling.
+
+    Raises:
+        UserError: the folder is no run, or holds no checkpoint.
+    """
+    folder = RunFolder(Path(path))
+    config, data = folder.read_config(), folder.read_record()["data"]
+    step, weights = checkpoint.newest(folder.checkpoints)
+    net = build_model(config.model, data["shape"], data["num_classes"])
+    net.load_state_dict(load_file(weights / "ema.safetensors"))
+    net = net.to(device).eval().requires_grad_(False)
+    return Generator(
+        net=net,
+        shape=tuple(data["shape"]),
+        num_classes=data["num_classes"],
+        class_names=tuple(data["class_names"]),
+        kind=data["kind"],
+        step=step,
+        device=torch.device(device),
+    )
+
+
+def choose_labels(words: str, count: int, num_classes: int, seed: int = 0) -> Tensor:
+    """Labels (count,) int64: `balanced` (i mod classes), `random` (by seed and i), or a list to go round in.
+
+    Without classes all are 0.
+    """
+    index = torch.arange(count)
+    if num_classes == 0:
+        return torch.zeros(count, dtype=torch.int64)
+    if words == "balanced":
+        return index % num_classes
+    if words == "random":
+        share = KeyedRandom(hash_key(seed, "labels"), index).uniform("label")
+        return (share * num_classes).long()
+    try:
+        listed = torch.tensor([int(word) for word in words.split(",")])
+    except ValueError:
+        raise UserError(f"labels {words!r}: give balanced, random, or numbers like 0,1,2", status=2) from None
+    return listed[index % len(listed)]

@@ -1,0 +1,132 @@
+"""Networks whose features the metrics compare, read from checked files inside the package.
+
+The digits classifier names 99.4 % of held-out digits rightly (358 of 360, stratified 80/20 split). That
+number and the shipped weights, which are trained on all 1,797 digits, are what
+
+    python scripts/train_digits_classifier.py
+
+printed and wrote on 2026-11-20 on a machine with 2 CPU cores, in 12 s.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from alphaflow.data.pixels import from_uint8
+from alphaflow.errors import UserError
+
+DIGITS_ASSET = "digits_classifier.safetensors"
+DIGITS_SHA256 = "60c833c995c7b946c04327352e20e1f309e75d96261b83e1e681ed911aa1a5fb"
+_IMAGES_AT_ONCE = 1024
+
+
+class Features(NamedTuple):
+    """What a detector says of N images."""
+
+    features: Tensor
+    """float64 (N, D)"""
+    logits: Tensor
+    """float64 (N, K): one unnormalised log-probability a class"""
+
+
+class DigitsClassifier(nn.Module):
+    """A small convolutional classifier of the 8x8 digits; 68 thousand weights.
+
+    The 64 features are tanh units, hence smooth in the image and bounded by 1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(16, 32, 3, padding=1, stride=2),
+            nn.GELU(),
+            nn.Conv2d(32, 48, 3, padding=1),
+            nn.GELU(),
+            nn.Flatten(),
+            nn.Linear(48 * 16, 64),
+            nn.Tanh(),
+        )
+        self.head = nn.Linear(64, 10)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the penultimate activations (N, 64), in [-1, 1], of images (N, 1, 8, 8) in [-1, 1]."""
+        return self.stem(images)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the class logits (N, 10) of `features` (N, 64)."""
+        return self.head(features)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (N, 64) and logits (N, 10) of images (N, 1, 8, 8) in [-1, 1]."""
+        features = self.features(images)
+        return features, self.logits(features)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detector:
+    """A frozen network behind the one door through which real and generated images must both pass."""
+
+    name: str
+    """names the detector in results; Fréchet distances are comparable only under one name and hash"""
+    sha256: str
+    """hash of the weights"""
+    image_shape: tuple[int, int, int]
+    """(H, W, C) of the images it takes"""
+    network: Callable[[Tensor], tuple[Tensor, Tensor]]
+    """maps float32 (N, C, H, W) in [-1, 1] to features (N, D) and logits (N, K)"""
+
+    def __call__(self, images: NDArray[np.uint8]) -> Features:
+        """Return features and logits of images, uint8 (N, H, W, C).
+
+        Only 8-bit images are taken, so that generated ones are rounded as the real ones were.
+
+        Raises:
+            ValueError: `images` is no uint8 numpy array, is empty, or has another shape than `image_shape`.
+        """
+        if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
+            kind = f"{type(images).__name__} of {getattr(images, 'dtype', 'no type')}"
+            raise ValueError(f"detector {self.name} takes uint8 numpy images, not {kind}: use to_uint8 first")
+        if images.ndim != 4 or images.shape[1:] != self.image_shape or len(images) == 0:
+            wanted = ", ".join(str(n) for n in self.image_shape)
+            raise ValueError(f"detector {self.name} takes images (N, {wanted}), not {images.shape}")
+        found = []
+        with torch.inference_mode():
+            for start in range(0, len(images), _IMAGES_AT_ONCE):
+                found.append(self.network(from_uint8(images[start : start + _IMAGES_AT_ONCE])))
+        features, logits = (torch.cat(parts).double() for parts in zip(*found))
+        return Features(features, logits)
+
+
+def load_digits_detector() -> Detector:
+    """Read the digits classifier that comes with the package.
+
+    Raises:
+        UserError: the file is missing or its hash is not the one recorded here.
+    """
+    from safetensors.torch import load
+
+    weights = load(_checked_asset(DIGITS_ASSET, DIGITS_SHA256))
+    network = DigitsClassifier()
+    network.load_state_dict(weights)
+    network.eval().requires_grad_(False)
+    return Detector(name="digits-cnn", sha256=DIGITS_SHA256, image_shape=(8, 8, 1), network=network)
+
+
+def _checked_asset(name: str, sha256: str) -> bytes:
+    file = resources.files("alphaflow") / "assets" / name
+    if not file.is_file():
+        raise UserError(f"{file} is missing: reinstall alphaflow")
+    content = file.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise UserError(f"{file} has sha256 {found}, expected {sha256}: it was altered; reinstall alphaflow")
+    return content

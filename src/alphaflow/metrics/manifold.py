@@ -1,0 +1,116 @@
+"""Metrics of fidelity and diversity that compare neighbourhoods of real and generated samples."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from alphaflow.metrics._checks import ArrayLike, sample_pair
+from alphaflow.metrics._pairwise import distance_blocks
+
+
+class PrecisionRecall(NamedTuple):
+    """Both in [0, 1], more is better."""
+
+    precision: float
+    """share of the fakes that lie among the real samples"""
+    recall: float
+    """share of the real samples that lie among the fakes"""
+
+
+class DensityCoverage(NamedTuple):
+    """More is better; `coverage` lies in [0, 1], `density` can exceed 1 and is about 1 for a perfect model."""
+
+    density: float
+    """number of real neighbourhoods that hold a fake, averaged over the fakes and divided by k"""
+    coverage: float
+    """share of the real neighbourhoods that hold a fake"""
+
+
+class Neighbours(NamedTuple):
+    """The nearest reference of each query."""
+
+    distances: Tensor
+    """float64 (N,), Euclidean"""
+    indices: Tensor
+    """int64 (N,), rows of the references"""
+
+
+def precision_recall(real: ArrayLike, fake: ArrayLike, k: int = 3) -> PrecisionRecall:
+    """Return the improved precision and recall of T. Kynkäänniemi et al. 2019, arXiv:1904.06991, eqs. 1-3.
+
+    A sample lies among a set when it is within a member's distance to that member's k-th nearest other
+    member, borders included.
+
+    Args:
+        real: (N, D), D features of each real sample.
+        fake: (M, D), the same of generated ones.
+        k: neighbours that make a neighbourhood; 1 <= k < min(N, M).
+
+    Raises:
+        ValueError: shapes that do not fit, values that are not finite, a `k` out of range.
+    """
+    x, y = sample_pair("real", real, "fake", fake)
+    x_radii, y_radii = _radii("real", x, k), _radii("fake", y, k)
+    recalled = torch.zeros(len(x), dtype=torch.bool)
+    precise = torch.zeros(len(y), dtype=torch.bool)
+    for rows, distances in distance_blocks(x, y):
+        precise |= (distances <= x_radii[rows, None]).any(0)
+        recalled[rows] = (distances <= y_radii).any(1)
+    return PrecisionRecall(precise.double().mean().item(), recalled.double().mean().item())
+
+
+def density_coverage(real: ArrayLike, fake: ArrayLike, k: int = 5) -> DensityCoverage:
+    """Return density and coverage of M. F. Naeem et al. 2020, arXiv:2002.09797, eqs. 3 and 6.
+
+    Args:
+        real: (N, D), D features of each real sample.
+        fake: (M, D), the same of generated ones.
+        k: neighbours that make a neighbourhood; 1 <= k < N.
+
+    Raises:
+        ValueError: shapes that do not fit, values that are not finite, a `k` out of range.
+    """
+    x, y = sample_pair("real", real, "fake", fake)
+    radii = _radii("real", x, k)
+    covered = torch.zeros(len(x), dtype=torch.bool)
+    memberships = 0
+    for rows, distances in distance_blocks(x, y):
+        inside = distances <= radii[rows, None]
+        memberships += int(inside.sum())
+        covered[rows] = inside.any(1)
+    return DensityCoverage(memberships / (k * len(y)), covered.double().mean().item())
+
+
+def nearest_neighbours(queries: ArrayLike, references: ArrayLike, *, exclude_self: bool = False) -> Neighbours:
+    """Find the nearest reference of each query.
+
+    Args:
+        queries: (N, D).
+        references: (M, D).
+        exclude_self: row i of the queries is row i of the references, and is not its own neighbour. Needs
+            N = M >= 2.
+
+    Raises:
+        ValueError: shapes that do not fit, or values that are not finite.
+    """
+    x, y = sample_pair("queries", queries, "references", references)
+    if exclude_self and (len(x) != len(y) or len(x) < 2):
+        raise ValueError(f"exclude_self needs the same rows twice, at least 2, not {len(x)} and {len(y)}")
+    found = []
+    for rows, distances in distance_blocks(x, y):
+        if exclude_self:
+            distances.diagonal(offset=rows.start).fill_(torch.inf)
+        found.append(distances.min(1))
+    return Neighbours(torch.cat([f.values for f in found]), torch.cat([f.indices for f in found]))
+
+
+def _radii(name: str, samples: Tensor, k: int) -> Tensor:
+    """Each sample's distance to its k-th nearest other sample, (N,)."""
+    if not 1 <= k < len(samples):
+        raise ValueError(f"k = {k} does not fit {len(samples)} {name} samples: it must be at least 1 and fewer")
+    radii = []
+    for rows, distances in distance_blocks(samples, samples):
+        distances.diagonal(offset=rows.start).fill_(torch.inf)
+        radii.append(distances.kthvalue(k, dim=1).values)
+    return torch.cat(radii)

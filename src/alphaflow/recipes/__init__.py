@@ -1,0 +1,13 @@
+"""Recipes: what runs. Each is a typed value with its command, its cost and the result to expect beside it.
+
+Importing this loads no torch, so that `alphaflow recipes` answers at once.
+"""
+
+from .base import Recipe
+from .digits import DIGITS
+from .folder import FOLDER
+from .toy import TOY
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (DIGITS, TOY, FOLDER)}
+
+__all__ = ["RECIPES", "Recipe"]

@@ -1,0 +1,25 @@
+"""Points in the plane: seconds on any machine, and the result can be seen at a glance."""
+
+from ..training.config import Config, DataConfig, EMAConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
+from .base import Recipe
+
+TOY = Recipe(
+    name="toy",
+    summary="2-D points: checkerboard, moons, gaussians or spirals (--data.toy), with an MLP",
+    command="alphaflow train toy --out runs/toy",
+    cost="about 20 s on 2 CPU cores",
+    expected="1 NFE: a checkerboard",
+    config=Config(
+        recipe="toy",
+        steps=2000,
+        batch_size=1024,
+        log_every=50,
+        checkpoint_every=1000,
+        sample_every=500,
+        data=DataConfig(name="toy"),
+        model=ModelConfig(name="mlp", width=128, depth=3),
+        objective=ObjectiveConfig(name="alphaflow"),
+        optimizer=OptimizerConfig(lr=2e-3, warmup=50),
+        ema=EMAConfig(half_life=100),
+    ),
+)

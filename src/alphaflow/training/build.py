@@ -1,0 +1,129 @@
+"""From settings to objects: data set, network, objective."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import models, schedules, times
+from ..data import TOYS, Dataset, Digits, ImageFolder, Toy
+from ..derivative import METHODS
+from ..errors import UserError, choose
+from ..guidance import Guidance
+from ..members import MEMBERS
+from ..objectives import AlphaFlow
+from ..rng import hash_key
+from ..weighting import Weight
+from .config import Config, DataConfig, ModelConfig
+
+
+def build_dataset(config: DataConfig) -> Dataset:
+    """The data set that the settings name."""
+    if config.name == "toy":
+        choose("toy", config.toy, TOYS, status=2)
+        return Toy(config.toy)
+    if config.name == "folder":
+        if not config.path:
+            raise UserError("no folder of images given: add --data.path DIR", status=2)
+        return ImageFolder(config.path, config.size, tolerance=config.tolerance)
+    return Digits()
+
+
+def build_model(config: ModelConfig, shape: Sequence[int], num_classes: int, seed: int = 0) -> nn.Module:
+    """The network for samples of `shape`, initialised from `seed` on the CPU."""
+    if (config.name == "mlp") != (len(shape) == 1):
+        raise UserError(f"a network of kind {config.name!r} does not fit samples of shape {tuple(shape)}", status=2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(hash_key(seed, "weights"))
+        try:
+            net = _NETWORKS[config.name](config, shape, num_classes)
+        except ValueError as error:
+            raise UserError(str(error), status=2) from None
+    return models.DataPrediction(net) if config.predicts == "data" else net
+
+
+def _dit(config: ModelConfig, shape: Sequence[int], num_classes: int) -> nn.Module:
+    return models.DiT(
+        input_size=(shape[1], shape[2]),
+        patch=config.patch,
+        channels=shape[0],
+        width=config.width,
+        depth=config.depth,
+        heads=config.heads,
+        num_classes=num_classes,
+    )
+
+
+def _mlp(config: ModelConfig, shape: Sequence[int], num_classes: int) -> nn.Module:
+    return models.MLP(shape[0], width=config.width, depth=config.depth, num_classes=num_classes)
+
+
+def _unet(config: ModelConfig, shape: Sequence[int], num_classes: int) -> nn.Module:
+    multipliers = (1, *(2,) * (config.depth - 1))
+    net = models.UNet(shape[0], width=config.width, multipliers=multipliers, num_classes=num_classes)
+    if shape[1] % net.divisor or shape[2] % net.divisor:
+        raise ValueError(
+            f"images of {shape[1]}×{shape[2]} do not halve {config.depth - 1} times: choose a smaller model.depth"
+        )
+    return net
+
+
+_NETWORKS = {"dit": _dit, "mlp": _mlp, "unet": _unet}
+
+
+def build_objective(config: Config, num_classes: int) -> AlphaFlow:
+    """The member of the family that the settings name, with the fields that they set."""
+    ours, horizon = config.objective, config.schedule_steps or config.steps
+    choose("objective", ours.name, MEMBERS, status=2)
+    choose("derivative", ours.derivative, METHODS, status=2)
+    try:
+        member = MEMBERS[ours.name]()
+        changes: dict[str, Any] = {"derivative": ours.derivative, "times": _times(config, member.times)}
+        if ours.alpha is not None:
+            changes["alpha"] = schedules.parse(ours.alpha, horizon, "alpha schedule")
+        elif callable(member.alpha):  # a curriculum: spread over this run
+            changes["alpha"] = schedules.sigmoid(0, horizon)
+        if ours.flow_ratio is not None:
+            ratio = schedules.parse(ours.flow_ratio, horizon, "flow ratio schedule")
+            changes["flow_ratio"] = ratio(0) if isinstance(ratio, schedules.constant) else ratio
+        if ours.weight is not None:
+            changes["weight"] = Weight(kind=ours.weight, power=ours.weight_power, c=ours.weight_c)
+        if ours.shift is not None:
+            changes["shift"] = ours.shift
+        if ours.clip is not None:
+            changes["clip"] = ours.clip
+        changes["guidance"] = _guidance(config, num_classes)
+        return dataclasses.replace(member, **changes)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error), status=2) from None
+
+
+def _times(config: Config, prescribed: times.Times) -> times.Times:
+    ours = config.objective
+    changes: dict[str, Any] = {}
+    if ours.coupling is not None:
+        changes["coupling"] = ours.coupling
+    for name, text in (("t", ours.t_law), ("r", ours.r_law), ("flow", ours.flow_law)):
+        if text is not None:
+            changes[name] = times.parse(text)
+    return dataclasses.replace(prescribed, **changes)
+
+
+def _guidance(config: Config, num_classes: int) -> Guidance | None:
+    ours = config.objective
+    if ours.omega == 1 and ours.kappa == 0 and ours.label_drop == 0:
+        return None
+    if num_classes == 0:
+        raise UserError("guidance needs classes, and this data set has none: leave omega, kappa, label_drop alone")
+    return Guidance(
+        null=num_classes,
+        omega=ours.omega,
+        kappa=ours.kappa,
+        t_min=ours.guide_from,
+        t_max=ours.guide_to,
+        drop=ours.label_drop,
+    )

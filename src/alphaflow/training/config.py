@@ -1,0 +1,213 @@
+"""The settings of a run: frozen dataclasses, one field a setting, each with its meaning below it.
+
+A recipe is a value of `Config`; the command line changes single fields by their dotted names; a run's
+`config.yaml` holds all of them, resolved. This module loads neither torch nor anything else heavy.
+"""
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..errors import UserError, choose
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    name: Literal["digits", "toy", "folder"] = "digits"
+    """Which data: scikit-learn's digits, a 2-D toy, or a folder of images."""
+    path: str = ""
+    """folder: the directory, with one sub-directory for each class."""
+    size: int = 64
+    """folder: images are resized and cropped to size × size pixels."""
+    flip: bool = False
+    """Mirror images left-right with probability 1/2."""
+    tolerance: float = 0.1
+    """folder: share of unreadable files above which training does not start."""
+    toy: str = "checkerboard"
+    """toy: checkerboard, moons, gaussians or spirals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    name: Literal["dit", "mlp", "unet"] = "dit"
+    """The network: a diffusion transformer, an MLP for points, a U-Net for pixels."""
+    width: int = 96
+    """Channels: tokens of the DiT, hidden units of the MLP, the first level of the U-Net."""
+    depth: int = 4
+    """Blocks (DiT, MLP) or levels (U-Net)."""
+    heads: int = 4
+    """dit: attention heads."""
+    patch: int = 2
+    """dit: pixels along the side of a patch."""
+    predicts: Literal["velocity", "data"] = "velocity"
+    """What the network's output means: the average velocity u, or the data f with u = (z - f) / t."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Unset fields (None) keep what the named member of the family prescribes."""
+
+    name: str = "alphaflow"
+    """alphaflow, meanflow, tfm, fm, shortcut, consistency, discrete-consistency, splitmeanflow, facm, imeanflow."""
+    alpha: str | None = None
+    """Schedule of α: a number, or e.g. sigmoid(0%, 100%), linear(0, 500), step(50%)."""
+    flow_ratio: str | None = None
+    """Share of rows with r = t: a number or a schedule, e.g. linear(0%, 100%, first=0.75, last=0.25)."""
+    shift: Literal["data", "model", "velocity"] | None = None
+    """The velocity that leads from z_t to z_s."""
+    derivative: str = "auto"
+    """How du/dt is taken: auto, forward, reverse, difference."""
+    coupling: Literal["sorted", "minimum", "scaled", "truncated", "dyadic"] | None = None
+    """How r goes with t."""
+    t_law: str | None = None
+    """Distribution of t: logit-normal(-0.4, 1), uniform, constant(1), beta(2, 1), arctan(0, 1)."""
+    r_law: str | None = None
+    """Distribution of r, or of r / t under the coupling `scaled`."""
+    flow_law: str | None = None
+    """Distribution of t on rows with r = t; unset: that of t."""
+    weight: Literal["adaptive", "scaled", "power", "definition", "uniform"] | None = None
+    """Loss weight per row."""
+    weight_power: float = 1.0
+    """Exponent of the weight."""
+    weight_c: float | None = None
+    """Constant in the weight's denominator."""
+    clip: float | None = None
+    """Bound on targets where 0 < α < 1."""
+    omega: float = 1.0
+    """Guidance in training: weight ω of the data's velocity."""
+    kappa: float = 0.0
+    """Guidance in training: weight κ of the network's own conditional velocity."""
+    guide_from: float = 0.0
+    """Guidance in training: smallest t."""
+    guide_to: float = 1.0
+    """Guidance in training: largest t."""
+    label_drop: float = 0.0
+    """Share of labels replaced by "no class" within the guided interval."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    lr: float = 1e-4
+    """Learning rate of Adam."""
+    beta1: float = 0.9
+    """Decay of Adam's first moment."""
+    beta2: float = 0.95
+    """Decay of Adam's second moment."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW)."""
+    warmup: int = 0
+    """Steps over which the learning rate rises to its value."""
+    decay: str = "constant(1)"
+    """Schedule that multiplies the learning rate, e.g. linear(60%, 100%)."""
+    clip: float = 16.0
+    """Bound on the norm of the whole gradient."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EMAConfig:
+    half_life: float = 6931.0
+    """Half-life of the averaged weights in steps."""
+    ramp: float = 0.05
+    """The half-life is at most this share of the steps done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """How many processes share the work; with one process, as now, both are the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    recipe: str = "digits"
+    """The recipe this run started from."""
+    steps: int = 1000
+    """Optimizer steps of the whole run."""
+    schedule_steps: int = 0
+    """What 100 % means in schedules; 0: `steps`. A lengthened run keeps its own."""
+    seed: int = 0
+    """Of weights, data order, noise and times."""
+    batch_size: int = 128
+    """Samples a step."""
+    accumulate: int = 1
+    """Parts into which a batch is cut to save memory; the gradient is their mean."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the network (autocast); weights stay float32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto: cuda where there is one."""
+    log_every: int = 20
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; the last step always writes one."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints stay."""
+    sample_every: int = 250
+    """Steps between sample grids."""
+    max_bad_steps: int = 10
+    """Consecutive steps with a non-finite loss or gradient, each skipped, after which training stops."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema: EMAConfig = field(default_factory=EMAConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "sample_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} {getattr(self, name)} must be at least 1", status=2)
+        if self.keep_checkpoints < 1 or self.max_bad_steps < 1 or self.schedule_steps < 0:
+            raise UserError("keep_checkpoints and max_bad_steps must be at least 1", status=2)
+        if self.batch_size % self.accumulate:
+            raise UserError(
+                f"batch_size {self.batch_size} does not divide into accumulate = {self.accumulate} equal parts",
+                status=2,
+            )
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain nested dictionaries, for YAML."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: dict[str, Any], where: str, kind: type = Config) -> Any:
+    """Build a config from what `to_dict` gave. Unknown keys are errors that suggest the nearest."""
+    hints = typing.get_type_hints(kind)
+    made = {}
+    for key, value in values.items():
+        choose(f"setting in {where}", key, hints)
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                raise UserError(f"{where}: {key} is {value!r}, not a group of settings")
+            made[key] = from_dict(value, where, typing.cast(type, hints[key]))
+        else:
+            made[key] = _convert(value, hints[key], f"{where}: {key}")
+    return kind(**made)
+
+
+def dotted_names(kind: type = Config, prefix: str = "") -> list[str]:
+    """All settings by their names on the command line, as in `objective.flow-ratio`."""
+    names = []
+    for key, hint in typing.get_type_hints(kind).items():
+        name = prefix + key.replace("_", "-")
+        names += dotted_names(hint, name + ".") if dataclasses.is_dataclass(hint) else [name]  # type: ignore[arg-type]
+    return names
+
+
+def _convert(value: Any, hint: Any, what: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        if value not in typing.get_args(hint):
+            raise UserError(f"{what} is {value!r}: choose one of {', '.join(typing.get_args(hint))}")
+        return value
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return _convert(value, next(a for a in typing.get_args(hint) if a is not type(None)), what)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint):
+        raise UserError(f"{what} is {value!r}: it must be of type {hint.__name__}")
+    return value

@@ -1,0 +1,22 @@
+"""Sample pictures while training goes on, always from the same noise."""
+
+from pathlib import Path
+
+from torch import nn
+
+from ..data import Dataset, to_uint8
+from ..figures import picture
+from ..generate import choose_labels, draw
+
+
+def save_snapshot(net: nn.Module, dataset: Dataset, folder: Path, step: int, seed: int) -> None:
+    """Write `step-00000600.png`: one-step samples, a column for each class. Training's random state stays as it is."""
+    count = 64 if dataset.kind == "image" else 4096
+    columns = min(dataset.num_classes, 16) or 8
+    count = count // columns * columns
+    device = next(net.parameters()).device
+    labels = choose_labels("balanced", count, dataset.num_classes) if dataset.num_classes else None
+    samples = draw(net, dataset.shape, labels, count=count, seed=seed, device=device)
+    shown = to_uint8(samples) if dataset.kind == "image" else samples.numpy()
+    folder.mkdir(exist_ok=True)
+    picture(shown, columns).save(folder / f"step-{step:08d}.png")

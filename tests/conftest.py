@@ -1,0 +1,34 @@
+"""Settings for the whole suite, and the small float64 networks that the tests of the theory share."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import settings
+from reference import SmallNet
+from torch import Tensor
+
+settings.register_profile("alphaflow", deadline=None, derandomize=True, database=None, max_examples=50)
+settings.load_profile("alphaflow")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+
+
+@pytest.fixture
+def net() -> SmallNet:
+    """A smooth random network u(z, r, t, y) in float64 over (B, 3), with classes 0 … 3 and 4 for none."""
+    return SmallNet(dim=3)
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """z, v (8, 3), r <= t (8,), y (8,) in float64; r = t on the first two rows."""
+    source = torch.Generator().manual_seed(5)
+    z, v = (torch.randn(8, 3, generator=source, dtype=torch.float64) for _ in range(2))
+    r, t = torch.rand(2, 8, generator=source, dtype=torch.float64).sort(dim=0).values
+    r[:2] = t[:2]
+    return z, v, r, t, torch.arange(8) % 4

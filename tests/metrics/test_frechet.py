@@ -1,0 +1,151 @@
+"""The Fréchet distance against its closed forms and two independent implementations."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.linalg import sqrtm
+
+from alphaflow.metrics import GaussianStatistics, frechet_distance, frechet_from_features
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def covariance(rng: np.random.Generator, dim: int, rank: int | None = None) -> np.ndarray:
+    root = rng.standard_normal((dim, rank or dim))
+    return root @ root.T
+
+
+@given(seeds)
+@settings(max_examples=25, deadline=None)
+def test_shifted_gaussians_differ_by_the_squared_shift(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    cov, shift = covariance(rng, 6), rng.standard_normal(6)
+    assert frechet_distance(np.zeros(6), cov, shift, cov) == pytest.approx((shift**2).sum(), rel=1e-9)
+
+
+@given(seeds)
+@settings(max_examples=25, deadline=None)
+def test_commuting_covariances_differ_by_their_roots(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    turn, _ = np.linalg.qr(rng.standard_normal((5, 5)))
+    a, b = rng.random(5), rng.random(5)
+    a[0] = 0.0  # rank-deficient
+    expected = ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()
+    mean = rng.standard_normal(5)
+    found = frechet_distance(mean, turn * a @ turn.T, mean, turn * b @ turn.T)
+    assert found == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+@given(seeds)
+@settings(max_examples=25, deadline=None)
+def test_it_agrees_with_the_matrix_square_root(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = covariance(rng, 7), covariance(rng, 7)
+    m, n = rng.standard_normal((2, 7))
+    expected = ((m - n) ** 2).sum() + np.trace(a + b - 2 * sqrtm(a @ b).real)
+    assert frechet_distance(m, a, n, b) == pytest.approx(expected, rel=1e-6)
+
+
+def test_it_agrees_with_torchmetrics() -> None:
+    from torchmetrics.image.fid import _compute_fid
+
+    rng = np.random.default_rng(0)
+    m, n = torch.from_numpy(rng.standard_normal((2, 20)))
+    a, b = (torch.from_numpy(covariance(rng, 20)) for _ in range(2))
+    assert frechet_distance(m, a, n, b) == pytest.approx(float(_compute_fid(m, a, n, b)), rel=1e-8)
+
+
+@given(seeds, st.integers(1, 8))
+@settings(max_examples=25, deadline=None)
+def test_it_is_symmetric_and_zero_on_itself_at_any_rank(seed: int, rank: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = covariance(rng, 8, rank), covariance(rng, 8)
+    m, n = rng.standard_normal((2, 8))
+    assert frechet_distance(m, a, n, b) == pytest.approx(frechet_distance(n, b, m, a), rel=1e-6)
+    assert 0 <= frechet_distance(m, a, m, a) < 1e-10 * np.trace(a)
+
+
+def test_subspaces_at_right_angles_share_nothing() -> None:
+    a, b = np.diag([4.0, 0.0, 0.0]), np.diag([0.0, 9.0, 1.0])
+    assert frechet_distance(np.zeros(3), a, np.zeros(3), b) == pytest.approx(14.0)
+
+
+def test_fewer_samples_than_dimensions() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((10, 200)) + 100
+    assert frechet_from_features(features, features) < 1e-9
+    assert frechet_from_features(features, features + 2) == pytest.approx(4 * 200, rel=1e-9)
+
+
+@given(seeds, st.lists(st.integers(1, 20), min_size=1, max_size=6))
+@settings(max_examples=50, deadline=None)
+def test_streaming_merging_and_the_whole_batch_agree(seed: int, sizes: list[int]) -> None:
+    rng = np.random.default_rng(seed)
+    parts = [rng.standard_normal((size, 4)) * [1, 2, 3, 4] + 1e4 for size in [*sizes, 2]]
+    whole = np.concatenate(parts)
+    streamed, merged = GaussianStatistics(), GaussianStatistics()
+    for part in parts:
+        streamed.update(torch.from_numpy(part))
+        one = GaussianStatistics()
+        one.update(part)
+        merged.merge(one)
+    merged.merge(GaussianStatistics())
+    for statistics in (streamed, merged):
+        assert statistics.count == len(whole)
+        np.testing.assert_allclose(statistics.mean, whole.mean(0), rtol=1e-12)
+        np.testing.assert_allclose(statistics.cov, np.cov(whole.T), rtol=1e-7, atol=1e-7)
+
+
+def test_nothing_cancels_far_from_zero() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1000, 3))
+    statistics = GaussianStatistics()
+    for part in np.split(x + 1e8, 10):
+        statistics.update(part)
+    np.testing.assert_allclose(statistics.cov, np.cov(x.T), atol=1e-6)
+
+
+def test_half_precision_features_are_summed_in_double() -> None:
+    x = torch.randn(4096, 3, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    statistics = GaussianStatistics()
+    statistics.update(x)
+    assert statistics.cov.dtype == torch.float64
+    np.testing.assert_allclose(statistics.cov, np.cov(x.double().numpy().T), rtol=1e-9)
+
+
+def test_a_merge_leaves_the_other_alone() -> None:
+    a, b = GaussianStatistics(), GaussianStatistics()
+    b.update(np.eye(3))
+    a.merge(b)
+    a.update(np.ones((2, 3)))
+    assert b.count == 3
+    np.testing.assert_allclose(b.mean, np.full(3, 1 / 3))
+    np.testing.assert_allclose(b.cov, np.cov(np.eye(3)))
+
+
+def test_refusals() -> None:
+    eye, zero = np.eye(3), np.zeros(3)
+    with pytest.raises(ValueError, match=r"cov_b has shape \(2, 2\)"):
+        frechet_distance(zero, eye, zero, np.eye(2))
+    with pytest.raises(ValueError, match="mean_a has 3 dimensions and mean_b 2"):
+        frechet_distance(zero, eye, np.zeros(2), np.eye(2))
+    with pytest.raises(ValueError, match="mean_a holds NaN"):
+        frechet_distance(np.full(3, np.nan), eye, zero, eye)
+    with pytest.raises(ValueError, match="cov_b is not symmetric"):
+        frechet_distance(zero, eye, zero, np.triu(np.ones((3, 3))))
+    statistics = GaussianStatistics()
+    with pytest.raises(ValueError, match="no features yet"):
+        _ = statistics.mean
+    statistics.update(np.ones((1, 3)))
+    with pytest.raises(ValueError, match="at least 2"):
+        _ = statistics.cov
+    with pytest.raises(ValueError, match="features have 2 dimensions"):
+        statistics.update(np.ones((1, 2)))
+    with pytest.raises(ValueError, match="features holds NaN or infinite"):
+        statistics.update(np.full((1, 3), np.inf))
+    with pytest.raises(ValueError, match="features is empty"):
+        statistics.update(np.ones((0, 3)))
+    with pytest.raises(ValueError, match="must have 2 dimensions"):
+        statistics.update(np.ones(3))
