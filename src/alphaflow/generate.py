@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .data import to_uint8
+from .pixels import to_uint8
 from .errors import UserError
 from .path import Network
 from .rng import KeyedRandom, hash_key

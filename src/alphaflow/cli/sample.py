@@ -21,7 +21,7 @@ def run(words: list[str]) -> None:
     if known.nfe < 1:
         raise UserError(f"--nfe {known.nfe} must be at least 1", status=2)
 
-    from ..data import to_uint8
+    from ..pixels import to_uint8
     from ..figures import write_samples
     from ..generate import choose_labels, load
 

@@ -4,7 +4,7 @@ from alphaflow.data.dataset import Dataset
 from alphaflow.data.digits import Digits
 from alphaflow.data.images import ImageFolder
 from alphaflow.data.loader import Batch, Batches
-from alphaflow.data.pixels import from_uint8, to_uint8
+from alphaflow.pixels import from_uint8, to_uint8
 from alphaflow.data.toys import TOYS, Toy, toy_points
 
 __all__ = [

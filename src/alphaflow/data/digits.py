@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from alphaflow.data.dataset import fingerprint
-from alphaflow.data.pixels import mirror
+from alphaflow.pixels import mirror
 
 
 class Digits:

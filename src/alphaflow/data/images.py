@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alphaflow.data.dataset import fingerprint
-from alphaflow.data.pixels import mirror, scale_pixels
+from alphaflow.pixels import mirror, scale_pixels
 from alphaflow.errors import UserError
 
 if TYPE_CHECKING:

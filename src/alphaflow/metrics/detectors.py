@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from alphaflow.data.pixels import from_uint8
+from alphaflow.pixels import from_uint8
 from alphaflow.errors import UserError
 
 DIGITS_ASSET = "digits_classifier.safetensors"

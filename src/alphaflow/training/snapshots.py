@@ -4,9 +4,10 @@ from pathlib import Path
 
 from torch import nn
 
-from ..data import Dataset, to_uint8
+from ..data import Dataset
 from ..figures import picture
 from ..generate import choose_labels, draw
+from ..pixels import to_uint8
 
 
 def save_snapshot(net: nn.Module, dataset: Dataset, folder: Path, step: int, seed: int) -> None:
