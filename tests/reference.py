@@ -122,7 +122,7 @@ def algorithm_1(
 
 def gradient(loss: Tensor, net: nn.Module) -> Tensor:
     """The gradient of a scalar to all weights of a network, as one vector; zero where there is none."""
-    parts = torch.autograd.grad(loss, list(net.parameters()), allow_unused=True)
+    parts = torch.autograd.grad(loss, list(net.parameters()), retain_graph=True, allow_unused=True)
     return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(net.parameters(), parts)])
 
 

@@ -65,7 +65,8 @@ def choose_method(net: Network, z: Tensor, v: Tensor, r: Tensor, t: Tensor, y: T
             return _chosen[net]  # type: ignore[return-value]
     reason = ""
     labels = None if y is None else y[:2]
-    for method, way in _WAYS.items():
+    method: Method
+    for method, way in _WAYS.items():  # type: ignore[assignment]
         try:
             way(lambda z, t: net(z, r[:2], t, labels), z[:2], v[:2], t[:2])
             if method == "reverse":  # an op without a second derivative drops out of it, often without an error
@@ -80,7 +81,7 @@ def choose_method(net: Network, z: Tensor, v: Tensor, r: Tensor, t: Tensor, y: T
         log.log(level, "du/dt of %s: %s%s", name, method, reason or " (the cheapest way it supports)")
         with suppress(TypeError):
             _chosen[net] = method
-        return method  # type: ignore[return-value]
+        return method
     raise AssertionError("the last way has no fallback")
 
 

@@ -1,8 +1,8 @@
 """Scoring a trained run against its own data.
 
-Every result names its protocol: how many samples, whose labels, which sampler, evaluations, seed and weights. Beside
-the generated samples stand two halves of the real data, scored against each other in the same way: no metric has a
-meaning of its own, and that row says what a perfect generator would get with half the data.
+Every result names its protocol: how many samples, whose labels, which sampler, evaluations, seed and weights.
+Beside the generated samples stand two halves of the real data, scored against each other in the same way: no
+metric has a meaning of its own, and that row is the scale to read it by.
 """
 
 import json
@@ -25,7 +25,7 @@ from .rng import seeded
 
 @dataclass(frozen=True)
 class Samples:
-    """A set of samples as the metrics see it: values (N, D), features (N, F) and class guesses where a detector fits."""
+    """Samples as the metrics see them: values (N, D); features (N, F) and guesses where a detector fits."""
 
     values: Tensor
     labels: Tensor | None
@@ -33,7 +33,10 @@ class Samples:
     guesses: Tensor | None = None
 
     def rows(self, index: Tensor) -> "Samples":
-        pick = [None if part is None else part[index] for part in (self.values, self.labels, self.features, self.guesses)]
+        pick = [
+            None if part is None else part[index]
+            for part in (self.values, self.labels, self.features, self.guesses)
+        ]
         return Samples(*pick)  # type: ignore[arg-type]
 
 

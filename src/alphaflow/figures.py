@@ -13,7 +13,7 @@ from .errors import UserError
 
 
 def image_grid(images: NDArray[np.uint8], columns: int | None = None, *, gap: int = 1) -> Image.Image:
-    """Lay images uint8 (N, H, W, C) out in rows, small ones enlarged by whole factors so that people can see them."""
+    """Lay images uint8 (N, H, W, C) out in rows; small ones are enlarged by whole factors, to be seen."""
     count, height, width, channels = images.shape
     scale = max(1, 48 // max(height, width))
     images = images.repeat(scale, axis=1).repeat(scale, axis=2)
@@ -57,14 +57,18 @@ def write_samples(samples: NDArray[Any], labels: NDArray[np.int64], out: Path, c
         if out.suffix == ".npz":
             out.parent.mkdir(parents=True, exist_ok=True)
             name = "images" if samples.ndim == 4 else "points"
-            np.savez(out, allow_pickle=False, **{name: samples, "labels": labels})  # type: ignore[arg-type]
+            np.savez(out, allow_pickle=False, **{name: samples, "labels": labels})
         elif out.suffix == ".png":
             out.parent.mkdir(parents=True, exist_ok=True)
             picture(samples, columns).save(out)
         elif out.suffix:
-            raise UserError(f"cannot write samples to {out}: end its name in .npz or .png, or name a folder", status=2)
+            raise UserError(
+                f"cannot write samples to {out}: end its name in .npz or .png, or name a folder", status=2
+            )
         elif samples.ndim != 4:
-            raise UserError(f"cannot write points as images into {out}: name a file ending in .npz or .png", status=2)
+            raise UserError(
+                f"cannot write points as images into {out}: name a file ending in .npz or .png", status=2
+            )
         else:
             out.mkdir(parents=True, exist_ok=True)
             for k, (image, label) in enumerate(zip(samples, labels)):

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .pixels import to_uint8
 from .errors import UserError
 from .path import Network
+from .pixels import to_uint8
 from .rng import KeyedRandom, hash_key
 from .sampling import grid, sample
 from .training import checkpoint

@@ -82,8 +82,10 @@ def _two_point_target(
     else:
         carrier, near = net(z, t, t, y), v
     far = net(move(z, carrier, t, s), r, s, y)
-    share = expand(alpha, z) if isinstance(alpha, Tensor) else alpha
-    return share * near + (1 - share) * far
+    if not isinstance(alpha, Tensor):
+        return alpha * near + (1 - alpha) * far
+    share = expand(alpha, z)
+    return torch.where(share == 1, near, share * near + (1 - share) * far)  # at s = 0 a far of 0 / 0 must not count
 
 
 def _derivative_target(

@@ -63,5 +63,9 @@ def _dispatch(words: list[str]) -> int:
 def _help() -> str:
     lines = ["usage: alphaflow COMMAND ...", "", "Train one-step and few-step generators from scratch.", ""]
     lines += [f"  {name:10}{text}" for name, text in COMMANDS.items()]
-    lines += ["", "alphaflow COMMAND --help tells more; --debug shows tracebacks.", "Begin with: alphaflow train digits --out runs/digits"]
+    lines += [
+        "",
+        "alphaflow COMMAND --help tells more; --debug shows tracebacks.",
+        "Begin with: alphaflow train digits --out runs/digits",
+    ]
     return "\n".join(lines)

@@ -21,9 +21,9 @@ def run(words: list[str]) -> None:
     if known.nfe < 1:
         raise UserError(f"--nfe {known.nfe} must be at least 1", status=2)
 
-    from ..pixels import to_uint8
     from ..figures import write_samples
     from ..generate import choose_labels, load
+    from ..pixels import to_uint8
 
     generator = load(known.run, device=known.device)
     labels = choose_labels(known.labels, known.count, generator.num_classes, known.seed)
@@ -36,7 +36,9 @@ def run(words: list[str]) -> None:
 
 def add_sampler_options(parser: Parser) -> None:
     """The options that every sampling command shares."""
-    parser.add_argument("--method", default="ode", help="ode, consistency, euler, heun; or one for each interval: heun,ode")
+    parser.add_argument(
+        "--method", default="ode", help="ode, consistency, euler, heun; or one for each interval: heun,ode"
+    )
     parser.add_argument("--times", help="a grid of times instead of --nfe: 1,.5,0")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
     parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")

@@ -5,11 +5,15 @@ import contextlib
 import io
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError, choose
 from ..recipes import RECIPES
 from ..training.config import Config, dotted_names
 from . import Parser
+
+if TYPE_CHECKING:
+    from ..training.trainer import Trainer
 
 _USAGE = """alphaflow train RECIPE --out DIR [--steps N] [--stop-after N] [--dotted.setting VALUE ...]
        alphaflow train --resume DIR [--steps N] [--stop-after N]"""
@@ -47,7 +51,7 @@ def run(words: list[str]) -> int | None:
     return None if whole else 143
 
 
-def _start(known: argparse.Namespace, settings: list[str]):  # type: ignore[no-untyped-def]
+def _start(known: argparse.Namespace, settings: list[str]) -> "Trainer":
     if known.recipe is None:
         raise UserError(f"no recipe given: choose one of {', '.join(RECIPES)}, or --resume DIR", status=2)
     config = _parse_settings(known.recipe, settings)
@@ -59,7 +63,7 @@ def _start(known: argparse.Namespace, settings: list[str]):  # type: ignore[no-u
     return Trainer.start(config, RunFolder(known.out))
 
 
-def _resume(known: argparse.Namespace, settings: list[str]):  # type: ignore[no-untyped-def]
+def _resume(known: argparse.Namespace, settings: list[str]) -> "Trainer":
     if known.recipe is not None or known.out is not None:
         raise UserError("--resume takes its recipe, folder and settings from the run: give only --steps", status=2)
     parser = Parser(prog="alphaflow train --resume", add_help=False, allow_abbrev=False)
@@ -95,4 +99,3 @@ def _one_line(box: str) -> str:
     lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in box.splitlines()[1:]]
     end = next((k for k, line in enumerate(lines) if not line), len(lines))
     return " ".join(lines[:end]).strip() or "the settings could not be read"
-

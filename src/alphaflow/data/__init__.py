@@ -4,8 +4,8 @@ from alphaflow.data.dataset import Dataset
 from alphaflow.data.digits import Digits
 from alphaflow.data.images import ImageFolder
 from alphaflow.data.loader import Batch, Batches
-from alphaflow.pixels import from_uint8, to_uint8
 from alphaflow.data.toys import TOYS, Toy, toy_points
+from alphaflow.pixels import from_uint8, to_uint8
 
 __all__ = [
     "TOYS",

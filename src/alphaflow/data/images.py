@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alphaflow.data.dataset import fingerprint
-from alphaflow.pixels import mirror, scale_pixels
 from alphaflow.errors import UserError
+from alphaflow.pixels import mirror, scale_pixels
 
 if TYPE_CHECKING:
     from PIL import Image

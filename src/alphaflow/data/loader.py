@@ -1,6 +1,5 @@
 """The order of the data as a pure function of (seed, step), so that resuming needs no loader state."""
 
-import hashlib
 from typing import NamedTuple
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor
 
 from alphaflow.data.dataset import Dataset
 from alphaflow.errors import UserError
+from alphaflow.rng import seeded
 
 
 class Batch(NamedTuple):
@@ -26,11 +26,6 @@ class _Epoch(NamedTuple):
     """int64 (N,): a permutation of the data set"""
     flips: Tensor
     """bool (N,): which positions of this epoch are mirrored"""
-
-
-def _generator(*key: object) -> torch.Generator:
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 class Batches:
@@ -90,6 +85,6 @@ class Batches:
 
     def _draw(self, epoch: int) -> _Epoch:
         size = len(self.dataset)
-        order = torch.randperm(size, generator=_generator(self.seed, "order", epoch))
-        flips = torch.rand(size, generator=_generator(self.seed, "flip", epoch)) < 0.5
+        order = torch.randperm(size, generator=seeded(self.seed, "order", epoch))
+        flips = torch.rand(size, generator=seeded(self.seed, "flip", epoch)) < 0.5
         return _Epoch(order, flips)

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from alphaflow.pixels import from_uint8
 from alphaflow.errors import UserError
+from alphaflow.pixels import from_uint8
 
 DIGITS_ASSET = "digits_classifier.safetensors"
 DIGITS_SHA256 = "60c833c995c7b946c04327352e20e1f309e75d96261b83e1e681ed911aa1a5fb"

@@ -60,7 +60,8 @@ class TimeEmbedder(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         with _without_autocast(t.device):
-            return self.mlp(sinusoids(t).to(self.mlp[0].weight.dtype))
+            dtype = self.mlp[0].weight.dtype
+            return self.mlp(sinusoids(t).to(dtype))  # type: ignore[arg-type]
 
 
 class ClassEmbedder(nn.Module):

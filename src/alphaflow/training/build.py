@@ -34,7 +34,9 @@ def build_dataset(config: DataConfig) -> Dataset:
 def build_model(config: ModelConfig, shape: Sequence[int], num_classes: int, seed: int = 0) -> nn.Module:
     """The network for samples of `shape`, initialised from `seed` on the CPU."""
     if (config.name == "mlp") != (len(shape) == 1):
-        raise UserError(f"a network of kind {config.name!r} does not fit samples of shape {tuple(shape)}", status=2)
+        raise UserError(
+            f"a network of kind {config.name!r} does not fit samples of shape {tuple(shape)}", status=2
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(hash_key(seed, "weights"))
         try:

@@ -3,8 +3,9 @@
     checkpoints/step-00000600/{model,ema,optimizer}.safetensors, state.json
     checkpoints/latest -> step-00000600
 
-A checkpoint is written beside its place and renamed into it; `latest` moves only after that. `state.json` holds
-the files' hashes, so that a truncated file is noticed, named, and the checkpoint before it used. Nothing is pickled.
+A checkpoint is written beside its place and renamed into it; `latest` moves only after that. `state.json`
+holds the files' hashes, so that a truncated file is noticed, named, and the checkpoint before it used. Nothing
+is pickled.
 """
 
 import hashlib

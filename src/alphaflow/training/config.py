@@ -50,7 +50,8 @@ class ObjectiveConfig:
     """Unset fields (None) keep what the named member of the family prescribes."""
 
     name: str = "alphaflow"
-    """alphaflow, meanflow, tfm, fm, shortcut, consistency, discrete-consistency, splitmeanflow, facm, imeanflow."""
+    """The member: alphaflow, meanflow, imeanflow, tfm, fm, shortcut, consistency, discrete-consistency,
+    splitmeanflow, facm."""
     alpha: str | None = None
     """Schedule of α: a number, or e.g. sigmoid(0%, 100%), linear(0, 500), step(50%)."""
     flow_ratio: str | None = None

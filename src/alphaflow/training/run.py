@@ -45,7 +45,9 @@ class RunFolder:
     def refuse_existing(self) -> None:
         """An error if the folder already holds a run."""
         if self.config_file.exists():
-            raise UserError(f"{self.path} already holds a run: go on with --resume {self.path}, or choose another --out")
+            raise UserError(
+                f"{self.path} already holds a run: go on with --resume {self.path}, or choose another --out"
+            )
 
     def create(self, config: Config, data: dict[str, Any]) -> None:
         """Make the folder and write the settings."""
@@ -70,7 +72,9 @@ class RunFolder:
     def read_record(self) -> dict[str, Any]:
         """All of config.yaml."""
         if not self.config_file.exists():
-            raise UserError(f"{self.path} is not a run: it has no config.yaml; give the --out of `alphaflow train`")
+            raise UserError(
+                f"{self.path} is not a run: it has no config.yaml; give the --out of `alphaflow train`"
+            )
         try:
             record = yaml.safe_load(self.config_file.read_text())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

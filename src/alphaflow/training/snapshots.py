@@ -11,7 +11,7 @@ from ..pixels import to_uint8
 
 
 def save_snapshot(net: nn.Module, dataset: Dataset, folder: Path, step: int, seed: int) -> None:
-    """Write `step-00000600.png`: one-step samples, a column for each class. Training's random state stays as it is."""
+    """Write `step-00000600.png`: one-step samples, a column for each class. Training's draws stay as they are."""
     count = 64 if dataset.kind == "image" else 4096
     columns = min(dataset.num_classes, 16) or 8
     count = count // columns * columns

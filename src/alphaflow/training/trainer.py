@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -185,10 +184,10 @@ class Trainer:
         log.warning("step %d skipped, %s (α=%.3g): %s", self.step + 1, what, float(out.metrics["alpha"]), where)
         if self.bad_steps >= self.config.max_bad_steps:
             newest = checkpoint.steps_in(self.folder.checkpoints)
-            kept = f"the checkpoint of step {newest[-1]} is intact" if newest else "no checkpoint was written yet"
+            kept = f"the checkpoint of step {newest[-1]} is intact" if newest else "there is no checkpoint yet"
             raise UserError(
-                f"training stopped at step {self.step + 1}: {self.bad_steps} steps in a row had a non-finite loss or gradient, the last at {where}; {kept}; "
-                "lower optimizer.lr or optimizer.clip"
+                f"training stopped at step {self.step + 1}: {self.bad_steps} steps in a row had a non-finite loss "
+                f"or gradient, the last at {where}; {kept}; lower optimizer.lr or optimizer.clip"
             )
         return False
 
@@ -245,7 +244,9 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 def choose_device(name: str) -> torch.device:
     """`auto` is the GPU where there is one."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device 'cuda' asked for, but torch sees no GPU: use --device cpu, or install torch for CUDA")
+        raise UserError(
+            "device 'cuda' asked for, but torch sees no GPU: use --device cpu, or install torch for CUDA"
+        )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
