@@ -5,8 +5,9 @@ import os
 import pytest
 import torch
 from hypothesis import settings
-from reference import SmallNet
 from torch import Tensor
+
+from reference import SmallNet
 
 settings.register_profile("alphaflow", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("alphaflow")

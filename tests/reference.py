@@ -123,7 +123,9 @@ def algorithm_1(
 def gradient(loss: Tensor, net: nn.Module) -> Tensor:
     """The gradient of a scalar to all weights of a network, as one vector; zero where there is none."""
     parts = torch.autograd.grad(loss, list(net.parameters()), retain_graph=True, allow_unused=True)
-    return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(net.parameters(), parts)])
+    return torch.cat(
+        [torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(net.parameters(), parts)]
+    )
 
 
 def order(sizes: list[float], errors: list[float]) -> float:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import SmallNet, slope_in_time
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from alphaflow.derivative import DerivativeError, check_derivative, choose_method, total_derivative
 from alphaflow.errors import UserError
+from reference import SmallNet, slope_in_time
 
 
 class MixedNet(nn.Module):
@@ -139,7 +139,9 @@ def case(request, net, batch):
 def test_forward_reverse_and_difference_agree(case):
     net, inputs = case
     u = net(*(inputs[k] for k in (0, 2, 3, 4)))
-    results = {method: total_derivative(net, *inputs, method=method) for method in ("forward", "reverse", "difference")}
+    results = {
+        method: total_derivative(net, *inputs, method=method) for method in ("forward", "reverse", "difference")
+    }
     assert relative(results["reverse"][1], results["forward"][1]) < 1e-12
     assert relative(results["difference"][1], results["forward"][1]) < 1e-6
     for value, slope in results.values():
@@ -237,7 +239,7 @@ def test_auto_leaves_reverse_where_an_op_beside_a_skip_drops_out_silently(operat
 
 
 def test_auto_differences_a_function_that_is_no_graph(batch):
-    z, v, r, t, y = batch
+    z, v, _, t, _ = batch
 
     def outside(z, r, t, y=None):
         return torch.from_numpy(np.sin(z.detach().numpy()) * t.detach().numpy()[:, None] - r.numpy()[:, None])
@@ -272,7 +274,9 @@ def test_the_check_passes_a_right_network(case, method):
 @pytest.mark.parametrize("zero", [False, True], ids=["usual", "zero-initialised"])
 def test_the_check_catches_a_wrong_rule_and_gives_the_figures(batch, zero):
     net = SineNet(SineWithWrongJvp.apply, zero=zero)
-    with pytest.raises(DerivativeError, match=r"'forward' is off by 0\.[01]\d* .*norms .* worst row \d at r=0\.\d{4}"):
+    with pytest.raises(
+        DerivativeError, match=r"'forward' is off by 0\.[01]\d* .*norms .* worst row \d at r=0\.\d{4}"
+    ):
         check_derivative(net, *batch, method="forward")
     assert check_derivative(net, *batch, method="reverse") < 1e-6
     assert check_derivative(SineNet(torch.sin, zero=zero), *batch) < 1e-6

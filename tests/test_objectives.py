@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import Counting, SmallNet, algorithm_1, gradient, order, slope_in_time
 from torch import Tensor, nn
 
 from alphaflow import schedules
@@ -30,6 +29,7 @@ from alphaflow.rng import KeyedRandom
 from alphaflow.targets import average_velocity_target
 from alphaflow.times import Constant, Times, Uniform
 from alphaflow.weighting import AnchorWeight, Weight
+from reference import Counting, SmallNet, algorithm_1, gradient, order, slope_in_time
 
 ROWS, NULL = 12, 4
 PLAIN = {"weight": Weight(kind="uniform")}
@@ -155,7 +155,7 @@ def test_trajectory_flow_matching_regresses_v_for_any_r(net, data):
 
 
 def test_shortcut_is_its_recipe(net, data):
-    """A quarter of the rows learns from two half steps of the model on the dyadic grid, the rest is flow matching."""
+    """A quarter of the rows learns from two half steps of the model on the dyadic grid, the rest from v."""
     x, y = data
     out = Shortcut()(net, x, y, generator=keyed())
     z, v = on_path(x, out)
@@ -343,7 +343,9 @@ def test_binned_residuals_weighted_by_their_counts_sum_to_the_residual(seed, rat
 
 
 def test_metrics_report_alpha_and_the_flow_ratio_in_effect(net, data):
-    objective = AlphaFlow(alpha=schedules.linear(0, 100), flow_ratio=schedules.linear(0, 100, first=0.5, last=0.25))
+    objective = AlphaFlow(
+        alpha=schedules.linear(0, 100), flow_ratio=schedules.linear(0, 100, first=0.5, last=0.25)
+    )
     for step, alpha, ratio in ((0, 1, 0.5), (50, 0.5, 4 / 12), (100, 0, 0.25)):
         metrics = objective(net, *data, step=step, generator=keyed()).metrics
         assert metrics["alpha"] == alpha
@@ -353,7 +355,10 @@ def test_metrics_report_alpha_and_the_flow_ratio_in_effect(net, data):
 
 
 def test_metrics_are_detached_scalars_that_do_not_depend_on_the_weight(net, data):
-    outs = [AlphaFlow(alpha=0.5, weight=Weight(kind=kind))(net, *data, generator=keyed()) for kind in ("uniform", "power")]
+    outs = [
+        AlphaFlow(alpha=0.5, weight=Weight(kind=kind))(net, *data, generator=keyed())
+        for kind in ("uniform", "power")
+    ]
     for name in ("residual", "tfm", "tc", "residual_t2"):
         first, second = (out.metrics[name] for out in outs)
         assert first.shape == ()
@@ -627,7 +632,9 @@ def test_impossible_parts_are_refused(make, words):
         make()
 
 
-@pytest.mark.parametrize("settings", [{"alpha": lambda k: 2.0}, {"flow_ratio": lambda k: 250.0}], ids=["alpha", "ratio"])
+@pytest.mark.parametrize(
+    "settings", [{"alpha": lambda k: 2.0}, {"flow_ratio": lambda k: 250.0}], ids=["alpha", "ratio"]
+)
 def test_schedules_that_leave_0_to_1_are_refused_when_they_do(net, data, settings):
     with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
         AlphaFlow(**settings)(net, *data)

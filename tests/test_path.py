@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import GaussianFlow
 
 from alphaflow.path import expand, interpolate, move
+from reference import GaussianFlow
 
 unit = st.floats(0, 1)
 
@@ -71,7 +71,10 @@ def test_the_mean_velocity_given_z_is_the_velocity_of_the_marginals():
 
 @pytest.mark.parametrize(
     ("noise", "t", "words"),
-    [(torch.zeros(2, 4), torch.zeros(2), r"noise has shape \(2, 4\)"), (torch.zeros(2, 3), torch.zeros(1), r"the 2 rows")],
+    [
+        (torch.zeros(2, 4), torch.zeros(2), r"noise has shape \(2, 4\)"),
+        (torch.zeros(2, 3), torch.zeros(1), r"the 2 rows"),
+    ],
 )
 def test_shapes_that_do_not_fit_are_refused(noise, t, words):
     with pytest.raises(ValueError, match=words):

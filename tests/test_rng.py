@@ -72,7 +72,11 @@ def test_no_value_repeats_among_streams_steps_seeds_and_rows():
     assert torch.cat(draws).unique().numel() == 8000
 
 
-@given(st.integers(0, 2**63), st.integers(0, 10**7), st.lists(st.integers(0, 2**50), min_size=1, max_size=6, unique=True))
+@given(
+    st.integers(0, 2**63),
+    st.integers(0, 10**7),
+    st.lists(st.integers(0, 2**50), min_size=1, max_size=6, unique=True),
+)
 def test_a_row_is_the_same_in_any_company(seed, step, index):
     together = KeyedRandom(seed, torch.tensor(index), step)
     for row, sample in enumerate(index):
@@ -98,7 +102,9 @@ GOLDEN_NORMAL = [[-0.4245907, 0.8718066, -0.9190662], [0.4533174, -2.43944, 1.20
 
 
 def test_keys_depend_on_every_part_and_on_order():
-    keys = [hash_key(*parts) for parts in ((0, "a", 1), (1, "a", 0), (0, "b", 1), (0, "a", 2), (0, "a"), ("a", 0, 1))]
+    keys = [
+        hash_key(*parts) for parts in ((0, "a", 1), (1, "a", 0), (0, "b", 1), (0, "a", 2), (0, "a"), ("a", 0, 1))
+    ]
     assert len(set(keys)) == len(keys)
     assert all(0 <= key < 2**63 for key in keys)
 

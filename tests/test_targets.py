@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import Counting, GaussianFlow, SmallNet, gradient, order, slope_in_time
 
 from alphaflow.errors import UserError
 from alphaflow.path import expand, move
 from alphaflow.targets import average_velocity_target
+from reference import Counting, GaussianFlow, SmallNet, gradient, order, slope_in_time
 
 SHIFTS = ["data", "model", "velocity"]
 SMALL = [2.0**-k for k in range(6, 13)]

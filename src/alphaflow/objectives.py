@@ -94,10 +94,12 @@ class AlphaFlow:
     cosine: float = 0.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.alpha, int | float) and not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha {self.alpha} lies outside [0, 1]: 1 is flow matching, 0 is MeanFlow")
-        if isinstance(self.flow_ratio, int | float):
-            self.flow_rows(1, 0)  # refuses a share outside [0, 1]
+        for value in _extremes(self.alpha):
+            if not 0 <= value <= 1:
+                raise ValueError(f"alpha {value:g} lies outside [0, 1]: 1 is flow matching, 0 is MeanFlow")
+        for value in _extremes(self.flow_ratio):
+            if not 0 <= value <= 1:
+                raise ValueError(f"flow_ratio {value:g} lies outside [0, 1]: it is the share of rows with r = t")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip {self.clip:g} must be positive, or None")
         choose("shift", self.shift, get_args(Shift))
@@ -196,6 +198,13 @@ class AlphaFlow:
             share = 1 - (1 - expand(t[rows], z)) ** self.relaxation
             far = u[rows] - share * (u[rows] - far).clamp(-1, 1)
         return torch.cat([v[:flow_rows], far])
+
+
+def _extremes(value: Alpha) -> tuple[float, ...]:
+    """Where a number or a schedule begins and ends; nothing for values per row."""
+    if isinstance(value, RandomSplit | StepSize):
+        return ()
+    return (value(0), value(2**62)) if callable(value) else (value,)
 
 
 BINS = 5

@@ -28,14 +28,13 @@ def run(words: list[str]) -> int | None:
         allow_abbrev=False,
         description="`alphaflow train RECIPE --help` lists every setting. Recipes: " + ", ".join(RECIPES),
     )
-    parser.add_argument("recipe", nargs="?")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with this run, bit-exactly")
     parser.add_argument("--stop-after", type=int, metavar="N", help="stop after N steps, with a checkpoint")
     parser.add_argument("-h", "--help", action="store_true")
-    known, settings = parser.parse_known_args(words)
-    if known.recipe is not None:
-        choose("recipe", known.recipe, RECIPES, status=2)
+    recipe = words[0] if words and not words[0].startswith("-") else None
+    known, settings = parser.parse_known_args(words[1:] if recipe else words)
+    known.recipe = choose("recipe", recipe, RECIPES, status=2) if recipe else None
     if known.help:
         if known.recipe is None:
             parser.print_help()
@@ -87,7 +86,13 @@ def _parse_settings(recipe: str, words: list[str]) -> Config:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(Config, default=RECIPES[recipe].config, args=words, prog=f"alphaflow train {recipe}")
+            return tyro.cli(
+                Config,
+                default=RECIPES[recipe].config,
+                args=words,
+                prog=f"alphaflow train {recipe}",
+                config=(tyro.conf.FlagConversionOff,),  # --data.flip True, as in config.yaml
+            )
     except SystemExit as end:
         if not end.code:  # --help
             raise

@@ -84,12 +84,11 @@ def build_objective(config: Config, num_classes: int) -> AlphaFlow:
         member = MEMBERS[ours.name]()
         changes: dict[str, Any] = {"derivative": ours.derivative, "times": _times(config, member.times)}
         if ours.alpha is not None:
-            changes["alpha"] = schedules.parse(ours.alpha, horizon, "alpha schedule")
+            changes["alpha"] = _plain(schedules.parse(ours.alpha, horizon, "alpha schedule"))
         elif callable(member.alpha):  # a curriculum: spread over this run
             changes["alpha"] = schedules.sigmoid(0, horizon)
         if ours.flow_ratio is not None:
-            ratio = schedules.parse(ours.flow_ratio, horizon, "flow ratio schedule")
-            changes["flow_ratio"] = ratio(0) if isinstance(ratio, schedules.constant) else ratio
+            changes["flow_ratio"] = _plain(schedules.parse(ours.flow_ratio, horizon, "flow ratio schedule"))
         if ours.weight is not None:
             changes["weight"] = Weight(kind=ours.weight, power=ours.weight_power, c=ours.weight_c)
         if ours.shift is not None:
@@ -102,6 +101,10 @@ def build_objective(config: Config, num_classes: int) -> AlphaFlow:
         raise
     except ValueError as error:
         raise UserError(str(error), status=2) from None
+
+
+def _plain(schedule: schedules.Schedule) -> schedules.Schedule | float:
+    return schedule.value if isinstance(schedule, schedules.constant) else schedule
 
 
 def _times(config: Config, prescribed: times.Times) -> times.Times:

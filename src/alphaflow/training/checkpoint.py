@@ -106,7 +106,7 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensor
     for key, value in tensors.items():
         name, moment = key.rsplit("/", 1)
         weight = weights[name]
-        optimizer.state[weight][moment] = value if moment == "step" else value.to(weight.device)
+        optimizer.state[weight][moment] = value.clone() if moment == "step" else value.to(weight.device, copy=True)
 
 
 def _point(link: Path, target: str) -> None:

@@ -1,0 +1,284 @@
+"""The trainer: exact resumption, the guards, what a step does. Real runs of a tiny DiT on the digits."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from alphaflow.derivative import DerivativeError
+from alphaflow.errors import UserError
+from alphaflow.recipes import RECIPES
+from alphaflow.training import checkpoint
+from alphaflow.training.config import Config, EMAConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
+from alphaflow.training.run import RunFolder
+from alphaflow.training.trainer import Trainer
+
+TINY = dataclasses.replace(
+    RECIPES["digits"].config,
+    steps=8,
+    batch_size=16,
+    log_every=1,
+    checkpoint_every=3,
+    sample_every=4,
+    model=ModelConfig(name="dit", width=16, depth=1, heads=2, patch=4),
+    optimizer=OptimizerConfig(lr=1e-2, warmup=2),
+    ema=EMAConfig(half_life=5),
+)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    latest = folder / "checkpoints" / "latest"
+    # cloned, for safetensors maps the file
+    parts = {f"{path.stem}/{k}": v.clone() for path in latest.glob("*.safetensors") for k, v in load_file(path).items()}
+    assert {name.split("/")[0] for name in parts} == {"model", "ema", "optimizer"}
+    return parts
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def lines(folder: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "samples_per_second"} for row in rows]
+
+
+@pytest.mark.parametrize("member", ["alphaflow", "meanflow", "shortcut", "splitmeanflow"])
+def test_a_resumed_run_equals_an_undisturbed_one_to_the_bit(tmp_path, member):
+    config = dataclasses.replace(TINY, objective=ObjectiveConfig(name=member, label_drop=0.2, omega=1.5))
+    Trainer.start(config, RunFolder(tmp_path / "whole")).train()
+    Trainer.start(config, RunFolder(tmp_path / "parts")).train(stop_after=3)
+    Trainer.resume(RunFolder(tmp_path / "parts")).train(stop_after=2)
+    Trainer.resume(RunFolder(tmp_path / "parts")).train()
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+    assert [row["step"] for row in lines(tmp_path / "parts")] == list(range(1, 9))
+
+
+def test_lengthening_a_run_keeps_its_schedule(tmp_path):
+    short = dataclasses.replace(TINY, steps=4)
+    Trainer.start(short, RunFolder(tmp_path)).train()
+    alphas = [row["alpha"] for row in lines(tmp_path)]
+    trainer = Trainer.resume(RunFolder(tmp_path), steps=6)
+    trainer.train()
+    assert [row["alpha"] for row in lines(tmp_path)] == alphas + [0.0, 0.0]
+    assert RunFolder(tmp_path).read_config().steps == 6
+
+
+def test_a_kill_between_checkpoints_loses_only_the_steps_since(tmp_path):
+    whole = tmp_path / "whole"
+    Trainer.start(TINY, RunFolder(whole)).train()
+    killed = Trainer.start(TINY, RunFolder(tmp_path / "killed"))
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_at(killed, 5)
+    assert checkpoint.steps_in(tmp_path / "killed" / "checkpoints") == [3]
+    Trainer.resume(RunFolder(tmp_path / "killed")).train()
+    assert same(weights(whole), weights(tmp_path / "killed"))
+    assert lines(whole) == lines(tmp_path / "killed")
+
+
+def interrupt_at(trainer: Trainer, step: int) -> None:
+    take = trainer.train_step
+
+    def stop_there():
+        if trainer.step == step:
+            raise KeyboardInterrupt
+        return take()
+
+    trainer.train_step = stop_there
+    trainer.train()
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(tmp_path, caplog):
+    Trainer.start(TINY, RunFolder(tmp_path)).train()
+    before = weights(tmp_path)
+    newest = tmp_path / "checkpoints" / "latest" / "ema.safetensors"
+    newest.write_bytes(newest.read_bytes()[:100])
+    trainer = Trainer.resume(RunFolder(tmp_path))
+    assert trainer.step == 6
+    assert "step-00000008 is damaged (ema.safetensors" in caplog.text
+    trainer.train()
+    assert same(before, weights(tmp_path))
+
+
+def test_checkpoints_are_rotated_and_latest_is_relative(tmp_path):
+    config = dataclasses.replace(TINY, checkpoint_every=1, keep_checkpoints=3)
+    Trainer.start(config, RunFolder(tmp_path)).train()
+    folder = tmp_path / "checkpoints"
+    assert checkpoint.steps_in(folder) == [6, 7, 8]
+    assert os.readlink(folder / "latest") == "step-00000008"
+    assert sorted(p.name for p in folder.iterdir()) == ["latest", "step-00000006", "step-00000007", "step-00000008"]
+
+
+def test_a_checkpoint_that_could_not_be_finished_never_becomes_latest(tmp_path):
+    folder = tmp_path / "checkpoints"
+    good = {"model": {"w": torch.ones(2)}}
+    checkpoint.save(folder, 1, good, {}, keep=2)
+    with pytest.raises(AttributeError):  # fails half-way, at the second file
+        checkpoint.save(folder, 2, {**good, "optimizer": {"m": None}}, {}, keep=2)
+    assert os.readlink(folder / "latest") == "step-00000001"
+    assert checkpoint.newest(folder)[0] == 1
+
+
+def test_sampling_while_training_does_not_change_the_run(tmp_path):
+    Trainer.start(TINY, RunFolder(tmp_path / "seldom")).train()
+    Trainer.start(dataclasses.replace(TINY, sample_every=1), RunFolder(tmp_path / "often")).train()
+    assert same(weights(tmp_path / "seldom"), weights(tmp_path / "often"))
+    assert len(list((tmp_path / "often" / "samples").glob("*.png"))) == 8
+
+
+def test_accumulated_parts_give_the_gradient_of_the_whole_batch(tmp_path):
+    """The parts draw by sample number, so they see the same noise and times; flow rows differ in place only."""
+    config = dataclasses.replace(TINY, objective=ObjectiveConfig(name="tfm", flow_ratio="0", weight="uniform"))
+    grads = []
+    for accumulate in (1, 4):
+        trainer = Trainer.start(
+            dataclasses.replace(config, accumulate=accumulate), RunFolder(tmp_path / str(accumulate))
+        )
+        trainer.train_step()
+        grads.append(torch.cat([p.grad.flatten() for p in trainer.net.parameters()]))
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-7)
+    assert grads[0].norm() > 0
+
+
+def test_the_step_is_adam_on_the_clipped_gradient(tmp_path):
+    trainer = Trainer.start(TINY, RunFolder(tmp_path))
+    before = [p.detach().clone() for p in trainer.net.parameters()]
+    _, norm, rate = trainer.train_step()
+    assert rate == pytest.approx(TINY.optimizer.lr / 2)  # the first of two warm-up steps
+    for old, new in zip(before, trainer.net.parameters()):
+        grad = new.grad  # after clipping; Adam's first step is lr * sign where the gradient is not tiny
+        big = grad.abs() > 1e-5
+        torch.testing.assert_close((old - new.detach())[big], (rate * grad.sign())[big], rtol=1e-2, atol=0)
+    assert norm > 0
+
+
+def poison(trainer: Trainer, rows: list[int], at: range) -> None:
+    """Put NaN into the data of some steps, as broken latents would."""
+    fetch = trainer.batches
+
+    def broken(step: int):
+        x, y, ids = fetch(step)
+        if step in at:
+            x = x.clone()
+            x[rows] = float("nan")
+        return x, y, ids
+
+    trainer.batches = broken
+
+
+def test_a_non_finite_step_is_skipped_and_names_its_rows(tmp_path, caplog):
+    trainer = Trainer.start(TINY, RunFolder(tmp_path))
+    poison(trainer, [5], range(1, 2))
+    trainer.train_step()
+    before = [p.detach().clone() for p in trainer.net.parameters()]
+    out, *_ = trainer.train_step()
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.net.parameters()))
+    assert "step 2 skipped, 1 rows not finite" in caplog.text
+    assert f"row 5: r={out.r[5]:.4f} t={out.t[5]:.4f}" in caplog.text
+    trainer.train_step()
+    assert trainer.bad_steps == 0
+
+
+def test_a_run_of_non_finite_steps_stops_with_the_last_checkpoint_intact(tmp_path):
+    config = dataclasses.replace(TINY, max_bad_steps=3)
+    trainer = Trainer.start(config, RunFolder(tmp_path))
+    poison(trainer, [0, 1], range(4, 100))
+    with pytest.raises(UserError, match="3 steps in a row .* step 6 is intact"):
+        trainer.train()
+    step, path = checkpoint.newest(tmp_path / "checkpoints")
+    assert step == 6
+    assert all(torch.isfinite(value).all() for value in load_file(path / "model.safetensors").values())
+
+
+def test_changed_data_is_noticed_on_resume(tmp_path):
+    Trainer.start(TINY, RunFolder(tmp_path)).train(stop_after=3)
+    state = tmp_path / "checkpoints" / "latest" / "state.json"
+    state.write_text(state.read_text().replace(Trainer.resume(RunFolder(tmp_path)).dataset.fingerprint, "0" * 16))
+    with pytest.raises(UserError, match="the data has changed"):
+        Trainer.resume(RunFolder(tmp_path))
+
+
+def test_a_wrong_derivative_stops_the_run_before_its_first_step(tmp_path, monkeypatch):
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(x):
+            return x.clone()
+
+        @staticmethod
+        def setup_context(ctx, inputs, output): ...
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad
+
+        @staticmethod
+        def jvp(ctx, tangent):
+            return 2 * tangent
+
+    from alphaflow.training import build
+
+    honest = build._NETWORKS["dit"]
+
+    def broken(*args):
+        net = honest(*args)
+        block = net.blocks[0].forward
+        net.blocks[0].forward = lambda x, c: Wrong.apply(block(x, c))
+        return net
+
+    monkeypatch.setitem(build._NETWORKS, "dit", broken)
+    config = dataclasses.replace(TINY, objective=ObjectiveConfig(name="meanflow", derivative="forward"))
+    with pytest.raises(DerivativeError, match="relative to central differences"):
+        Trainer.start(config, RunFolder(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("member", ["fm", "consistency", "discrete-consistency", "facm", "imeanflow"])
+def test_every_other_member_trains_in_bfloat16(tmp_path, member):
+    config = dataclasses.replace(
+        TINY, steps=2, sample_every=100, precision="bfloat16", objective=ObjectiveConfig(name=member)
+    )
+    Trainer.start(config, RunFolder(tmp_path)).train()
+    rows = lines(tmp_path)
+    assert len(rows) == 2 and all(row["residual"] > 0 for row in rows)
+
+
+def test_data_prediction_and_unet_train_and_load(tmp_path):
+    from alphaflow.generate import load
+
+    config = dataclasses.replace(
+        TINY, steps=2, sample_every=100, model=ModelConfig(name="unet", width=8, depth=2, predicts="data")
+    )
+    Trainer.start(config, RunFolder(tmp_path)).train()
+    assert load(tmp_path)([0, 1, 10]).shape == (3, 8, 8, 1)
+
+
+@pytest.mark.slow
+def test_sigterm_writes_a_checkpoint_and_exits_143(tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "alphaflow", "train", "digits", "--out", str(run), "--batch-size", "16"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not ((run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    step, _ = checkpoint.newest(run / "checkpoints")
+    assert step >= 20
+    assert Trainer.resume(RunFolder(run)).step == step
+
+
+def test_a_config_survives_the_round_trip(tmp_path):
+    trainer = Trainer.start(TINY, RunFolder(tmp_path))
+    assert RunFolder(tmp_path).read_config() == trainer.config
+    assert isinstance(trainer.config, Config)
