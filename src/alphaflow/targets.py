@@ -85,7 +85,7 @@ def _two_point_target(
     if not isinstance(alpha, Tensor):
         return alpha * near + (1 - alpha) * far
     share = expand(alpha, z)
-    return torch.where(share == 1, near, share * near + (1 - share) * far)  # at s = 0 a far of 0 / 0 must not count
+    return torch.where(share == 1, near, share * near + (1 - share) * far)  # far may be 0 / 0 at s = 0
 
 
 def _derivative_target(
