@@ -1,0 +1,97 @@
+"""Every member of the family at equal steps, over seeds: the table of docs/family.md.
+
+    python benchmarks/family.py digits            # writes benchmarks/results/family-digits.json, prints the table
+    python benchmarks/family.py toy --seeds 3 --workers 2
+
+Each member keeps its own settings (share of r = t rows, couplings, weights); network, data, optimizer, batch and
+steps are the recipe's. Consistency training predicts the data, as its theorem has it.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from machine import RESULTS, machine
+
+from alphaflow.evaluate import evaluate
+from alphaflow.generate import load
+from alphaflow.members import MEMBERS
+from alphaflow.recipes import RECIPES
+from alphaflow.training.run import RunFolder
+from alphaflow.training.trainer import Trainer
+
+PREDICTS_DATA = ("consistency", "discrete-consistency")
+
+
+def train_and_score(recipe: str, member: str, seed: int, steps: int | None) -> dict[str, Any]:
+    """One run; its figures by number of evaluations."""
+    config = RECIPES[recipe].config
+    steps = steps or config.steps
+    config = dataclasses.replace(
+        config,
+        steps=steps,
+        seed=seed,
+        sample_every=steps,
+        checkpoint_every=steps,
+        objective=dataclasses.replace(config.objective, name=member)
+        if member == config.objective.name
+        else dataclasses.replace(type(config.objective)(), name=member),
+        model=dataclasses.replace(config.model, predicts="data" if member in PREDICTS_DATA else "velocity"),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        trainer = Trainer.start(config, RunFolder(Path(folder) / "run"))
+        trainer.train()
+        seconds = time.perf_counter() - start
+        scores = evaluate(load(Path(folder) / "run"), trainer.dataset, run=member, nfes=(1, 2))
+    figures = {str(result.nfe): result.figures for result in scores.results}
+    return {"member": member, "seed": seed, "seconds": seconds, "figures": figures, "halves": scores.halves}
+
+
+def table(rows: list[dict[str, Any]], names: list[str]) -> str:
+    """Markdown: mean ± standard deviation over seeds, at 1 and 2 evaluations."""
+    head = [f"{name} @{nfe}" for name in names for nfe in (1, 2)]
+    lines = ["| member | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
+    for member in dict.fromkeys(row["member"] for row in rows):
+        cells = []
+        for name in names:
+            for nfe in ("1", "2"):
+                values = [row["figures"][nfe][name] for row in rows if row["member"] == member]
+                spread = statistics.stdev(values) if len(values) > 1 else 0.0
+                cells.append(f"{statistics.mean(values):.3f} ± {spread:.3f}")
+        lines.append(f"| {member} | " + " | ".join(cells) + " |")
+    halves = rows[0]["halves"]
+    lines.append("| *real halves* | " + " | ".join(f"{halves[name]:.3f}" for name in names for _ in (1, 2)) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", choices=["digits", "toy"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--members", nargs="+", default=list(MEMBERS))
+    known = parser.parse_args()
+    jobs = [(known.recipe, member, seed, known.steps) for member in known.members for seed in range(known.seeds)]
+    with ProcessPoolExecutor(known.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        rows = []
+        for row in pool.map(train_and_score, *zip(*jobs)):
+            rows.append(row)
+            print(row["member"], row["seed"], f"{row['seconds']:.0f} s", row["figures"], flush=True)
+    names = ["frechet", "accuracy"] if known.recipe == "digits" else ["energy", "sliced_wasserstein"]
+    steps = known.steps or RECIPES[known.recipe].config.steps
+    out = RESULTS / f"family-{known.recipe}.json"
+    out.write_text(json.dumps({"machine": machine(), "steps": steps, "rows": rows}, indent=1) + "\n")
+    print(table(rows, names))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,315 @@
+"""What a report's page is made of: pictures as data: URIs, tables, the style.
+
+Curves have a transparent background and mid-grey text, which reads on light and on dark pages.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+INK = "#767676"
+COLORS = ("#2f7fd6", "#d9722e", "#2f9e6e", "#b45bc2", "#c2a02d")
+SNAPSHOT_WIDTH = 640
+RAW_POINTS = 1000
+"""Faint raw curves are thinned to about this many points."""
+
+Values = NDArray[np.float64]
+Line = tuple[Values, Values]
+"""steps (N,) and values (N,), NaN where there is none."""
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """`content` inside the page. kind: the media type."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def png(image: Image.Image) -> str:
+    """An image as a PNG."""
+    memory = io.BytesIO()
+    image.save(memory, format="png", optimize=True)
+    return data_uri(memory.getvalue(), "image/png")
+
+
+def column(images: Sequence[NDArray[np.uint8]]) -> str:
+    """Images uint8 (H, W, C) below each other with transparent gaps, small ones enlarged by a whole factor."""
+    height, width, channels = images[0].shape
+    scale = max(1, 64 // max(height, width))
+    gap = max(2, height * scale // 16)
+    sheet = np.zeros((len(images) * (height * scale + gap) - gap, width * scale, 4), np.uint8)
+    for k, image in enumerate(images):
+        top = k * (height * scale + gap)
+        large = image.repeat(scale, axis=0).repeat(scale, axis=1)
+        sheet[top : top + height * scale, :, :3] = large if channels == 3 else large[..., :1]
+        sheet[top : top + height * scale, :, 3] = 255
+    return png(Image.fromarray(sheet))
+
+
+def snapshot(path: Path) -> str | None:
+    """A picture from the run's folder, at most `SNAPSHOT_WIDTH` wide; None if it can't be read."""
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+    except (OSError, ValueError):
+        return None
+    if image.width > SNAPSHOT_WIDTH:
+        image.thumbnail((SNAPSHOT_WIDTH, SNAPSHOT_WIDTH * 4))
+    return png(image)
+
+
+def points(samples: NDArray[Any], real: NDArray[Any] | None) -> str:
+    """Points (N, 2) in blue over the real ones in grey; without samples the real ones alone."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.4, 3.4), dpi=160, layout="constrained")
+    axes = figure.subplots()
+    if real is not None:
+        axes.scatter(real[:, 0], real[:, 1], s=1.6, color=INK, alpha=0.45, linewidths=0)
+    if len(samples):
+        axes.scatter(samples[:, 0], samples[:, 1], s=2.2, color=COLORS[0], alpha=0.75, linewidths=0)
+    axes.set(
+        aspect="equal", xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), xlabel="first coordinate", ylabel="second coordinate"
+    )
+    _restyle(axes)
+    memory = io.BytesIO()
+    figure.savefig(memory, format="png", transparent=True)
+    return data_uri(memory.getvalue(), "image/png")
+
+
+def curves(
+    lines: Mapping[str, Line], label: str, *, log: bool = False, raw: bool = True, plan: Line | None = None
+) -> str:
+    """Lines over training steps: raw values faint, a running mean on top; an SVG.
+
+    Args:
+        lines: by the name for the legend. label: of the vertical axis.
+        log: logarithmic, if all values are positive. raw: False draws the values as they are, without a mean.
+        plan: what the first line was meant to be, dashed.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
+        figure = Figure(figsize=(5.2, 3.0), layout="constrained")
+        axes = figure.subplots()
+        if plan is not None:
+            axes.plot(*plan, color=COLORS[0], alpha=0.6, lw=1.2, ls="--", label="planned")
+        for color, (name, (steps, values)) in zip(COLORS, lines.items()):
+            if raw:
+                thin = slice(None, None, math.ceil(len(steps) / RAW_POINTS))
+                axes.plot(steps[thin], values[thin], color=color, alpha=0.3, lw=0.8)
+            top = smooth(values) if raw else values
+            axes.plot(steps, top, color=color, lw=1.7, label=name, marker="o" if len(steps) < 3 else None)
+        seen = np.concatenate([values[np.isfinite(values)] for _, values in lines.values()])
+        if log and seen.min() > 0:
+            axes.set_yscale("log")
+        axes.set(xlabel="training step", ylabel=label)
+        _restyle(axes)
+        if len(lines) > 1:
+            place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "borderaxespad": 0.2}
+            axes.legend(frameon=False, fontsize=8, labelcolor=INK, ncols=3, columnspacing=1.2, **place)
+        memory = io.BytesIO()
+        figure.savefig(memory, format="svg", transparent=True, metadata={"Date": None})
+    return data_uri(memory.getvalue(), "image/svg+xml")
+
+
+def smooth(values: Values) -> Values:
+    """A centred running mean over a twentieth of the values (at least 5), which passes over NaN."""
+    width = max(5, len(values) // 20) | 1
+    known = np.isfinite(values)
+    window = np.ones(width)
+    sums = np.convolve(np.where(known, values, 0.0), window, "full")[width // 2 :][: len(values)]
+    counts = np.convolve(known.astype(np.float64), window, "full")[width // 2 :][: len(values)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(known, sums / counts, np.nan)
+
+
+def _restyle(axes: Any) -> None:
+    axes.tick_params(which="both", colors=INK, labelsize=8)
+    axes.xaxis.label.set(color=INK, size=9)
+    axes.yaxis.label.set(color=INK, size=9)
+    axes.grid(color=INK, alpha=0.2, lw=0.6)
+    for name, spine in axes.spines.items():
+        spine.set(visible=name in ("left", "bottom"), color=INK, alpha=0.6)
+
+
+# ---------------------------------------------------------------------- the page
+
+METRICS = {
+    "frechet": "Fréchet distance ↓",
+    "accuracy": "Class accuracy ↑",
+    "precision": "Precision ↑",
+    "recall": "Recall ↑",
+    "neighbour": "Nearest neighbour ≈",
+    "copies": "Copies ≈",
+    "energy": "Energy distance ↓",
+    "sliced_wasserstein": "Sliced Wasserstein ↓",
+}
+"""Names for people, and which way is better: ↓ low, ↑ high, ≈ as between the halves of the real data."""
+
+CURVES = (
+    (
+        "residual",
+        "residual",
+        "‖u − target‖², un-weighted. For 0 < α < 1 the target lies near the network's own output and the residual "
+        "shrinks with α, to jump back where α reaches 0: compare steps of the same α.",
+    ),
+    (
+        "parts of the residual",
+        "tfm tc",
+        "TFM ‖u − v‖² and TC 2(v − target)·u: their gradients add up to the residual's.",
+    ),
+    ("residual by t", " ".join(f"residual_t{k}" for k in range(5)), "By time: t = 0 is data, t = 1 is noise."),
+    (
+        "residual by t − r",
+        " ".join(f"residual_d{k}" for k in range(5)),
+        "By the length of the jump; a one-step sample takes the longest, t − r = 1.",
+    ),
+    ("α, flow ratio", "alpha flow_ratio", "The curriculum: α = 1 is flow matching, α = 0 is MeanFlow."),
+    ("learning rate", "lr", "Learning rate, with warm-up and decay."),
+    ("gradient norm", "grad_norm", "Norm of the whole gradient before it is clipped."),
+    ("weighted loss", "loss", "The loss that the gradient is taken of; no measure of progress."),
+)
+"""Label of the axis, keys in metrics.jsonl, caption."""
+
+_FIFTHS = ("0–0.2", "0.2–0.4", "0.4–0.6", "0.6–0.8", "0.8–1")
+NAMES = {
+    "tfm": "TFM",
+    "tc": "TC",
+    "alpha": "α",
+    "flow_ratio": "share of rows with r = t",
+    **{f"residual_t{k}": f"t in {fifth}" for k, fifth in enumerate(_FIFTHS)},
+    **{f"residual_d{k}": f"t − r in {fifth}" for k, fifth in enumerate(_FIFTHS)},
+}
+"""Keys of metrics.jsonl as a legend shows them."""
+
+MEANINGS = {
+    "frechet": "between the detector's features of samples and of real data, as two Gaussians (like FID); 0: equal",
+    "accuracy": "share of samples in which the detector sees the class asked for",
+    "precision": "share of samples that lie among the real data: quality",
+    "recall": "share of the real data that lies among the samples: variety",
+    "neighbour": "median distance from a sample to the nearest real one",
+    "copies": "share of samples nearer to a real one than 99 % of those are to each other; 1: memorised",
+    "energy": "between the two distributions, from the distances of all pairs; 0: equal",
+    "sliced_wasserstein": "how far samples must move to become the data, averaged over directions; 0: equal",
+}
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """The whole document. parts: HTML; title: text."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)} · α-Flow report</title><style>{STYLE}</style></head>\n"
+        f"<body><main>{''.join(parts)}</main></body></html>\n"
+    )
+
+
+def paragraph(text: str, kind: str = "") -> str:
+    """Text as a paragraph; nothing without text."""
+    return f'<p class="{kind}">{escape(text)}</p>' if text else ""
+
+
+def section(anchor: str, title: str, body: str) -> str:
+    """A card with a heading. body: HTML."""
+    return f'\n<section class="part" aria-labelledby="{anchor}"><h2 id="{anchor}">{escape(title)}</h2>{body}</section>'
+
+
+def figure(uri: str, alt: str, caption: str, kind: str = "card") -> str:
+    """A picture with its caption. kind: `card`, or `paper` for one that needs a white ground."""
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f'<figure class="{kind}"><img src="{uri}" alt="{escape(alt)}">{below}</figure>'
+
+
+def picture_table(columns: Sequence[str], names: Sequence[str], what: str) -> str:
+    """Columns of images below the names of their classes, if they have any."""
+    head = "".join(f'<th scope="col" title="{escape(name)}">{escape(name)}</th>' for name in names)
+    head = f"<thead><tr>{head}</tr></thead>" if names else ""
+    alts = [f"{what}, {names[k] if names else f'column {k + 1}'}" for k in range(len(columns))]
+    cells = "".join(f"<td>{pixels(uri, alt)}</td>" for uri, alt in zip(columns, alts))
+    return f'<table class="grid">{head}<tbody><tr>{cells}</tr></tbody></table>'
+
+
+def pixels(uri: str, alt: str) -> str:
+    """An image whose pixels stay sharp when enlarged."""
+    return f'<img class="pixels" src="{uri}" alt="{escape(alt)}">'
+
+
+def table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], caption: str, kind: str) -> str:
+    """A table from cells in HTML; each row begins with its heading. It scrolls sideways where it is too wide."""
+    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    body = "".join(
+        f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+        for name, cells in rows
+    )
+    return (
+        f'<div class="scroll"><table class="{kind}">{f"<caption>{escape(caption)}</caption>" if caption else ""}'
+        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+STYLE = """
+:root { color-scheme: light dark; --ground: #f7f7f5; --card: #fff; --text: #1d2024; --quiet: #62676e;
+  --rule: #dfe0dd; --accent: #1f6fc4; }
+@media (prefers-color-scheme: dark) { :root { --ground: #131519; --card: #1b1e23; --text: #e7e8ea;
+  --quiet: #9ba1a9; --rule: #31353c; --accent: #74b1f2; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--text);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+main { max-width: 1120px; margin: 0 auto; padding: 1.5rem 1.25rem 4rem; }
+h1, h2, h3 { line-height: 1.2; overflow-wrap: anywhere; }
+h1 { font-size: 2rem; margin: 0 0 .4rem; letter-spacing: -.02em; }
+h2 { font-size: 1.2rem; margin: 0 0 .7rem; }
+h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
+p { max-width: 46rem; margin: .6rem 0; }
+.kicker { color: var(--accent); font-weight: 600; font-size: .85rem; margin: 0 0 .3rem; }
+.lead, .note, figcaption, caption, small { color: var(--quiet); overflow-wrap: anywhere; }
+.lead { margin: 0 0 1.1rem; max-width: none; }
+.note, figcaption, caption, small { font-size: .8125rem; line-height: 1.4; }
+.hero { display: grid; grid-template-columns: minmax(0, 11fr) minmax(0, 10fr); gap: 1.25rem; }
+.part { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 1.25rem;
+  margin-bottom: 1.25rem; }
+.panels, .halves { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1.25rem 1.75rem; }
+.panels h3 { margin-top: 0; }
+.thirds { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 1.25rem; }
+figure { margin: 0; }
+figure img, .pixels { display: block; width: 100%; height: auto; }
+figcaption { margin-top: .35rem; }
+.paper img { background: #fff; border-radius: 6px; }
+.pixels { image-rendering: pixelated; }
+table { border-collapse: collapse; width: 100%; }
+caption { text-align: left; padding-bottom: .3rem; }
+.scroll { overflow-x: auto; }
+.grid, .near { table-layout: fixed; }
+.grid th, .near th, .near td { font-size: .8125rem; font-weight: 600; padding: 0 2px 4px; overflow: hidden;
+  text-overflow: ellipsis; text-align: center; }
+.grid th { white-space: nowrap; }
+.grid td { padding: 0 2px; vertical-align: top; }
+.near { min-width: 640px; }
+.near th[scope=row] { text-align: left; }
+.near small { font-weight: 400; font-variant-numeric: tabular-nums; }
+.near tbody tr:first-child td { padding-bottom: .8rem; }
+.figures th, .figures td, .plain th, .plain td { padding: .4rem .5rem; border-bottom: 1px solid var(--rule);
+  text-align: left; vertical-align: top; }
+.figures thead th { font-size: .8125rem; vertical-align: bottom; line-height: 1.3; }
+.figures td, .figures thead th + th { text-align: right; font-variant-numeric: tabular-nums; }
+.figures td:nth-child(2) { color: var(--accent); font-weight: 650; }
+.figures tbody th { padding-left: 0; font-weight: 600; font-size: .9375rem; line-height: 1.35; }
+.figures small { display: block; font-weight: 400; font-size: .75rem; }
+.plain { width: auto; font-size: .9375rem; overflow-wrap: anywhere; }
+.plain th { font-weight: 600; padding-left: 0; }
+details { margin-top: 1rem; }
+summary { cursor: pointer; color: var(--accent); font-weight: 600; }
+pre { overflow-x: auto; font: .8125rem/1.5 ui-monospace, Menlo, Consolas, monospace; background: var(--ground);
+  padding: 1rem; border-radius: 8px; }
+@media (max-width: 760px) { main { padding: 1.25rem .75rem 3rem; } .part { padding: 1rem; } h1 { font-size: 1.7rem; }
+  .hero, .panels, .halves { grid-template-columns: minmax(0, 1fr); } .hero { gap: 0; }
+  .thirds { grid-template-columns: repeat(2, minmax(0, 1fr)); } .figures th, .figures td { padding: .4rem .3rem; } }
+"""
