@@ -11,7 +11,10 @@ PACKAGE = Path(__file__).parents[1] / "src" / "alphaflow"
 
 FLOORS: list[dict[str, set[str]]] = [
     # From the bottom up. A floor holds families; a module may import its own family and every floor below.
-    {"primitives": {"errors", "spec", "path", "pixels", "rng", "times", "schedules", "derivative", "ema"}},
+    {
+        "primitives": {"errors", "spec", "path", "pixels", "rng", "times", "schedules", "ema"}
+        | {"derivative", "fused", "dual", "dual_rules"}
+    },
     {
         "objective": {"targets", "weighting", "guidance", "objectives", "members"},
         "sampling": {"sampling"},
@@ -19,7 +22,7 @@ FLOORS: list[dict[str, set[str]]] = [
         "data": {"data"},
         "metrics": {"metrics"},
     },
-    {"running": {"training", "generate", "evaluate", "figures", "report"}},
+    {"running": {"training", "generate", "evaluate", "figures", "report", "report_figures"}},
     {"recipes": {"recipes"}},
     {"command line": {"cli", "__main__"}},
 ]

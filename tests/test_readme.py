@@ -39,7 +39,9 @@ def test_every_command_of_the_readme_runs(tmp_path, monkeypatch):
         assert run([*words, *small]) == 0, words
         seen.add(words[0])
     assert seen == {"recipes", "train", "sample", "evaluate", "report"}
-    assert Path("samples.png").exists() and Path("digits.npz").exists() and Path("runs/digits/report.html").exists()
+    assert (
+        Path("samples.png").exists() and Path("digits.npz").exists() and Path("runs/digits/report.html").exists()
+    )
 
 
 def test_the_loop_of_the_readme_runs(capsys):

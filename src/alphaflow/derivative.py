@@ -2,7 +2,8 @@
 
 du/dt = v · ∂u/∂z + ∂u/∂t        tangent (v, 0, 1) in (z, r, t); MeanFlow (arXiv 2505.13447), equation 8
 
-forward      one forward pass with dual numbers (torch.func.jvp); attention runs on the math backend
+fused        one pass of dual tensors (`alphaflow.dual`): in training, u with its graph comes out of the same pass
+forward      one forward pass with torch.func.jvp; attention runs on the math backend
 reverse      two backward passes (the double-VJP trick); for networks whose ops lack forward rules
 difference   central difference; any network, even one that is no PyTorch graph; about 5 digits in float32
 auto         the first of these that the network supports; logged once, with the reason
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .errors import choose
+from .fused import dual_forward
 from .path import Network
 from .rng import seeded
 
-Method = Literal["auto", "forward", "reverse", "difference"]
+Method = Literal["auto", "fused", "forward", "reverse", "difference"]
 METHODS: tuple[str, ...] = get_args(Method)
 log = logging.getLogger("alphaflow")
 
@@ -47,7 +49,7 @@ def total_derivative(
 
     Args:
         net: the network; z, v: (B, *shape); r, t: (B,); y: (B,) or None.
-        method: one of the four ways in the module's docstring.
+        method: one of the ways in the module's docstring.
 
     Returns:
         u and du/dt, each (B, *shape).
@@ -69,7 +71,9 @@ def choose_method(net: Network, z: Tensor, v: Tensor, r: Tensor, t: Tensor, y: T
     for method, way in _WAYS.items():  # type: ignore[assignment]
         try:
             way(lambda z, t: net(z, r[:2], t, labels), z[:2], v[:2], t[:2])
-            if method == "reverse":  # an op without a second derivative drops out of it, often without an error
+            if method == "fused" and len(z) > 1:  # in training, tangents cover a part of the batch
+                dual_forward(lambda z, t: net(z, r[:2], t, labels), z[:2], v[1:2], t[:2], start=1)
+            if method in ("fused", "reverse"):  # an opaque op can drop out of these without an error
                 check_derivative(net, z[:2], v[:2], r[:2], t[:2], labels, method=method)
         except (NotImplementedError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError) or method == "difference":
@@ -83,6 +87,11 @@ def choose_method(net: Network, z: Tensor, v: Tensor, r: Tensor, t: Tensor, y: T
             _chosen[net] = method
         return method
     raise AssertionError("the last way has no fallback")
+
+
+def _fused(u: Callable[[Tensor, Tensor], Tensor], z: Tensor, v: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        return dual_forward(u, z, v, t)
 
 
 def _forward(u: Callable[[Tensor, Tensor], Tensor], z: Tensor, v: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,6 +125,7 @@ def _math_attention() -> AbstractContextManager[None]:
 
 
 _WAYS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    "fused": _fused,
     "forward": _forward,
     "reverse": _reverse,
     "difference": _difference,
@@ -150,18 +160,24 @@ def check_derivative(
     if method == "auto":
         method = choose_method(net, z, v, r, t, y)
     probe = _perturbed(net) if isinstance(net, nn.Module) else net
-    _, ours = total_derivative(probe, z, v, r, t, y, method=method)
+    if method == "fused":  # as training runs it: tangents on the later rows only
+        first = max(len(z) // 4, min(1, len(z) - 1))
+        _, ours = dual_forward(lambda z, t: probe(z, r, t, y), z, v[first:], t, start=first)
+    else:
+        first = 0
+        _, ours = total_derivative(probe, z, v, r, t, y, method=method)
     _, reference = total_derivative(probe, z, v, r, t, y, method="difference")
+    reference = reference[first:]
     size = reference.double().norm().item()
     error = (ours.double() - reference.double()).norm().item() / max(size, 1e-12)
     if not error <= tolerance and size > 1e-9:
         rows = (ours - reference).double().flatten(1).norm(dim=1)
-        worst = int(rows.argmax())
+        worst = first + int(rows.argmax())
+        place = f"r={r[worst].item():.4f}, t={t[worst].item():.4f}"
         raise DerivativeError(
-            f"du/dt by {method!r} is off by {error:.3g} relative to central differences (allowed: "
-            f"{tolerance:g}); norms {ours.double().norm().item():.4g} and {size:.4g}; worst row {worst} at "
-            f"r={r[worst].item():.4f}, t={t[worst].item():.4f}. An op of the network has a wrong derivative, "
-            "or its output is not smooth in t; try another `derivative`"
+            f"du/dt by {method!r} is off by {error:.3g} relative to central differences (allowed: {tolerance:g}); "
+            f"norms {ours.double().norm().item():.4g} and {size:.4g}; worst row {worst} at {place}. An op of the "
+            "network has a wrong derivative, or its output is not smooth in t; try another `derivative`"
         )
     return error
 

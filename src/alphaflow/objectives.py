@@ -20,7 +20,7 @@ from .guidance import Guidance
 from .path import Network, expand, interpolate
 from .rng import Random, as_random
 from .schedules import Schedule
-from .targets import Shift, average_velocity_target
+from .targets import Shift, predict_with_target
 from .times import Distribution, Times
 from .weighting import AnchorWeight, Weight
 
@@ -132,8 +132,20 @@ class AlphaFlow:
             v, y = self.guidance(net, z, v, t_host, y, random)
         row_alpha = None if alpha is not None else self.alpha.rows(random, t_host).to(x)  # type: ignore[union-attr]
 
-        u = net(z, r, t, y)
-        target = self._target(net, u.detach(), z, v, r, t, y, flow_rows, alpha, row_alpha)
+        u, far = predict_with_target(
+            net,
+            z,
+            v,
+            r,
+            t,
+            alpha if row_alpha is None else row_alpha,  # type: ignore[arg-type]
+            y,
+            start=flow_rows,
+            shift=self.shift,
+            derivative=self.derivative,
+        )
+        far = self._shape_target(far, u.detach()[flow_rows:], t[flow_rows:], alpha)
+        target = torch.cat([v[:flow_rows], far])
         error = (u - target).square().flatten(1).mean(1)
 
         discrete = row_alpha if row_alpha is not None else torch.full_like(t, alpha if alpha else 1.0)
@@ -164,40 +176,14 @@ class AlphaFlow:
             raise ValueError(f"flow_ratio {ratio} lies outside [0, 1]: it is the share of rows with r = t")
         return int(batch * ratio + 1e-9)
 
-    def _target(
-        self,
-        net: Network,
-        u: Tensor,
-        z: Tensor,
-        v: Tensor,
-        r: Tensor,
-        t: Tensor,
-        y: Tensor | None,
-        flow_rows: int,
-        alpha: float | None,
-        row_alpha: Tensor | None,
-    ) -> Tensor:
-        """v on the first `flow_rows` rows; on the others, which alone cost an evaluation, the family's target."""
-        rows = slice(flow_rows, None)
-        if flow_rows == len(z):
-            return v
-        far = average_velocity_target(
-            net,
-            z[rows],
-            v[rows],
-            r[rows],
-            t[rows],
-            alpha if row_alpha is None else row_alpha[rows],  # type: ignore[arg-type]
-            None if y is None else y[rows],
-            shift=self.shift,
-            derivative=self.derivative,
-        )
+    def _shape_target(self, far: Tensor, u: Tensor, t: Tensor, alpha: float | None) -> Tensor:
+        """Clip and relax the target of the rows with r < t, where asked to."""
         if self.clip is not None and alpha != 0 and alpha != 1:
             far = far.clamp(-self.clip, self.clip)
         if self.relaxation is not None:
-            share = 1 - (1 - expand(t[rows], z)) ** self.relaxation
-            far = u[rows] - share * (u[rows] - far).clamp(-1, 1)
-        return torch.cat([v[:flow_rows], far])
+            share = 1 - (1 - expand(t, u)) ** self.relaxation
+            far = u - share * (u - far).clamp(-1, 1)
+        return far
 
 
 def _extremes(value: Alpha) -> tuple[float, ...]:

@@ -5,8 +5,7 @@ Whatever a part needs and does not find becomes a sentence in its place. Text fr
 
 import json
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -18,24 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import evaluate as evaluation
-from . import report_figures as figures
+from . import report_figures as show
 from .data import Dataset
 from .errors import UserError
 from .generate import Generator, load
 from .pixels import to_uint8
-from .report_figures import (
-    CURVES,
-    MEANINGS,
-    METRICS,
-    NAMES,
-    figure,
-    page,
-    paragraph,
-    picture_table,
-    pixels,
-    section,
-    table,
-)
 from .rng import seeded
 from .training.build import build_dataset, build_objective
 from .training.config import Config
@@ -48,6 +34,7 @@ COLUMNS = 10
 POINTS = 4000
 EVALUATIONS = (1, 2, 4)
 NEIGHBOURS = 3
+_NEEDED = {"results", "halves", "step", "detector", "real_count"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +47,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Material:
-    """All that the report shows. metrics: the lines of metrics.jsonl. fresh: the evaluation was made for it."""
+    """All that the report shows. metrics: the lines of metrics.jsonl. fresh: the evaluation was made for it.
+
+    classes: that of each column, at most `COLUMNS`; empty without classes.
+    rows: images in a column, fewer where they are large.
+    samples: by number of evaluations, all from the same noise: uint8 (N, H, W, C), or points (N, 2).
+    """
 
     folder: RunFolder
     config: Config
@@ -70,14 +62,19 @@ class Material:
     dataset: Found
     scores: Found
     samples: Found
-    labels: Tensor | None
+    classes: list[int]
+    rows: int
     fresh: bool
     seed: int
 
     @property
-    def shown_classes(self) -> list[int]:
-        """At most `COLUMNS` classes, evenly chosen."""
-        return _spread(list(range(self.generator.num_classes)), COLUMNS)
+    def columns(self) -> int:
+        return len(self.classes) or COLUMNS
+
+    @property
+    def names(self) -> list[str]:
+        """Headings of the columns of images."""
+        return [self.generator.class_names[k] for k in self.classes]
 
 
 def write_report(path: Path, *, seed: int = 0, device: torch.device | str = "cpu") -> Path:
@@ -90,8 +87,14 @@ def write_report(path: Path, *, seed: int = 0, device: torch.device | str = "cpu
         UserError: the folder is no run, holds no whole checkpoint, or can't be written to.
     """
     material = _gather(RunFolder(path), seed, device)
-    parts = [_header(material), _steps(material), _snapshots(material), _curves(material), _nearest(material)]
-    text = page(_name(path), [*parts, _settings(material)])
+    parts = [
+        _header(material),
+        _steps(material),
+        _snapshots(material),
+        show.training_curves(material.metrics, _alpha_plan(material)),
+        _nearest(material),
+    ]
+    text = show.page(path.resolve().name, [*parts, _settings(material)])
     out, temporary = material.folder.report_file, material.folder.report_file.with_suffix(".tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
@@ -105,7 +108,7 @@ def headlines(path: Path) -> list[str]:
     """The figures at 1 and 2 evaluations, a line each, as far as the run has been scored."""
     scores = _attempt("evaluation", lambda: evaluation.read(RunFolder(path).evaluation_file)).value
     return [
-        f"{_setting(result)}: " + ", ".join(f"{name} {value:.4g}" for name, value in result["figures"].items())
+        f"{show.setting(result)}: " + ", ".join(f"{name} {value:.4g}" for name, value in result["figures"].items())
         for result in (scores or {}).get("results", [])
         if result["nfe"] in (1, 2)
     ]
@@ -117,26 +120,20 @@ def headlines(path: Path) -> list[str]:
 def _gather(folder: RunFolder, seed: int, device: torch.device | str) -> Material:
     config, record = folder.read_config(), folder.read_record()
     generator = load(folder.path, device)
+    size, chosen = generator.shape[-1], show.spread(list(range(generator.num_classes)), COLUMNS)
+    classes = [k for k in chosen for _ in range(COLUMNS // len(chosen))]
+    rows = 10 if size <= 32 else 4 if size <= 64 else 2
+    labels: Any = classes * rows or COLUMNS * rows
+    if generator.kind == "points":
+        labels = torch.arange(POINTS) % generator.num_classes if generator.num_classes else POINTS
     dataset = _attempt("the training data", lambda: build_dataset(config.data))
     fresh = not folder.evaluation_file.exists()
     scores = _attempt("the evaluation", lambda: _scores(folder, generator, dataset, seed))
-    labels = _labels(generator)
-    count = POINTS if generator.kind == "points" else COLUMNS * _rows(generator.shape)
-    given = count if labels is None else labels
-    samples = _attempt("the samples", lambda: _draw(generator, given, seed))
+    make = to_uint8 if generator.kind == "image" else Tensor.numpy
+    samples = _attempt("the samples", lambda: {n: make(generator.samples(labels, n, seed)) for n in EVALUATIONS})
     metrics = _read_metrics(folder.metrics_file)
     return Material(
-        folder,
-        config,
-        record,
-        generator,
-        metrics,
-        dataset,
-        scores,
-        samples,
-        labels,
-        fresh and bool(scores.value),
-        seed,
+        folder, config, record, generator, metrics, dataset, scores, samples, classes, rows, fresh, seed
     )
 
 
@@ -155,35 +152,12 @@ def _scores(folder: RunFolder, generator: Generator, dataset: Found, seed: int) 
         if dataset.value is None:
             raise UserError("the run was not evaluated, and its data cannot be read")
         log.info("%s has no evaluation.json yet: scoring the run, as `alphaflow evaluate` does", folder.path)
-        evaluation.evaluate(generator, dataset.value, run=str(folder.path), seed=seed).write(
-            folder.evaluation_file
-        )
+        made = evaluation.evaluate(generator, dataset.value, run=str(folder.path), seed=seed)
+        made.write(folder.evaluation_file)
     scores = evaluation.read(folder.evaluation_file)
-    if not isinstance(scores, dict) or not {"results", "halves", "step"} <= scores.keys():
+    if not isinstance(scores, dict) or not scores.get("results") or _NEEDED - scores.keys():
         raise UserError(f"{folder.evaluation_file} holds no evaluation: remove it, or run `alphaflow evaluate`")
     return scores
-
-
-def _draw(generator: Generator, labels: Any, seed: int) -> dict[int, NDArray[Any]]:
-    """Samples by number of evaluations, all from the same noise: uint8 (N, H, W, C), or points (N, 2)."""
-    drawn = {nfe: generator.samples(labels, nfe, seed) for nfe in EVALUATIONS}
-    if generator.kind == "points":
-        return {nfe: x.numpy() for nfe, x in drawn.items()}
-    return {nfe: to_uint8(x) for nfe, x in drawn.items()}
-
-
-def _labels(generator: Generator) -> Tensor | None:
-    """Classes of the samples, a column for each that is shown."""
-    if generator.num_classes == 0:
-        return None
-    if generator.kind == "points":
-        return torch.arange(POINTS) % generator.num_classes
-    return torch.tensor(_spread(list(range(generator.num_classes)), COLUMNS) * _rows(generator.shape))
-
-
-def _rows(shape: Sequence[int]) -> int:
-    """Images in a column: fewer where they are large."""
-    return 10 if shape[-1] <= 32 else 4 if shape[-1] <= 64 else 2
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -199,79 +173,53 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _name(path: Path) -> str:
-    return path.resolve().name
-
-
-def _spread(items: list[T], count: int) -> list[T]:
-    """At most `count` of the items, evenly chosen, with the first and the last."""
-    if len(items) <= count:
-        return items
-    return [items[round(k * (len(items) - 1) / (count - 1))] for k in range(count)]
-
-
-def _columns(m: Material) -> int:
-    return len(m.shown_classes) or COLUMNS
-
-
-def _names(m: Material) -> list[str]:
-    """Headings of the columns of images."""
-    return [m.generator.class_names[k] for k in m.shown_classes]
-
-
-def _setting(result: Mapping[str, Any]) -> str:
-    method = "" if result["method"] == "ode" else f", {result['method']}"
-    times = f", t = {' → '.join(f'{t:g}' for t in result['times'])}" if result.get("times") else ""
-    return f"{result['nfe']} NFE{method}{times}"
-
-
 # ---------------------------------------------------------------------- sections
 
 
 def _header(m: Material) -> str:
     """What was trained, one-step samples, and the figures."""
     if m.samples.value is None:
-        shown = paragraph(m.samples.problem)
+        shown = show.paragraph(m.samples.problem)
     elif m.generator.kind == "points":
-        picture = figures.points(m.samples.value[1], _real_points(m))
-        shown = figure(picture, "generated points", f"{POINTS:,} generated points, blue, over real ones, grey.")
+        picture = show.points(m.samples.value[1], _real_points(m))
+        shown = show.figure(
+            picture, "generated points", f"{POINTS:,} generated points, blue, over real ones, grey."
+        )
     else:
-        of = "A column for each class" if m.shown_classes else "No classes"
-        shown = _image_columns(m, m.samples.value[1], "generated in one step")
-        shown += paragraph(f"{of}, one network evaluation each; the first of seed {m.seed}, not selected.", "note")
+        of = "A column for each class" if m.classes else "No classes"
+        shown = _columns(m, m.samples.value[1], "generated in one step")
+        note = f"{of}, one network evaluation each; the first of seed {m.seed}, not selected."
+        shown += show.paragraph(note, "note")
+    key_figures = show.section("figures", "Key figures", _key_figures(m))
     return (
-        f'<header><p class="kicker">α-Flow run report</p><h1>{escape(_name(m.folder.path))}</h1>'
-        f"{paragraph(_summary(m), 'lead')}</header><div class='hero'>"
-        f"{section('one', 'Samples in one step', shown)}{section('figures', 'Key figures', _key_figures(m))}</div>"
+        f'<header><p class="kicker">α-Flow run report</p><h1>{escape(m.folder.path.resolve().name)}</h1>'
+        f"{show.paragraph(_summary(m), 'lead')}</header><div class='hero'>"
+        f"{show.section('one', 'Samples in one step', shown)}{key_figures}</div>"
     )
 
 
 def _summary(m: Material) -> str:
     config, data, step = m.config, m.record["data"], m.generator.step
     size = sum(p.numel() for p in m.generator.net.parameters())
-    model = {"dit": "DiT", "mlp": "MLP", "unet": "U-Net"}[config.model.name]
-    source = {"toy": f"the toy {config.data.toy}", "folder": config.data.path}.get(
-        config.data.name, config.data.name
-    )
-    kind = "images" if data["kind"] == "image" else data["kind"]
+    model = {"dit": "a DiT", "mlp": "an MLP", "unet": "a U-Net"}[config.model.name]
+    source = {"toy": f"the toy {config.data.toy}", "folder": config.data.path, "digits": "scikit-learn's digits"}
+    shape = " × ".join(map(str, data["shape"]))
+    kind = f"images of {shape}" if data["kind"] == "image" else "points in the plane"
     classes = f"{data['num_classes']} classes" if data["num_classes"] else "no classes"
+    took = _duration(m.metrics, config.batch_size)
     return (
-        f"Recipe {config.recipe}: a {model} with {size:,} parameters, trained from scratch with the objective "
+        f"Recipe {config.recipe}: {model} with {size:,} parameters, trained from scratch with the objective "
         f"{config.objective.name} for {step:,}{'' if step == config.steps else f' of {config.steps:,}'} steps of "
-        f"{config.batch_size:,} samples{_duration(m)}. Data: {source}, {data['count']:,} {kind} of "
-        f"{' × '.join(map(str, data['shape']))}, {classes}."
+        f"{config.batch_size:,} samples{took}. Data: {source[config.data.name]}, "
+        f"{data['count']:,} {kind}, {classes}."
     )
 
 
-def _duration(m: Material) -> str:
+def _duration(metrics: list[dict[str, Any]], batch_size: int) -> str:
     """From the logged speeds; nothing where one is missing."""
-    seconds, last = 0.0, 0
-    for line in m.metrics:
-        speed = line.get("samples_per_second")
-        if not speed:
-            return ""
-        seconds += (line["step"] - last) * m.config.batch_size / speed
-        last = line["step"]
+    steps = np.diff([0, *(line["step"] for line in metrics)])
+    speeds = [line.get("samples_per_second") for line in metrics]
+    seconds = sum(k * batch_size / speed for k, speed in zip(steps, speeds)) if all(speeds) else 0
     for unit, length in (("hours", 3600), ("minutes", 60), ("seconds", 1)):
         if seconds >= 2 * length:
             return f", in about {seconds / length:.0f} {unit}"
@@ -280,25 +228,10 @@ def _duration(m: Material) -> str:
 
 def _key_figures(m: Material) -> str:
     if m.scores.value is None:
-        return paragraph(m.scores.problem)
+        return show.paragraph(m.scores.problem)
     results = m.scores.value["results"]
     chosen = [r for r in results if r["nfe"] in (1, 2)][:2] or results[:2]
-    return _score_table(m.scores.value, chosen, explain=True) + paragraph(_protocol(m, chosen[0]), "note")
-
-
-def _score_table(scores: Mapping[str, Any], results: Sequence[Mapping[str, Any]], explain: bool = False) -> str:
-    rows = []
-    for name, halves in scores["halves"].items():
-        meaning = f"<small>{escape(MEANINGS[name])}</small>" if explain and name in MEANINGS else ""
-        values = [*(r["figures"].get(name) for r in results), halves]
-        rows.append((escape(METRICS.get(name, name)) + meaning, [_number(value) for value in values]))
-    head = ["Metric", *(escape(_setting(r)) for r in results), "Two halves of the real data"]
-    return table(head, rows, "↓ low is good, ↑ high is good, ≈ best as between the halves", "figures")
-
-
-def _number(value: float | None) -> str:
-    """Rounded for people, in full for machines."""
-    return "–" if value is None else f'<data value="{value!r}">{value:.3g}</data>'
+    return show.score_table(m.scores.value, chosen, explain=True) + show.paragraph(_protocol(m, chosen[0]), "note")
 
 
 def _protocol(m: Material, first: Mapping[str, Any]) -> str:
@@ -306,9 +239,9 @@ def _protocol(m: Material, first: Mapping[str, Any]) -> str:
     scores = m.scores.value
     text = (
         f"Protocol: {first['count']:,} samples with labels {first['labels']}, seed {first['seed']}, "
-        f"{first['weights'].upper()} weights of step {scores['step']:,}, against {scores['real_count']:,} real ones. "
-        "The last column scores random halves of these against each other, mean of 5 splits: what a perfect generator "
-        "would get with half the data, hence a little worse than with all. "
+        f"{first['weights'].upper()} weights of step {scores['step']:,}, against {scores['real_count']:,} real. "
+        "The last column scores random halves of these against each other, mean of 5 splits: what a perfect "
+        "generator would get with half the data, hence a little worse than with all. "
     )
     if scores["detector"]:
         text += f"Detector: {scores['detector'][:31]}…, a small classifier: do not compare with published FIDs. "
@@ -326,36 +259,35 @@ def _protocol(m: Material, first: Mapping[str, Any]) -> str:
 def _steps(m: Material) -> str:
     """The same noise at 1, 2, 4 evaluations, and real data."""
     if m.samples.value is None:
-        return section("steps", "More steps, the same noise", paragraph(m.samples.problem))
-    rows, panels = min(4, _rows(m.generator.shape)), []
+        return show.section("steps", "More steps, the same noise", show.paragraph(m.samples.problem))
+    rows, panels = min(4, m.rows), []
     for nfe, samples in m.samples.value.items():
         if m.generator.kind == "points":
-            shown = figure(
-                figures.points(samples, _real_points(m)), f"points generated with {nfe} evaluations", ""
+            shown = show.figure(
+                show.points(samples, _real_points(m)), f"points generated with {nfe} evaluations", ""
             )
         else:
-            shown = _image_columns(m, samples[: rows * _columns(m)], f"generated with {nfe} evaluations")
+            shown = _columns(m, samples[: rows * m.columns], f"generated with {nfe} evaluations")
         panels.append(f"<div><h3>{nfe} NFE</h3>{shown}</div>")
-    real = paragraph(m.dataset.problem)
+    real = show.paragraph(m.dataset.problem)
     if m.dataset.value is not None and m.generator.kind == "points":
-        real = figure(figures.points(np.empty((0, 2)), _real_points(m)), "real points", "")
+        real = show.figure(show.points(np.empty((0, 2)), _real_points(m)), "real points", "")
     elif m.dataset.value is not None:
-        real = picture_table(_real_columns(m, rows), _names(m), "real")
+        real = show.picture_table(_real_columns(m, rows), m.names, "real images")
     body = (
-        "<p>In each panel the samples start from the same noise and follow the learnt flow (ODE) in 1, 2 or 4 jumps "
-        "(NFE: network evaluations). A good one-step generator shows the same pictures in all of them.</p>"
+        "<p>In each panel the samples start from the same noise and follow the learnt flow (ODE) in 1, 2 or 4 "
+        "jumps (NFE: network evaluations). A good one-step generator shows the same pictures in all.</p>"
         f"<div class='panels'>{''.join(panels)}<div><h3>Real data</h3>{real}</div></div>"
     )
     if m.scores.value is not None and len(m.scores.value["results"]) > 2:
-        body += "<h3>All settings that were evaluated</h3>" + _score_table(
+        body += "<h3>All settings that were evaluated</h3>" + show.score_table(
             m.scores.value, m.scores.value["results"]
         )
-    return section("steps", "More steps, the same noise", body)
+    return show.section("steps", "More steps, the same noise", body)
 
 
-def _image_columns(m: Material, images: NDArray[np.uint8], what: str) -> str:
-    count = _columns(m)
-    return picture_table([figures.column(list(images[k::count])) for k in range(count)], _names(m), what)
+def _columns(m: Material, images: NDArray[np.uint8], what: str) -> str:
+    return show.picture_table([list(images[k :: m.columns]) for k in range(m.columns)], m.names, what)
 
 
 def _real_points(m: Material) -> NDArray[Any] | None:
@@ -364,19 +296,19 @@ def _real_points(m: Material) -> NDArray[Any] | None:
     return m.dataset.value.batch(_order(m.dataset.value)[:POINTS])[0].numpy()
 
 
-def _real_columns(m: Material, rows: int) -> list[str]:
+def _real_columns(m: Material, rows: int) -> list[list[NDArray[np.uint8]]]:
     """Real images for each column, drawn at random."""
-    places = {label: k for k, label in enumerate(m.shown_classes)}
-    found: list[list[Any]] = [[] for _ in range(_columns(m))]
+    wanted: list[Any] = m.classes or [None] * COLUMNS
+    found: list[list[Any]] = [[] for _ in wanted]
     for some in _order(m.dataset.value).split(256):
         x, y = m.dataset.value.batch(some)
         for k, image in enumerate(to_uint8(x)):
-            place = k % COLUMNS if y is None else places.get(int(y[k]))
-            if place is not None and len(found[place]) < rows:
-                found[place].append(image)
+            label = None if y is None else int(y[k])
+            free = (images for images, of in zip(found, wanted) if of == label and len(images) < rows)
+            next(free, []).append(image)
         if all(len(images) == rows for images in found):
             break
-    return [figures.column(images) for images in found if images]
+    return found
 
 
 def _order(dataset: Dataset) -> Tensor:
@@ -385,48 +317,19 @@ def _order(dataset: Dataset) -> Tensor:
 
 def _snapshots(m: Material) -> str:
     paths = sorted(p for p in m.folder.samples.glob("step-*.png") if p.stem[5:].isdigit())
-    shown = [(int(p.stem[5:]), uri) for p in _spread(paths, 6) if (uri := figures.snapshot(p))]
+    shown = [(int(p.stem[5:]), uri) for p in show.spread(paths, 6) if (uri := show.snapshot(p))]
     if not shown:
         body = "<p>The run holds no sample pictures (samples/step-*.png) yet.</p>"
     else:
-        cards = "".join(figure(uri, f"samples at step {k}", f"Step {k:,}", "paper") for k, uri in shown)
+        cards = "".join(show.figure(uri, f"samples at step {k}", f"Step {k:,}", "paper") for k, uri in shown)
         body = (
             "<p>One-step samples of the averaged weights while training went on, always from the same noise.</p>"
             f"<div class='thirds'>{cards}</div>"
         )
-    return section("training", "Over training", body)
+    return show.section("training", "Over training", body)
 
 
-def _curves(m: Material) -> str:
-    drawn, plan = [], _alpha_plan(m)
-    for label, keys, caption in CURVES if len(m.metrics) > 1 else ():
-        lines = {NAMES.get(key, key): line for key in keys.split() if (line := _line(m.metrics, key)) is not None}
-        if lines:
-            smooth, log_scale = (
-                label not in ("α, flow ratio", "learning rate"),
-                label[:8] in ("residual", "gradient"),
-            )
-            dashed = plan if "alpha" in keys else None
-            picture = figures.curves(lines, label, log=log_scale, raw=smooth, plan=dashed)
-            drawn.append(figure(picture, f"{label} over the training steps", caption))
-    body = (
-        "<p>Raw values are faint, their running mean lies on top. <strong>Watch the residual</strong>, the un-weighted "
-        "distance between the network and its target. The weighted loss comes last: under an adaptive weight "
-        "it is the residual divided by itself, near 1 by construction (near α on rows with 0 &lt; α &lt; 1), "
-        f"however training goes.</p><div class='halves'>{''.join(drawn)}</div>"
-    )
-    few = f"<p>metrics.jsonl holds {len(m.metrics)} readable lines: too few for curves.</p>"
-    return section("curves", "Curves", body if drawn else few)
-
-
-def _line(metrics: Sequence[Mapping[str, Any]], key: str) -> figures.Line | None:
-    """A number over the steps, NaN where it is null; None if it never is one."""
-    values = [line.get(key) for line in metrics]
-    known = np.array([float(v) if isinstance(v, int | float) else math.nan for v in values])
-    return None if np.isnan(known).all() else (np.array([line["step"] for line in metrics], float), known)
-
-
-def _alpha_plan(m: Material) -> figures.Line | None:
+def _alpha_plan(m: Material) -> show.Line | None:
     """The schedule of α over the whole run; None where α is drawn row by row."""
     steps = np.linspace(0, m.config.steps, 201)
     objective = _attempt("the schedule of α", lambda: build_objective(m.config, m.generator.num_classes)).value
@@ -438,46 +341,27 @@ def _nearest(m: Material) -> str:
     """Generated samples beside the training images that are most like them."""
     title = "Nearest training images"
     if m.generator.kind == "points":
-        return section(
-            "nearest", title, "<p>Not shown for points: among so many, every good sample lies near one.</p>"
-        )
+        body = "<p>Not shown for points: among so many, every good sample lies near one.</p>"
+        return show.section("nearest", title, body)
     if m.dataset.value is None or m.samples.value is None:
-        return section("nearest", title, paragraph(m.dataset.problem or m.samples.problem))
-    images = m.samples.value[1][: _columns(m)]
+        return show.section("nearest", title, show.paragraph(m.dataset.problem or m.samples.problem))
+    images = m.samples.value[1][: m.columns]
     distances, rows = _search(images, m.dataset.value)
     near = to_uint8(m.dataset.value.batch(rows.flatten())[0]).reshape(*rows.shape, *images.shape[1:])
-    names = _names(m) or [f"sample {k + 1}" for k in range(len(images))]
-    lines = [
-        ("Generated", [pixels(figures.column([image]), f"generated, {n}") for image, n in zip(images, names)])
-    ]
+    names = m.names or [f"sample {k + 1}" for k in range(len(images))]
+    lines = [("Generated", [show.pixels([[image]], f"generated, {name}") for image, name in zip(images, names)])]
     for k in range(rows.shape[1]):
-        shown = [pixels(figures.column([near[i, k]]), f"nearest to {n}, {k + 1}") for i, n in enumerate(names)]
+        shown = [show.pixels([[near[i, k]]], f"nearest to {name}, {k + 1}") for i, name in enumerate(names)]
         cells = [f"{image}<small>{distances[i, k]:.3f}</small>" for i, image in enumerate(shown)]
         lines.append((f"Nearest {k + 1}", cells))
-    note = "A model that memorises shows the same picture twice. Distances are root mean squares over pixels in [−1, 1]."
+    note = (
+        "A model that memorises shows the same picture twice. Distances: root mean squares over pixels in [−1, 1]."
+    )
     if m.config.data.flip:
         note += " Mirrored images, which this run trained on too, are not searched."
     head = ["", *(escape(name) for name in names)]
-    shown_table = table(head, lines, "One-step samples and the training images nearest to them", "near")
-    return section("nearest", title, paragraph(note) + shown_table + paragraph(_copies(m)))
-
-
-def _copies(m: Material) -> str:
-    """The two figures about memorising, in words."""
-    scores = m.scores.value or {"halves": {}}
-    if "copies" not in scores["halves"]:
-        return ""
-    settings = [
-        *((_setting(r), r["figures"]) for r in scores["results"]),
-        ("between the real halves", scores["halves"]),
-    ]
-    said = "; ".join(f"{name}: {f['neighbour']:.3f}, {f['copies']:.1%}" for name, f in settings)
-    return (
-        f"Over all samples, the median distance to the nearest training image and the share of copies are {said}. "
-        "A copy is nearer to a training image than all but 1 % of those are to each other: about 1 % for new samples, "
-        "near 100 % for a memoriser. A distance far above that of the halves means poor samples, far below it "
-        "copying; a little below is expected, for samples are compared with all of the data and halves with a half."
-    )
+    body = show.paragraph(note) + show.table(head, lines, "One-step samples and their nearest images", "near")
+    return show.section("nearest", title, body + show.paragraph(show.copies(m.scores.value or {"halves": {}})))
 
 
 def _search(images: NDArray[np.uint8], dataset: Dataset) -> tuple[Tensor, Tensor]:
@@ -507,4 +391,6 @@ def _settings(m: Material) -> str:
     rows = [(escape(str(name)), [escape(str(value))]) for name, value in used.items()]
     text = escape(m.folder.config_file.read_text(encoding="utf-8"))
     details = f"<details><summary>config.yaml, every setting</summary><pre>{text}</pre></details>"
-    return section("settings", "Settings and versions", table(["Part", "Version"], rows, "", "plain") + details)
+    return show.section(
+        "settings", "Settings and versions", show.table(["Part", "Version"], rows, "", "plain") + details
+    )

@@ -38,29 +38,35 @@ def png(image: Image.Image) -> str:
     return data_uri(memory.getvalue(), "image/png")
 
 
-def column(images: Sequence[NDArray[np.uint8]]) -> str:
-    """Images uint8 (H, W, C) below each other with transparent gaps, small ones enlarged by a whole factor."""
-    height, width, channels = images[0].shape
+def sheet(columns: Sequence[Sequence[NDArray[np.uint8]]]) -> str:
+    """Columns of images uint8 (H, W, C) with transparent gaps, small ones enlarged by a whole factor."""
+    height, width, _ = next(image.shape for images in columns for image in images)
     scale = max(1, 64 // max(height, width))
-    gap = max(2, height * scale // 16)
-    sheet = np.zeros((len(images) * (height * scale + gap) - gap, width * scale, 4), np.uint8)
-    for k, image in enumerate(images):
-        top = k * (height * scale + gap)
-        large = image.repeat(scale, axis=0).repeat(scale, axis=1)
-        sheet[top : top + height * scale, :, :3] = large if channels == 3 else large[..., :1]
-        sheet[top : top + height * scale, :, 3] = 255
-    return png(Image.fromarray(sheet))
+    height, width, gap = (
+        height * scale,
+        width * scale,
+        max(2, width * scale // 16) // 2 * 2 if len(columns) > 1 else 0,
+    )
+    rows = max(len(images) for images in columns)
+    pixels = np.zeros((rows * (height + gap), len(columns) * (width + gap), 4), np.uint8)
+    for k, images in enumerate(columns):
+        for row, image in enumerate(images):
+            top, left = gap // 2 + row * (height + gap), gap // 2 + k * (width + gap)
+            pixels[top : top + height, left : left + width, :3] = image.repeat(scale, 0).repeat(scale, 1)
+            pixels[top : top + height, left : left + width, 3] = 255
+    return png(Image.fromarray(pixels))
 
 
 def snapshot(path: Path) -> str | None:
-    """A picture from the run's folder, at most `SNAPSHOT_WIDTH` wide; None if it can't be read."""
+    """The top of a picture from the run's folder, at most `SNAPSHOT_WIDTH` wide; None if it can't be read."""
     try:
         with Image.open(path) as opened:
             image = opened.convert("RGB")
     except (OSError, ValueError):
         return None
+    image = image.crop((0, 0, image.width, min(image.height, image.width * 11 // 10)))  # few classes: a tall sheet
     if image.width > SNAPSHOT_WIDTH:
-        image.thumbnail((SNAPSHOT_WIDTH, SNAPSHOT_WIDTH * 4))
+        image.thumbnail((SNAPSHOT_WIDTH, SNAPSHOT_WIDTH * 2))
     return png(image)
 
 
@@ -74,9 +80,7 @@ def points(samples: NDArray[Any], real: NDArray[Any] | None) -> str:
         axes.scatter(real[:, 0], real[:, 1], s=1.6, color=INK, alpha=0.45, linewidths=0)
     if len(samples):
         axes.scatter(samples[:, 0], samples[:, 1], s=2.2, color=COLORS[0], alpha=0.75, linewidths=0)
-    axes.set(
-        aspect="equal", xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), xlabel="first coordinate", ylabel="second coordinate"
-    )
+    axes.set(aspect="equal", xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), xlabel="x₁", ylabel="x₂")
     _restyle(axes)
     memory = io.BytesIO()
     figure.savefig(memory, format="png", transparent=True)
@@ -110,6 +114,9 @@ def curves(
         seen = np.concatenate([values[np.isfinite(values)] for _, values in lines.values()])
         if log and seen.min() > 0:
             axes.set_yscale("log")
+            digits = "1235" if seen.max() < 20 * seen.min() else "1"
+            for mark in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                mark(lambda value, place: f"{value:g}" if f"{value:e}"[0] in digits else "")
         axes.set(xlabel="training step", ylabel=label)
         _restyle(axes)
         if len(lines) > 1:
@@ -120,9 +127,16 @@ def curves(
     return data_uri(memory.getvalue(), "image/svg+xml")
 
 
+def spread(items: list[Any], count: int) -> list[Any]:
+    """At most `count` of the items, evenly chosen, with the first and the last."""
+    if len(items) <= count:
+        return items
+    return [items[round(k * (len(items) - 1) / (count - 1))] for k in range(count)]
+
+
 def smooth(values: Values) -> Values:
-    """A centred running mean over a twentieth of the values (at least 5), which passes over NaN."""
-    width = max(5, len(values) // 20) | 1
+    """A centred running mean over a twentieth of the values (at least 3), which passes over NaN."""
+    width = max(3, len(values) // 20) | 1
     known = np.isfinite(values)
     window = np.ones(width)
     sums = np.convolve(np.where(known, values, 0.0), window, "full")[width // 2 :][: len(values)]
@@ -164,7 +178,7 @@ CURVES = (
     (
         "parts of the residual",
         "tfm tc",
-        "TFM ‖u − v‖² and TC 2(v − target)·u: their gradients add up to the residual's.",
+        "TFM ‖u − v‖² and TC 2(v − target)·u, whose gradients make the residual's.",
     ),
     ("residual by t", " ".join(f"residual_t{k}" for k in range(5)), "By time: t = 0 is data, t = 1 is noise."),
     (
@@ -191,7 +205,7 @@ NAMES = {
 """Keys of metrics.jsonl as a legend shows them."""
 
 MEANINGS = {
-    "frechet": "between the detector's features of samples and of real data, as two Gaussians (like FID); 0: equal",
+    "frechet": "between samples and data in the detector's features, as two Gaussians (like FID); 0: equal",
     "accuracy": "share of samples in which the detector sees the class asked for",
     "precision": "share of samples that lie among the real data: quality",
     "recall": "share of the real data that lies among the samples: variety",
@@ -219,7 +233,8 @@ def paragraph(text: str, kind: str = "") -> str:
 
 def section(anchor: str, title: str, body: str) -> str:
     """A card with a heading. body: HTML."""
-    return f'\n<section class="part" aria-labelledby="{anchor}"><h2 id="{anchor}">{escape(title)}</h2>{body}</section>'
+    head = f'<h2 id="{anchor}">{escape(title)}</h2>'
+    return f'\n<section class="part" aria-labelledby="{anchor}">{head}{body}</section>'
 
 
 def figure(uri: str, alt: str, caption: str, kind: str = "card") -> str:
@@ -228,18 +243,18 @@ def figure(uri: str, alt: str, caption: str, kind: str = "card") -> str:
     return f'<figure class="{kind}"><img src="{uri}" alt="{escape(alt)}">{below}</figure>'
 
 
-def picture_table(columns: Sequence[str], names: Sequence[str], what: str) -> str:
+def picture_table(columns: Sequence[Sequence[NDArray[np.uint8]]], names: Sequence[str], what: str) -> str:
     """Columns of images below the names of their classes, if they have any."""
     head = "".join(f'<th scope="col" title="{escape(name)}">{escape(name)}</th>' for name in names)
     head = f"<thead><tr>{head}</tr></thead>" if names else ""
-    alts = [f"{what}, {names[k] if names else f'column {k + 1}'}" for k in range(len(columns))]
-    cells = "".join(f"<td>{pixels(uri, alt)}</td>" for uri, alt in zip(columns, alts))
-    return f'<table class="grid">{head}<tbody><tr>{cells}</tr></tbody></table>'
+    alt = what + (f", a column for each of {', '.join(names)}" if names else "")
+    body = f'<tr><td colspan="{len(columns)}">{pixels(columns, alt)}</td></tr>'
+    return f'<table class="grid">{head}<tbody>{body}</tbody></table>'
 
 
-def pixels(uri: str, alt: str) -> str:
-    """An image whose pixels stay sharp when enlarged."""
-    return f'<img class="pixels" src="{uri}" alt="{escape(alt)}">'
+def pixels(columns: Sequence[Sequence[NDArray[np.uint8]]], alt: str) -> str:
+    """Columns of images as one, whose pixels stay sharp when enlarged."""
+    return f'<img class="pixels" src="{sheet(columns)}" alt="{escape(alt)}">'
 
 
 def table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], caption: str, kind: str) -> str:
@@ -253,6 +268,68 @@ def table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], captio
         f'<div class="scroll"><table class="{kind}">{f"<caption>{escape(caption)}</caption>" if caption else ""}'
         f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def setting(result: Mapping[str, Any]) -> str:
+    """How samples were made, as in `1 NFE`. result: of evaluation.json."""
+    method = "" if result["method"] == "ode" else f", {result['method']}"
+    times = f", t = {' → '.join(f'{t:g}' for t in result['times'])}" if result.get("times") else ""
+    return f"{result['nfe']} NFE{method}{times}"
+
+
+def score_table(scores: Mapping[str, Any], results: Sequence[Mapping[str, Any]], explain: bool = False) -> str:
+    """Figures of evaluation.json, rounded for people, in full for machines. results: the columns."""
+    rows = []
+    for name, halves in scores["halves"].items():
+        meaning = f"<small>{escape(MEANINGS[name])}</small>" if explain and name in MEANINGS else ""
+        values = [*(result["figures"].get(name) for result in results), halves]
+        cells = ["–" if v is None else f'<data value="{v!r}">{v:.3g}</data>' for v in values]
+        rows.append((escape(METRICS.get(name, name)) + meaning, cells))
+    head = ["Metric", *(escape(setting(result)) for result in results), "Two real halves"]
+    return table(
+        head, rows, "↓ low is good, ↑ high is good, ≈ best as between two halves of the real data", "figures"
+    )
+
+
+def copies(scores: Mapping[str, Any]) -> str:
+    """The two figures about memorising, in words."""
+    halves = scores["halves"]
+    if "copies" not in halves:
+        return ""
+    settings = [*((setting(r), r["figures"]) for r in scores["results"]), ("between the real halves", halves)]
+    said = "; ".join(f"{name}: {f['neighbour']:.3f}, {f['copies']:.1%}" for name, f in settings)
+    return (
+        f"Over all samples, the median distance to the nearest training image and the share of copies: {said}. "
+        "A copy is nearer to a training image than all but 1 % of those are to each other: about 1 % for new "
+        "samples, near 100 % for a memoriser. A distance far above that of the halves means poor samples, far "
+        "below it copying; a little below is expected, as samples are compared with all data, halves with a half."
+    )
+
+
+def training_curves(metrics: Sequence[Mapping[str, Any]], plan: Line | None) -> str:
+    """The section of curves. metrics: lines of metrics.jsonl. plan: the schedule of α."""
+    drawn = []
+    for label, keys, caption in CURVES if len(metrics) > 1 else ():
+        lines = {NAMES.get(key, key): line for key in keys.split() if (line := _line(metrics, key)) is not None}
+        if lines:
+            raw, log = label not in ("α, flow ratio", "learning rate"), label[:8] in ("residual", "gradient")
+            uri = curves(lines, label, log=log, raw=raw, plan=plan if "alpha" in keys else None)
+            drawn.append(figure(uri, f"{label} over the training steps", caption))
+    body = (
+        "<p>Raw values are faint, their running mean lies on top. <strong>Watch the residual</strong>, the "
+        "un-weighted distance between the network and its target. The weighted loss comes last: with an adaptive "
+        "weight it is the residual divided by itself, near 1 by construction (near α where 0 &lt; α &lt; 1) "
+        f"however training goes.</p><div class='halves'>{''.join(drawn)}</div>"
+    )
+    few = f"<p>metrics.jsonl holds {len(metrics)} readable lines: too few for curves.</p>"
+    return section("curves", "Curves", body if drawn else few)
+
+
+def _line(metrics: Sequence[Mapping[str, Any]], key: str) -> Line | None:
+    """A number over the steps, NaN where it is null; None if it never is one."""
+    values = [line.get(key) for line in metrics]
+    known = np.array([float(v) if isinstance(v, int | float) else math.nan for v in values])
+    return None if np.isnan(known).all() else (np.array([line["step"] for line in metrics], float), known)
 
 
 STYLE = """
@@ -291,7 +368,7 @@ caption { text-align: left; padding-bottom: .3rem; }
 .grid th, .near th, .near td { font-size: .8125rem; font-weight: 600; padding: 0 2px 4px; overflow: hidden;
   text-overflow: ellipsis; text-align: center; }
 .grid th { white-space: nowrap; }
-.grid td { padding: 0 2px; vertical-align: top; }
+.grid td { padding: 0; }
 .near { min-width: 640px; }
 .near th[scope=row] { text-align: left; }
 .near small { font-weight: 400; font-variant-numeric: tabular-nums; }
@@ -301,7 +378,8 @@ caption { text-align: left; padding-bottom: .3rem; }
 .figures thead th { font-size: .8125rem; vertical-align: bottom; line-height: 1.3; }
 .figures td, .figures thead th + th { text-align: right; font-variant-numeric: tabular-nums; }
 .figures td:nth-child(2) { color: var(--accent); font-weight: 650; }
-.figures tbody th { padding-left: 0; font-weight: 600; font-size: .9375rem; line-height: 1.35; }
+.figures tbody th { padding-left: 0; font-weight: 600; font-size: .9375rem; line-height: 1.35;
+  width: 52%; }
 .figures small { display: block; font-weight: 400; font-size: .75rem; }
 .plain { width: auto; font-size: .9375rem; overflow-wrap: anywhere; }
 .plain th { font-weight: 600; padding-left: 0; }
@@ -309,7 +387,8 @@ details { margin-top: 1rem; }
 summary { cursor: pointer; color: var(--accent); font-weight: 600; }
 pre { overflow-x: auto; font: .8125rem/1.5 ui-monospace, Menlo, Consolas, monospace; background: var(--ground);
   padding: 1rem; border-radius: 8px; }
-@media (max-width: 760px) { main { padding: 1.25rem .75rem 3rem; } .part { padding: 1rem; } h1 { font-size: 1.7rem; }
+@media (max-width: 760px) { main { padding: 1.25rem .75rem 3rem; } .part { padding: 1rem; }
   .hero, .panels, .halves { grid-template-columns: minmax(0, 1fr); } .hero { gap: 0; }
-  .thirds { grid-template-columns: repeat(2, minmax(0, 1fr)); } .figures th, .figures td { padding: .4rem .3rem; } }
+  .thirds { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .figures th, .figures td { padding: .4rem .25rem; } .figures td { font-size: .875rem; } }
 """

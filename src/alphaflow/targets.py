@@ -12,8 +12,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .derivative import Method, total_derivative
+from .derivative import Method, choose_method, total_derivative
 from .errors import choose
+from .fused import dual_forward
 from .path import Network, expand, move
 
 Shift = Literal["data", "model", "velocity"]
@@ -56,11 +57,12 @@ def average_velocity_target(
         raise ValueError(f"alpha {alpha} lies outside [0, 1]: 1 is flow matching, 0 is MeanFlow")
     with torch.no_grad():
         if not isinstance(alpha, Tensor) and alpha == 0:
-            target = _derivative_target(net, z, v, r, t, y, shift, derivative)
-        elif not isinstance(alpha, Tensor) and alpha == 1 and shift != "model":
+            tangent = _tangent(net, z, v, t, y, shift)
+            _, slope = total_derivative(net, z, tangent, r, t, y, method=derivative)
+            return _derivative_target(v, tangent, slope, r, t, shift)
+        if not isinstance(alpha, Tensor) and alpha == 1 and shift != "model":
             return v.detach()
-        else:
-            target = _two_point_target(net, z, v, r, t, alpha, y, shift)
+        target = _two_point_target(net, z, v, r, t, alpha, y, shift)
         return torch.where(expand(r == t, z), v, target)
 
 
@@ -88,16 +90,56 @@ def _two_point_target(
     return torch.where(share == 1, near, share * near + (1 - share) * far)  # far may be 0 / 0 at s = 0
 
 
-def _derivative_target(
+def predict_with_target(
     net: Network,
     z: Tensor,
     v: Tensor,
     r: Tensor,
     t: Tensor,
-    y: Tensor | None,
-    shift: Shift,
-    derivative: Method,
-) -> Tensor:
-    tangent = v if shift == "data" else net(z, t, t, y)
-    _, slope = total_derivative(net, z, tangent, r, t, y, method=derivative)
-    return (tangent if shift == "model" else v) - expand(t - r, z) * slope
+    alpha: float | Tensor,
+    y: Tensor | None = None,
+    *,
+    start: int = 0,
+    shift: Shift = "data",
+    derivative: Method = "auto",
+) -> tuple[Tensor, Tensor]:
+    """u(z, r, t, y) on all rows with its graph, and the target of rows `start` and later.
+
+    The same as calling the network and `average_velocity_target` on those rows; but at α = 0 the fused derivative
+    gives both in one pass. Rows before `start` have r = t and no target here: theirs is v.
+    """
+    z_tail, v_tail, r_tail, t_tail = z[start:], v[start:], r[start:], t[start:]
+    y_tail = None if y is None else y[start:]
+    if start == len(z):
+        return net(z, r, t, y), v[start:]
+    if not isinstance(alpha, Tensor) and alpha == 0:
+        if derivative == "auto":
+            derivative = choose_method(net, z_tail, v_tail, r_tail, t_tail, y_tail)
+        if derivative == "fused":
+            tangent = _tangent(net, z_tail, v_tail, t_tail, y_tail, shift)
+            u, slope = dual_forward(lambda z, t: net(z, r, t, y), z, tangent, t, start=start)
+            return u, _derivative_target(v_tail, tangent, slope, r_tail, t_tail, shift)
+    u = net(z, r, t, y)
+    target = average_velocity_target(
+        net,
+        z_tail,
+        v_tail,
+        r_tail,
+        t_tail,
+        alpha if not isinstance(alpha, Tensor) else alpha[start:],
+        y_tail,
+        shift=shift,
+        derivative=derivative,
+    )
+    return u, target
+
+
+@torch.no_grad()
+def _tangent(net: Network, z: Tensor, v: Tensor, t: Tensor, y: Tensor | None, shift: Shift) -> Tensor:
+    return v if shift == "data" else net(z, t, t, y)
+
+
+@torch.no_grad()
+def _derivative_target(v: Tensor, tangent: Tensor, slope: Tensor, r: Tensor, t: Tensor, shift: Shift) -> Tensor:
+    near = tangent if shift == "model" else v
+    return torch.where(expand(r == t, v), v, near - expand(t - r, v) * slope)

@@ -52,7 +52,8 @@ def alphaflow(*words: object) -> subprocess.CompletedProcess:
 
 
 def test_help_names_every_command_and_loads_no_torch():
-    check = "import sys; from alphaflow.cli import run; run(['--help']); run(['recipes']); print('torch' in sys.modules)"
+    check = "import sys; from alphaflow.cli import run; run(['--help']), run(['recipes']); "
+    check += "print('torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout
     assert said.splitlines()[-1] == "False"
     assert all(name in said for name in COMMANDS)
@@ -82,7 +83,10 @@ def test_the_run_folder_holds_what_the_contract_says(digits):
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert all(set(wanted) <= set(row) for row in rows)
     assert (digits / "checkpoints" / "latest").is_symlink()
-    assert {p.name for p in (digits / "checkpoints" / "latest").iterdir()} >= {"model.safetensors", "ema.safetensors"}
+    assert {p.name for p in (digits / "checkpoints" / "latest").iterdir()} >= {
+        "model.safetensors",
+        "ema.safetensors",
+    }
     assert list((digits / "samples").glob("*.png"))
     assert list((digits / "tensorboard").iterdir())
 
@@ -174,7 +178,9 @@ def test_a_broken_image_is_named_and_skipped(folder, tmp_path, capsys):
     try:
         assert run(["train", "folder", "--out", str(tmp_path / "run"), *words, *TINY]) == 0
         assert "broken.png" in capsys.readouterr().err
-        assert run(["train", "folder", "--out", str(tmp_path / "no"), *words, *TINY, "--data.tolerance", "0.01"]) == 1
+        assert (
+            run(["train", "folder", "--out", str(tmp_path / "no"), *words, *TINY, "--data.tolerance", "0.01"]) == 1
+        )
         assert not (tmp_path / "no").exists()
     finally:
         (folder / "dark" / "broken.png").unlink()
@@ -263,7 +269,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_mistake_is_one_clear_line_with_the_right_status_and_nothing_written(case, digits, toy, tmp_path, capsys):
+def test_a_mistake_is_one_clear_line_with_the_right_status_and_nothing_written(
+    case, digits, toy, tmp_path, capsys
+):
     status, words, message = REFUSED[case]
     places = {"out": tmp_path / "out", "none": tmp_path / "none", "run": digits, "toy": toy}
     before = sorted(digits.rglob("*"))

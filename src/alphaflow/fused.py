@@ -1,0 +1,33 @@
+"""u with its graph and du/dt without one, in a single pass of dual tensors."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import dual_rules  # noqa: F401 -- fills dual.RULES
+from .dual import Dual, NoRule, make
+
+
+def dual_forward(
+    u: Callable[[Tensor, Tensor], Tensor], z: Tensor, v: Tensor, t: Tensor, *, start: int = 0
+) -> tuple[Tensor, Tensor]:
+    """One pass: u(z, t) with its graph, and du/dt along (v, 1) on rows `start` and later, without one.
+
+    Args:
+        u: the network with r and y filled in. z: (B, *shape); t: (B,). v: (B - start, *shape).
+
+    Returns:
+        u (B, *shape) and du/dt (B - start, *shape).
+
+    Raises:
+        NoRule: a function that the network calls has no derivative, or would draw random numbers twice.
+    """
+    tangent_t = torch.ones_like(t[start:])
+    out = u(make(z, v.detach().to(z.dtype), start), make(t, tangent_t, start))
+    if not isinstance(out, Dual):
+        return out, torch.zeros_like(out[start:])
+    return out.as_subclass(Tensor), out.tangent.detach()
+
+
+__all__ = ["NoRule", "dual_forward"]
