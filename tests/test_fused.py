@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import alphaflow as af
-from alphaflow import dual_rules, models
+from alphaflow import dual_attention, models
 from alphaflow.derivative import choose_method, total_derivative
 from alphaflow.fused import NoRule, dual_forward
 from reference import Counting
@@ -138,7 +138,7 @@ def test_a_meanflow_step_calls_the_network_once():
 def test_long_sequences_go_by_blocks_of_queries_with_the_same_result(monkeypatch):
     net, (z, v, r, t, y) = lively(Zoo()), images(3, 4)
     whole = fused(net, z, v, r, t, y, 1)[1]
-    monkeypatch.setattr(dual_rules, "CHUNK", 4 * 2 * 16 * 3)  # three queries at a time
+    monkeypatch.setattr(dual_attention, "CHUNK", 4 * 2 * 16 * 3)  # three queries at a time
     torch.testing.assert_close(fused(net, z, v, r, t, y, 1)[1], whole, rtol=1e-12, atol=1e-13)
 
 

@@ -13,7 +13,7 @@ FLOORS: list[dict[str, set[str]]] = [
     # From the bottom up. A floor holds families; a module may import its own family and every floor below.
     {
         "primitives": {"errors", "spec", "path", "pixels", "rng", "times", "schedules", "ema"}
-        | {"derivative", "fused", "dual", "dual_rules"}
+        | {"derivative", "fused", "dual", "dual_rules", "dual_attention"}
     },
     {
         "objective": {"targets", "weighting", "guidance", "objectives", "members"},

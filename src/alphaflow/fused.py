@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import dual_rules  # noqa: F401 -- fills dual.RULES
+from . import dual_attention, dual_rules  # noqa: F401 -- they fill dual.RULES
 from .dual import Dual, NoRule, make
 
 

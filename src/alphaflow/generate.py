@@ -22,6 +22,7 @@ from .rng import KeyedRandom, hash_key
 from .sampling import grid, sample
 from .training import checkpoint
 from .training.build import build_model
+from .training.devices import choose_device
 from .training.log import ProgressBar
 from .training.run import RunFolder
 
@@ -140,11 +141,12 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Generator:
         UserError: the folder is no run, or holds no checkpoint.
     """
     folder = RunFolder(Path(path))
+    where = choose_device(str(device))
     config, data = folder.read_config(), folder.read_record()["data"]
     step, weights = checkpoint.newest(folder.checkpoints)
     net = build_model(config.model, data["shape"], data["num_classes"])
     net.load_state_dict(load_file(weights / "ema.safetensors"))
-    net = net.to(device).eval().requires_grad_(False)
+    net = net.to(where).eval().requires_grad_(False)
     return Generator(
         net=net,
         shape=tuple(data["shape"]),
@@ -152,7 +154,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Generator:
         class_names=tuple(data["class_names"]),
         kind=data["kind"],
         step=step,
-        device=torch.device(device),
+        device=where,
     )
 
 

@@ -120,7 +120,7 @@ def curves(
         axes.set(xlabel="training step", ylabel=label)
         _restyle(axes)
         if len(lines) > 1:
-            place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "borderaxespad": 0.2}
+            place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "borderaxespad": 0.2}
             axes.legend(frameon=False, fontsize=8, labelcolor=INK, ncols=3, columnspacing=1.2, **place)
         memory = io.BytesIO()
         figure.savefig(memory, format="svg", transparent=True, metadata={"Date": None})

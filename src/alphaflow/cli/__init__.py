@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -34,6 +35,9 @@ def run(words: Sequence[str]) -> int:
     logging.getLogger("alphaflow").setLevel(logging.INFO)
     try:
         return _dispatch(words)
+    except BrokenPipeError:  # `alphaflow recipes | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         if debug:
             raise

@@ -14,7 +14,7 @@ def run(words: list[str]) -> None:
     known = parser.parse_args(words)
 
     from ..report import headlines, write_report
-    from ..training.trainer import choose_device
+    from ..training.devices import choose_device
 
     print(write_report(known.run, seed=known.seed, device=choose_device(known.device)))
     for line in headlines(known.run):

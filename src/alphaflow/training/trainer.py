@@ -25,6 +25,7 @@ from ..rng import KeyedRandom, hash_key
 from . import checkpoint
 from .build import build_dataset, build_model, build_objective
 from .config import Config
+from .devices import choose_device
 from .log import MetricsLog, ProgressBar
 from .run import RunFolder
 from .snapshots import save_snapshot
@@ -239,17 +240,6 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "count": len(dataset),
         "fingerprint": dataset.fingerprint,
     }
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "device 'cuda' asked for, but torch sees no GPU: use --device cpu, or install torch for CUDA"
-        )
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 @contextlib.contextmanager

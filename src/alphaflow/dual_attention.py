@@ -1,0 +1,89 @@
+"""Tangent rules for attention: the primal by whichever kernel torch picks, flash included; the tangent by hand."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .dual import Dual, NoRule, first_dual, follow, primal, tail, tail_of
+from .dual_rules import bind, rule
+
+aten = torch.ops.aten
+CHUNK = 2**24
+"""Entries of the attention matrix that the tangent holds at a time; longer sequences go by blocks of queries."""
+
+
+@rule(F.scaled_dot_product_attention)
+def _attention(func: Any, args: Any, kwargs: Any) -> Any:
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+    q, k, v, mask, dropout, causal, scale, grouped = bind(names, args, kwargs, (0.0, False, None, False))
+    if dropout:
+        raise NoRule("attention with dropout: primal and tangent would not see the same draw; set it to 0")
+    if grouped or isinstance(mask, Dual):
+        raise NoRule("attention with grouped queries, or with a mask that depends on z or t")
+    out = func(primal(q), primal(k), primal(v), mask, is_causal=causal, scale=scale)
+    like = first_dual(q, k, v)
+    with torch.no_grad():
+        parts = [(tail(x), x.tangent) if isinstance(x, Dual) else (tail_of(x, like), None) for x in (q, k, v)]
+        bias = _bias(tail_of(mask, like), causal, q.shape[-2], k.shape[-2], out)
+        size = scale if scale is not None else q.shape[-1] ** -0.5
+        rows = max(1, CHUNK // max(1, math.prod(parts[0][0].shape[:-2]) * k.shape[-2]))
+        blocks = [_attention_tangent(parts, bias, size, slice(a, a + rows)) for a in range(0, q.shape[-2], rows)]
+        tangent = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=-2)
+    return follow(func, out, tangent.to(out.dtype), like.start, like.rows)
+
+
+def _attention_tangent(parts: list[Any], bias: Tensor | None, scale: float, block: slice) -> Tensor:
+    """d softmax(q kᵀ) v on a block of queries: two products for the scores, two for the output."""
+    (q, dq), (k, dk), (v, dv) = parts
+    q = q[..., block, :] * scale
+    scores = q @ k.mT
+    if bias is not None:
+        scores = scores + (bias[..., block, :] if bias.shape[-2] > 1 else bias)
+    weights = scores.softmax(-1)
+    change = torch.zeros_like(scores)
+    if dq is not None:
+        change = (dq[..., block, :] * scale) @ k.mT
+    if dk is not None:
+        change = change + q @ dk.mT
+    change = aten._softmax_backward_data(change, weights, -1, weights.dtype)
+    return change @ v if dv is None else change @ v + weights @ dv
+
+
+def _bias(mask: Tensor | None, causal: bool, queries: int, keys: int, like: Tensor) -> Tensor | None:
+    if causal:
+        mask = torch.ones(queries, keys, dtype=torch.bool, device=like.device).tril()
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(~mask, -torch.inf)
+
+
+@rule(F.multi_head_attention_forward)
+def _multi_head(func: Any, args: Any, kwargs: Any) -> Any:
+    """`nn.MultiheadAttention` in its usual form, by the rules above."""
+    names = (
+        "query key value embed_dim num_heads in_proj_weight in_proj_bias bias_k bias_v add_zero_attn dropout_p "
+        "out_proj_weight out_proj_bias training key_padding_mask need_weights attn_mask "
+        "use_separate_proj_weight q_proj_weight k_proj_weight v_proj_weight static_k static_v "
+        "average_attn_weights is_causal"
+    ).split()
+    given = dict(zip(names, args)) | kwargs
+    plain = ("bias_k", "bias_v", "key_padding_mask", "attn_mask", "static_k", "static_v")
+    odd = [name for name in plain if given.get(name) is not None]
+    odd += [name for name in ("add_zero_attn", "use_separate_proj_weight") if given.get(name)]
+    if given["dropout_p"] and given.get("training", True):
+        odd.append("dropout_p")
+    if odd:
+        raise NoRule(f"nn.MultiheadAttention with {', '.join(odd)}")
+    width, heads = given["embed_dim"], given["num_heads"]
+    weights, biases = given["in_proj_weight"].chunk(3), given["in_proj_bias"]
+    biases = biases.chunk(3) if biases is not None else (None, None, None)
+    with torch._C._EnableTorchFunction():
+        q, k, v = (  # (L, B, E) -> (B, heads, L, E / heads)
+            F.linear(given[name], weight, bias).unflatten(-1, (heads, width // heads)).permute(1, 2, 0, 3)
+            for name, weight, bias in zip(("query", "key", "value"), weights, biases)
+        )
+        out = F.scaled_dot_product_attention(q, k, v).permute(2, 0, 1, 3).flatten(-2)
+        return F.linear(out, given["out_proj_weight"], given["out_proj_bias"]), None
