@@ -186,6 +186,19 @@ def test_a_broken_image_is_named_and_skipped(folder, tmp_path, capsys):
         (folder / "dark" / "broken.png").unlink()
 
 
+def test_bench_gives_ratios_to_flow_matching(tmp_path, capsys):
+    out = tmp_path / "b.json"
+    words = "--model S/16 --batch 2 --rounds 1 --shares 50 --precision bfloat16 --threads 1".split()
+    assert run(["bench", *words, "--json", str(out)]) == 0
+    record = json.loads(out.read_text())
+    names = [row["name"] for row in record["steps"]]
+    assert names[0] == "flow matching" and {f"meanflow 50% {way}" for way in ("fused", "reverse")} < set(names)
+    assert record["steps"][0]["ratio"] == record["steps"][0]["peak_ratio"] == 1
+    assert all(row["peak_ratio"] > 0.5 for row in record["steps"])
+    assert record["gemm_flops_per_second"] > 1e8 and record["peak_bytes_flow_matching"] > 1e7
+    assert "flow matching runs at" in capsys.readouterr().out
+
+
 def test_resume_continues_and_lengthens(tmp_path):
     out = str(tmp_path / "run")
     assert run(["train", "digits", "--out", out, "--steps", "6", "--stop-after", "2", *TINY]) == 0
@@ -263,6 +276,9 @@ REFUSED = {
     "an unknown metric": (2, "evaluate {run} --metrics fid", "unknown metric 'fid'"),
     "too few samples": (2, "evaluate {run} --count 3", "too few"),
     "a metric that does not apply": (2, "evaluate {toy} --metrics frechet", "needs a detector"),
+    "no rounds": (2, "bench --rounds 0", "--rounds 0"),
+    "a share that is none": (2, "bench --shares 150", "percentages"),
+    "a preset that is none": (1, "bench --model Q/2 --rounds 1", "Q/2"),
     "a missing option": (2, "sample {run}", "--out"),
     "reporting on no run": (1, "report {none}", "is not a run"),
 }

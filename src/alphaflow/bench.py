@@ -1,0 +1,210 @@
+"""What a training step costs: every way of the family beside flow matching, interleaved, in one run.
+
+Machines drift; so every round runs each variant once, in turn, and what is reported is the median over rounds of
+the ratio to flow matching in the same round. Rates stand beside that of plain matrix products in the same rounds.
+"""
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import members, models
+from .data import Batches, Digits
+from .objectives import AlphaFlow
+from .sampling import sample
+from .training.log import ProgressBar
+
+WAYS = ("fused", "forward", "reverse", "difference")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to measure: a DiT preset on square inputs."""
+
+    model: str = "B/2"
+    size: int = 32
+    channels: int = 4
+    num_classes: int = 1000
+    batch: int = 8
+    precision: str = "float32"
+    device: str = "cpu"
+    rounds: int = 7
+    shares: tuple[int, ...] = (25, 50, 100)
+
+
+def variants(shares: tuple[int, ...]) -> dict[str, AlphaFlow]:
+    """The steps to time, by name; a share is the percentage of rows with r < t."""
+    found = {"flow matching": members.FlowMatching()}
+    for share in shares:
+        ratio = 1 - share / 100
+        found[f"alpha {share}%"] = AlphaFlow(alpha=0.5, flow_ratio=ratio)
+        for way in WAYS:
+            found[f"meanflow {share}% {way}"] = members.MeanFlow(flow_ratio=ratio, derivative=way)
+    return found
+
+
+def bench(settings: Settings) -> dict[str, Any]:
+    """Measure everything; a record for JSON, which `table` turns into words."""
+    device = torch.device(settings.device)
+    net = models.dit(
+        settings.model, input_size=settings.size, channels=settings.channels, num_classes=settings.num_classes
+    ).to(device)
+    _enliven(net)
+    x = torch.randn(settings.batch, settings.channels, settings.size, settings.size, device=device)
+    y = torch.arange(settings.batch, device=device) % settings.num_classes
+    half = settings.precision == "bfloat16"
+
+    def step(objective: AlphaFlow) -> Callable[[], object]:
+        def run() -> None:
+            net.zero_grad(set_to_none=True)
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                loss = objective(net, x, y).loss
+            loss.backward()
+
+        return run
+
+    steps = {name: step(objective) for name, objective in variants(settings.shares).items()}
+    gemm, gemm_flops = _gemm(net, settings, device)
+    times = _interleaved({**steps, "gemm": gemm, **_sampling(net, x, y, half)}, settings.rounds, device)
+    rate = gemm_flops / statistics.median(times["gemm"])
+    flops = 3 * 2 * models.forward_macs(net) * settings.batch
+    base = times["flow matching"]
+    peaks = {name: _peak(run, net, device) for name, run in steps.items()}
+    rows = []
+    for name in steps:
+        ratio = statistics.median(a / b for a, b in zip(times[name], base))
+        seconds, peak = statistics.median(times[name]), peaks[name] / peaks["flow matching"]
+        rows.append({"name": name, "seconds": seconds, "ratio": ratio, "peak_ratio": peak})
+    forward = statistics.median(times["forward"])
+    return {
+        "settings": vars(settings),
+        "threads": torch.get_num_threads(),
+        "steps": rows,
+        "peak_bytes_flow_matching": peaks["flow matching"],
+        "gemm_flops_per_second": rate,
+        "flow_matching_flops_per_second": flops / statistics.median(base),
+        "flow_matching_share_of_gemm": statistics.median(
+            flops / t / (gemm_flops / g) for t, g in zip(base, times["gemm"])
+        ),
+        "forward_images_per_second": settings.batch / forward,
+        "sampling_images_per_second": {
+            nfe: settings.batch / statistics.median(times[f"sample {nfe}"]) for nfe in (1, 2)
+        },
+        "loader_rows_per_second": _loader_rate(),
+    }
+
+
+def table(record: dict[str, Any]) -> str:
+    """The record for people."""
+    lines = [f"{'step':26} {'seconds':>9} {'ratio':>6} {'memory':>7}"]
+    for row in record["steps"]:
+        lines.append(f"{row['name']:26} {row['seconds']:9.4f} {row['ratio']:6.2f} {row['peak_ratio']:7.2f}")
+    sampling = record["sampling_images_per_second"]
+    lines += [
+        f"flow matching runs at {record['flow_matching_flops_per_second'] / 1e9:.0f} GFLOP/s, "
+        f"{100 * record['flow_matching_share_of_gemm']:.0f} % of the matrix product's rate in the same rounds",
+        f"sampling: {sampling[1]:.1f} images/s at 1 NFE, {sampling[2]:.1f} at 2; forward only: "
+        f"{record['forward_images_per_second']:.1f}",
+        f"loader (digits): {record['loader_rows_per_second']:.0f} rows/s",
+    ]
+    return "\n".join(lines)
+
+
+def _enliven(net: nn.Module) -> None:
+    """Move zero-initialised weights off zero: zeros can be quicker to multiply than numbers."""
+    for weight in net.parameters():
+        weight.data.add_(0.02 * torch.randn_like(weight))
+
+
+def _gemm(net: models.DiT, settings: Settings, device: torch.device) -> tuple[Callable[[], object], float]:
+    """The products of one MLP layer of the network at this batch, repeated: the rate to compare with."""
+    tokens, width = settings.batch * net.grid[0] * net.grid[1], net.config["width"]
+    kind = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+    a = torch.randn(tokens, width, device=device, dtype=kind)
+    b = torch.randn(width, 4 * width, device=device, dtype=kind)
+    repeats = max(1, int(2e11 / (2 * tokens * width * 4 * width)))
+
+    def run() -> None:
+        for _ in range(repeats):
+            torch.mm(a, b)
+
+    return run, repeats * 2.0 * tokens * width * 4 * width
+
+
+def _sampling(net: nn.Module, x: Tensor, y: Tensor, half: bool) -> dict[str, Callable[[], object]]:
+    noise, zero, one = torch.randn_like(x), x.new_zeros(len(x)), x.new_ones(len(x))
+
+    def forward() -> None:
+        with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+            net(noise, zero, one, y)
+
+    def draw(times: tuple[float, ...]) -> Callable[[], object]:
+        def run() -> None:
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+                sample(net, noise, y, times=times)
+
+        return run
+
+    return {"forward": forward, "sample 1": draw((1.0, 0.0)), "sample 2": draw((1.0, 0.5, 0.0))}
+
+
+def _interleaved(
+    runs: dict[str, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    with ProgressBar("timing", 0, (rounds + 1) * len(runs), unit="runs") as bar:
+        for k in range(rounds + 1):  # the first round warms up
+            for j, (name, run) in enumerate(runs.items()):
+                _wait(device)
+                start = time.perf_counter()
+                run()
+                _wait(device)
+                if k:
+                    times[name].append(time.perf_counter() - start)
+                bar.update(k * len(runs) + j + 1)
+    return times
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak(run: Callable[[], object], net: nn.Module, device: torch.device) -> int:
+    """Most bytes that one step holds beyond the weights: activations, gradients, temporaries."""
+    net.zero_grad(set_to_none=True)
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or the profiler reports its own start and stop
+    with torch.profiler.profile(profile_memory=True) as profile:
+        run()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profile.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    events = sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"])
+    level = peak = 0
+    for event in events:
+        level += event["args"]["Bytes"]
+        peak = max(peak, level)
+    return peak
+
+
+def _loader_rate() -> float:
+    batches, size = Batches(Digits(), 1024, 0), 1024
+    start = time.perf_counter()
+    for k in range(50):
+        batches(k)
+    return 50 * size / (time.perf_counter() - start)
