@@ -31,7 +31,13 @@ def main() -> None:
             record = json.loads((run / "evaluation.json").read_text())
         figures = {result["nfe"]: result["figures"] for result in record["results"]}
         rows.append({"seed": seed, "seconds": seconds, "figures": figures, "halves": record["halves"]})
-        print(seed, f"{seconds:.1f} s", *(f"{nfe} NFE: {one}" for nfe, one in figures.items()), sep="\n  ", flush=True)
+        print(
+            seed,
+            f"{seconds:.1f} s",
+            *(f"{nfe} NFE: {one}" for nfe, one in figures.items()),
+            sep="\n  ",
+            flush=True,
+        )
     (RESULTS / "demo.json").write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
     print("real halves:", rows[0]["halves"])
 

@@ -3,8 +3,10 @@
     python benchmarks/family.py digits            # writes benchmarks/results/family-digits.json, prints the table
     python benchmarks/family.py toy --seeds 3 --workers 2
 
-Each member keeps its own settings (share of r = t rows, couplings, weights); network, data, optimizer, batch and
-steps are the recipe's. Consistency training predicts the data, as its theorem has it.
+Each member keeps its own settings (share of r = t rows, couplings); network, data, optimizer, batch and steps are
+the recipe's, and so is the weight, except where the member's own is part of it (FACM, Shortcut, consistency
+training). `--weight adaptive` gives all the others the papers' adaptive weight instead. Consistency training
+predicts the data, as its theorem has it.
 """
 
 import argparse
@@ -28,21 +30,27 @@ from alphaflow.training.run import RunFolder
 from alphaflow.training.trainer import Trainer
 
 PREDICTS_DATA = ("consistency", "discrete-consistency")
+OWN_WEIGHT = ("facm", "shortcut", *PREDICTS_DATA)
 
 
-def train_and_score(recipe: str, member: str, seed: int, steps: int | None) -> dict[str, Any]:
+def train_and_score(recipe: str, member: str, seed: int, steps: int | None, weight: str | None) -> dict[str, Any]:
     """One run; its figures by number of evaluations."""
     config = RECIPES[recipe].config
-    steps = steps or config.steps
+    steps, ours = steps or config.steps, config.objective
+    changes = {"name": member}
+    if member != ours.name:  # its own schedules and couplings
+        changes |= {"alpha": None, "flow_ratio": None, "coupling": None, "t_law": None, "r_law": None}
+    if member in OWN_WEIGHT:
+        changes["weight"] = None
+    elif weight:
+        changes["weight"] = weight
     config = dataclasses.replace(
         config,
         steps=steps,
         seed=seed,
         sample_every=steps,
         checkpoint_every=steps,
-        objective=dataclasses.replace(config.objective, name=member)
-        if member == config.objective.name
-        else dataclasses.replace(type(config.objective)(), name=member),
+        objective=dataclasses.replace(ours, **changes),
         model=dataclasses.replace(config.model, predicts="data" if member in PREDICTS_DATA else "velocity"),
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -77,10 +85,12 @@ def main() -> None:
     parser.add_argument("recipe", choices=["digits", "toy"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--weight", help="for members without a weight of their own: adaptive, definition, …")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--members", nargs="+", default=list(MEMBERS))
     known = parser.parse_args()
-    jobs = [(known.recipe, member, seed, known.steps) for member in known.members for seed in range(known.seeds)]
+    seeds = range(known.seeds)
+    jobs = [(known.recipe, member, seed, known.steps, known.weight) for member in known.members for seed in seeds]
     with ProcessPoolExecutor(known.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         rows = []
         for row in pool.map(train_and_score, *zip(*jobs)):
@@ -88,7 +98,7 @@ def main() -> None:
             print(row["member"], row["seed"], f"{row['seconds']:.0f} s", row["figures"], flush=True)
     names = ["frechet", "accuracy"] if known.recipe == "digits" else ["energy", "sliced_wasserstein"]
     steps = known.steps or RECIPES[known.recipe].config.steps
-    out = RESULTS / f"family-{known.recipe}.json"
+    out = RESULTS / f"family-{known.recipe}{'-' + known.weight if known.weight else ''}.json"
     out.write_text(json.dumps({"machine": machine(), "steps": steps, "rows": rows}, indent=1) + "\n")
     print(table(rows, names))
 

@@ -1,6 +1,6 @@
-"""How long a person waits before anything happens: `alphaflow --help`, and `import alphaflow` beside torch's import.
+"""How long a person waits: `alphaflow --help`, and `import alphaflow` beside torch's own import.
 
-    python benchmarks/startup.py                 # writes benchmarks/results/startup.json
+python benchmarks/startup.py                 # writes benchmarks/results/startup.json
 """
 
 import json
