@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import models, schedules, times
+    from .compiled import Compiled
     from .derivative import DerivativeError, check_derivative, total_derivative
     from .ema import EMA
     from .errors import UserError
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _HOME = {
     **{name: "" for name in ("models", "schedules", "times")},
     **{name: ".derivative" for name in ("DerivativeError", "check_derivative", "total_derivative")},
+    "Compiled": ".compiled",
     "EMA": ".ema",
     "UserError": ".errors",
     **{name: ".generate" for name in ("Generator", "load")},

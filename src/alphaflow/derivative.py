@@ -96,8 +96,9 @@ def _fused(u: Callable[[Tensor, Tensor], Tensor], z: Tensor, v: Tensor, t: Tenso
 
 def _forward(u: Callable[[Tensor, Tensor], Tensor], z: Tensor, v: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad(), _math_attention():
+        z, t = (x.detach().clone() for x in (z, t))  # of a view of rows, a compiled loss cannot take the jvp
         tangents = (v.detach().to(z.dtype), torch.ones_like(t))
-        out, pushed = torch.func.jvp(u, (z.detach(), t.detach()), tangents)  # type: ignore[misc]
+        out, pushed = torch.func.jvp(u, (z, t), tangents)  # type: ignore[misc]
         return out, pushed
 
 

@@ -20,6 +20,14 @@ Rule = Callable[..., Any]
 RULES: dict[Any, Rule] = {}
 """torch function -> rule(func, args, kwargs) -> output, a Dual where its tangent is not zero."""
 
+IN_PLACE: dict[Any, Any] = {
+    getattr(home, name): getattr(Tensor, name[:-1], None)
+    for home in (Tensor, torch, torch.nn.functional)
+    for name in dir(home)
+    if name.endswith("_") and not name.endswith("__")
+}
+"""torch function that writes in place -> the tensor method that does not, or None."""
+
 
 class NoRule(NotImplementedError):
     """A function of the network has no derivative here; the message names it."""
@@ -28,12 +36,24 @@ class NoRule(NotImplementedError):
 class Dual(torch.Tensor):
     """A tensor with a tangent.
 
+    primal: the plain tensor.
     tangent: like the tensor, but only rows `start` and later along dimension `rows` (the batch's).
     """
 
+    primal: Tensor
     tangent: Tensor
     start: int
     rows: int
+
+    # Torch writes these methods in Python, where Dynamo would trace into them, past __torch_function__.
+    def split(self, size: Any, dim: int = 0) -> Any:
+        return torch.split(self, size, dim)
+
+    def unflatten(self, dim: Any, sizes: Any) -> Tensor:
+        return torch.unflatten(self, dim, sizes)
+
+    def norm(self, p: Any = "fro", dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
+        return torch.norm(self, p, dim, keepdim, dtype=dtype)
 
     @classmethod
     def __torch_function__(
@@ -51,18 +71,29 @@ class Dual(torch.Tensor):
                 ) from None
 
 
+def call(func: Any, *args: Any) -> Any:
+    """A function as torch would call it, but from inside a rule, where nothing is intercepted."""
+    if any(isinstance(leaf, Dual) for leaf in flatten(args)):
+        return RULES.get(func, _generic)(func, args, {})
+    return func(*args)
+
+
 def make(primal: Tensor, tangent: Tensor, start: int = 0, rows: int = 0) -> Dual:
     """Join a primal and its tangent."""
     with torch.enable_grad():  # rules call this from where the tangent was computed, without a graph
-        dual = primal.as_subclass(Dual)
-    dual.tangent, dual.start, dual.rows = tangent, start, rows
+        if torch.compiler.is_compiling():
+            # Dynamo lets a few builtins past __torch_function__: they shall find NaN, not lose the tangent.
+            dual = primal.detach().new_full((), torch.nan).expand(primal.shape).as_subclass(Dual)
+        else:
+            dual = primal.as_subclass(Dual)
+    dual.primal, dual.tangent, dual.start, dual.rows = primal, tangent, start, rows
     return dual
 
 
 def primal(value: Any) -> Any:
     """The plain tensor of a Dual; anything else as it is; sequences element by element."""
     if isinstance(value, Dual):
-        return value.as_subclass(Tensor)
+        return value.primal
     if isinstance(value, tuple | list):
         return type(value)(primal(item) for item in value)
     return value
@@ -70,7 +101,7 @@ def primal(value: Any) -> Any:
 
 def tail(dual: Dual) -> Tensor:
     """The rows of the primal that the tangent covers, without a graph."""
-    plain = dual.as_subclass(Tensor).detach()
+    plain = dual.primal.detach()
     return plain.narrow(dual.rows, dual.start, plain.shape[dual.rows] - dual.start) if dual.start else plain
 
 
@@ -100,7 +131,8 @@ def follow(func: Any, out: Tensor, tangent: Tensor, start: int, rows: int) -> Du
 def first_dual(*values: Any) -> Dual:
     """The Dual of the highest dimension among the arguments: the one that the others broadcast to."""
     duals = [value for value in flatten(values) if isinstance(value, Dual)]
-    return max(duals, key=lambda dual: dual.ndim)
+    most = max(dual.ndim for dual in duals)
+    return next(dual for dual in duals if dual.ndim == most)
 
 
 def flatten(values: Any) -> list[Any]:
@@ -114,11 +146,15 @@ def flatten(values: Any) -> list[Any]:
 
 def name_of(func: Any) -> str:
     """How a person would call a torch function."""
+    if torch.compiler.is_compiling():
+        return "a function"
     return str(getattr(func, "__qualname__", None) or getattr(func, "__name__", func))
 
 
 def _calling_module() -> str:
     """The type of the innermost module that is not torch's own and is being run."""
+    if torch.compiler.is_compiling():
+        return "a compiled module"
     frame = inspect.currentframe()
     while frame is not None:
         owner = frame.f_locals.get("self")
@@ -130,8 +166,7 @@ def _calling_module() -> str:
 
 def _generic(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Any function: its primal once, and its own jvp on the rows of the tangent."""
-    name = getattr(func, "__name__", "")
-    if name.endswith("_") and not name.endswith("__"):
+    if func in IN_PLACE:
         return _in_place(func, args, kwargs)
     out = func(*primal(args), **{key: primal(value) for key, value in kwargs.items()})
     if not any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in flatten(out)):
@@ -143,8 +178,8 @@ def _generic(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     def open_up(value: Any) -> Any:
         """Replace Duals by their place in `inputs`; some functions write to them, so none may be expanded."""
         if isinstance(value, Dual):
-            inputs.append(tail(value).contiguous())
-            tangents.append(value.tangent.contiguous())
+            inputs.append(own(tail(value)))
+            tangents.append(own(value.tangent))
             return _Place(len(inputs) - 1)
         if isinstance(value, tuple | list):
             return type(value)(open_up(item) for item in value)
@@ -152,6 +187,8 @@ def _generic(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return {key: open_up(item) for key, item in value.items()}
         return tail_of(value, like)
 
+    # Dynamo cannot take the jvp at a view; its copies cost nothing once compiled.
+    own = Tensor.clone if torch.compiler.is_compiling() else Tensor.contiguous
     places, named = open_up(args), open_up(kwargs)
 
     def run(*values: Tensor) -> Any:
@@ -167,11 +204,11 @@ def _generic(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 def _in_place(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """x.add_(y): the tangent by the function without its underscore, then the primal in place."""
-    target, plain = args[0], getattr(torch.Tensor, func.__name__[:-1], None)
+    target, plain = args[0], IN_PLACE[func]
     if plain is None or not isinstance(target, Dual):
         raise NoRule(f"{name_of(func)} writes in place into a tensor without a tangent")
     result = RULES.get(plain, _generic)(plain, args, kwargs)
-    target.as_subclass(Tensor).copy_(result.as_subclass(Tensor))
+    target.primal.copy_(result.primal)
     target.tangent = result.tangent
     return target
 

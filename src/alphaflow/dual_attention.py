@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dual import Dual, NoRule, first_dual, follow, primal, tail, tail_of
+from .dual import Dual, NoRule, call, first_dual, follow, primal, tail, tail_of
 from .dual_rules import bind, rule
 
 aten = torch.ops.aten
@@ -80,10 +80,9 @@ def _multi_head(func: Any, args: Any, kwargs: Any) -> Any:
     width, heads = given["embed_dim"], given["num_heads"]
     weights, biases = given["in_proj_weight"].chunk(3), given["in_proj_bias"]
     biases = biases.chunk(3) if biases is not None else (None, None, None)
-    with torch._C._EnableTorchFunction():
-        q, k, v = (  # (L, B, E) -> (B, heads, L, E / heads)
-            F.linear(given[name], weight, bias).unflatten(-1, (heads, width // heads)).permute(1, 2, 0, 3)
-            for name, weight, bias in zip(("query", "key", "value"), weights, biases)
-        )
-        out = F.scaled_dot_product_attention(q, k, v).permute(2, 0, 1, 3).flatten(-2)
-        return F.linear(out, given["out_proj_weight"], given["out_proj_bias"]), None
+    parts = []
+    for name, weight, bias in zip(("query", "key", "value"), weights, biases):
+        split = call(torch.unflatten, call(F.linear, given[name], weight, bias), -1, (heads, width // heads))
+        parts.append(call(torch.permute, split, (1, 2, 0, 3)))  # (L, B, E) -> (B, heads, L, E / heads)
+    out = call(torch.permute, call(F.scaled_dot_product_attention, *parts), (2, 0, 1, 3))
+    return call(F.linear, call(torch.flatten, out, -2), given["out_proj_weight"], given["out_proj_bias"]), None

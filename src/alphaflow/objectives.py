@@ -69,6 +69,23 @@ class Output:
     residual: Tensor
 
 
+@dataclass(frozen=True)
+class Draw:
+    """Where one evaluation of an objective takes place.
+
+    z, v: points on the paths and (guided) velocities there (B, *shape). r, t: (B,). y: classes (B,) or None.
+    alpha: a number, or a tensor: () for all rows or (B,) row by row. flow_rows: the first rows, which have r = t.
+    """
+
+    z: Tensor
+    v: Tensor
+    r: Tensor
+    t: Tensor
+    y: Tensor | None
+    alpha: float | Tensor
+    flow_rows: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class AlphaFlow:
     """The family's objective. Call it as `objective(net, x, y, step=k)`; call backward on `.loss`.
@@ -122,44 +139,52 @@ class AlphaFlow:
             step: the training step, for the schedules.
             generator: where noise, times and label drops come from.
         """
+        return self.evaluate(net, self.draw(net, x, y, step=step, generator=generator))
+
+    def draw(
+        self,
+        net: Network,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        step: int = 0,
+        generator: torch.Generator | Random | None = None,
+    ) -> Draw:
+        """What is random in one evaluation, or decided on the host; arguments as above."""
         random = as_random(generator, len(x))
-        flow_rows, alpha = self.flow_rows(len(x), step), self.alpha_at(step)
+        flow_rows = self.flow_rows(len(x), step)
         noise = random.normal("noise", x.shape[1:], x.device).to(x)
         r_host, t_host = self.times.draw(random, flow_rows)
         r, t = r_host.to(x), t_host.to(x)
         z, v = interpolate(x, noise, t)
         if self.guidance is not None:
             v, y = self.guidance(net, z, v, t_host, y, random)
-        row_alpha = None if alpha is not None else self.alpha.rows(random, t_host).to(x)  # type: ignore[union-attr]
+        alpha: float | Tensor | None = self.alpha_at(step)
+        if alpha is None:
+            alpha = self.alpha.rows(random, t_host).to(x)  # type: ignore[union-attr]
+        return Draw(z, v, r, t, y, alpha, flow_rows)
 
+    def evaluate(self, net: Network, draw: Draw) -> Output:
+        """The objective at given points: a function of tensors alone, which `torch.compile` takes whole."""
+        z, v, r, t, alpha, flow_rows = draw.z, draw.v, draw.r, draw.t, draw.alpha, draw.flow_rows
         u, far = predict_with_target(
-            net,
-            z,
-            v,
-            r,
-            t,
-            alpha if row_alpha is None else row_alpha,  # type: ignore[arg-type]
-            y,
-            start=flow_rows,
-            shift=self.shift,
-            derivative=self.derivative,
+            net, z, v, r, t, alpha, draw.y, start=flow_rows, shift=self.shift, derivative=self.derivative
         )
         far = self._shape_target(far, u.detach()[flow_rows:], t[flow_rows:], alpha)
         target = torch.cat([v[:flow_rows], far])
         error = (u - target).square().flatten(1).mean(1)
 
-        discrete = row_alpha if row_alpha is not None else torch.full_like(t, alpha if alpha else 1.0)
-        a = torch.where(r < t, discrete, torch.ones_like(t))
-        weight = self.weight(error.detach(), a, x[0].numel(), r, t)
+        a = torch.where(r < t, alpha if isinstance(alpha, Tensor) else alpha or 1.0, torch.ones_like(t))
+        weight = self.weight(error.detach(), a, z[0].numel(), r, t)
         per_sample = weight * error
         if self.cosine:
-            anchor = 1 - F.cosine_similarity(u, v, dim=1).reshape(len(x), -1).mean(1)
+            anchor = 1 - F.cosine_similarity(u, v, dim=1).reshape(len(z), -1).mean(1)
             per_sample = per_sample + self.cosine * torch.where(r == t, anchor, 0.0)
         loss = per_sample.mean()
         with torch.no_grad():
             metrics = measure(u, v, target, r, t)
-            metrics["alpha"] = alpha if alpha is not None else a[flow_rows:].mean()
-            metrics["flow_ratio"] = flow_rows / len(x)
+            metrics["alpha"] = a[flow_rows:].mean() if isinstance(alpha, Tensor) and alpha.ndim else alpha
+            metrics["flow_ratio"] = flow_rows / len(z)
             metrics["loss"] = loss.detach()
         return Output(loss, per_sample.detach(), metrics, r, t, error.detach())
 
@@ -176,9 +201,9 @@ class AlphaFlow:
             raise ValueError(f"flow_ratio {ratio} lies outside [0, 1]: it is the share of rows with r = t")
         return int(batch * ratio + 1e-9)
 
-    def _shape_target(self, far: Tensor, u: Tensor, t: Tensor, alpha: float | None) -> Tensor:
+    def _shape_target(self, far: Tensor, u: Tensor, t: Tensor, alpha: float | Tensor) -> Tensor:
         """Clip and relax the target of the rows with r < t, where asked to."""
-        if self.clip is not None and alpha != 0 and alpha != 1:
+        if self.clip is not None and (isinstance(alpha, Tensor) or 0 < alpha < 1):
             far = far.clamp(-self.clip, self.clip)
         if self.relaxation is not None:
             share = 1 - (1 - expand(t, u)) ** self.relaxation

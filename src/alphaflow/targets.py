@@ -38,8 +38,8 @@ def average_velocity_target(
         net: the network u(z, r, t, y).
         z, v: points on the path and (guided) velocities there, (B, *shape).
         r, t: times (B,), r <= t. Rows with r == t give v.
-        alpha: in [0, 1]; a tensor (B,) of values in (0, 1] sets it row by row. At 1 no network is evaluated
-            (with `shift="data"`), between 0 and 1 it is evaluated at (z_s, r, s), at 0 its derivative is taken.
+        alpha: in [0, 1]; a tensor, () or (B,) for a value per row, in (0, 1]. At 1 no network is evaluated (with
+            `shift="data"`), between 0 and 1 it is evaluated at (z_s, r, s), at 0 its derivative is taken.
         y: classes (B,) or None.
         shift: the velocity ṽ that leads from z_t to z_s.
             "data": v. "model": u⁻(z_t, s, t), as in Shortcut models; at α = 0, u⁻(z_t, t, t).
@@ -126,7 +126,7 @@ def predict_with_target(
         v_tail,
         r_tail,
         t_tail,
-        alpha if not isinstance(alpha, Tensor) else alpha[start:],
+        alpha[start:] if isinstance(alpha, Tensor) and alpha.ndim else alpha,
         y_tail,
         shift=shift,
         derivative=derivative,

@@ -222,7 +222,7 @@ def test_resume_continues_and_lengthens(tmp_path):
         "--objective.omega 2 --objective.kappa 0.5 --objective.guide-to 0.8 --objective.label-drop 0.1",
         "--objective.weight adaptive --objective.weight-power 0.5 --objective.weight-c 0.01 --precision bfloat16",
         "--model.predicts data --objective.name discrete-consistency --accumulate 2",
-        "--parallel.strategy fsdp --optimizer.decay linear(60%,100%) --data.flip True --ema.ramp 0.1",
+        "--parallel.strategy fsdp --optimizer.decay linear(60%,100%) --data.flip --ema.ramp 0.1",
     ],
 )
 def test_settings_from_the_command_line(words, tmp_path):

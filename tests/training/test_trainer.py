@@ -284,6 +284,15 @@ def test_sigterm_writes_a_checkpoint_and_exits_143(tmp_path):
     assert Trainer.resume(RunFolder(run)).step == step
 
 
+@pytest.mark.slow
+def test_a_compiled_run_takes_the_same_steps(tmp_path):
+    config = dataclasses.replace(TINY, steps=6, sample_every=100, objective=ObjectiveConfig(alpha="linear(0,5)"))
+    Trainer.start(config, RunFolder(tmp_path / "eager")).train()
+    Trainer.start(dataclasses.replace(config, compile=True), RunFolder(tmp_path / "compiled")).train()
+    for ours, theirs in zip(lines(tmp_path / "compiled"), lines(tmp_path / "eager")):
+        assert ours["residual"] == pytest.approx(theirs["residual"], rel=1e-3)
+
+
 def test_a_config_survives_the_round_trip(tmp_path):
     trainer = Trainer.start(TINY, RunFolder(tmp_path))
     assert RunFolder(tmp_path).read_config() == trainer.config

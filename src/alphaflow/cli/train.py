@@ -80,6 +80,7 @@ def _parse_settings(recipe: str, words: list[str]) -> Config:
     import tyro
 
     names = [f"--{name}" for name in dotted_names()]
+    words = _spell_out_flags(words)
     for word in words:
         if word.startswith("--") and word != "--help":
             choose("setting", word.split("=")[0].replace("_", "-"), [*names, "--out", "--stop-after"], status=2)
@@ -97,6 +98,15 @@ def _parse_settings(recipe: str, words: list[str]) -> Config:
         if not end.code:  # --help
             raise
         raise UserError(_one_line(said.getvalue()), status=2) from None
+
+
+def _spell_out_flags(words: list[str]) -> list[str]:
+    """`--compile` alone means `--compile True`."""
+    flags = {f"--{name}" for name in dotted_names(only=bool)}
+    spelled: list[str] = []
+    for word, following in zip(words, [*words[1:], "--"]):
+        spelled += [word, "True"] if word in flags and following.startswith("--") else [word]
+    return spelled
 
 
 def _one_line(box: str) -> str:

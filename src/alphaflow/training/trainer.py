@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import schedules
+from ..compiled import Compiled
 from ..data import Batches, Dataset
 from ..derivative import check_derivative
 from ..ema import EMA
@@ -48,6 +49,7 @@ class Trainer:
         classes = self.dataset.num_classes
         self.net: nn.Module = build_model(config.model, self.dataset.shape, classes, config.seed).to(self.device)
         self.objective = build_objective(config, classes)
+        self.compiled = Compiled(self.objective) if config.compile else self.objective
         self.batches = Batches(self.dataset, config.batch_size, config.seed, flip=config.data.flip)
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(),
@@ -149,7 +151,7 @@ class Trainer:
         y = None if y is None else y.to(self.device, non_blocking=True)
         random = KeyedRandom(hash_key(self.config.seed, "train"), ids, self.step)
         with self._autocast():
-            return self.objective(self.net, x, y, step=self.step, generator=random)
+            return self.compiled(self.net, x, y, step=self.step, generator=random)
 
     # ------------------------------------------------------------------ guards
 
