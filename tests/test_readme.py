@@ -38,7 +38,7 @@ def test_every_command_of_the_readme_runs(tmp_path, monkeypatch):
         small = SMALL if words[0] == "train" and "--resume" not in words else []
         assert run([*words, *small]) == 0, words
         seen.add(words[0])
-    assert seen == {"recipes", "train", "sample", "evaluate", "report"}
+    assert seen == {"recipes", "train", "sample", "evaluate", "report", "bench"}
     assert (
         Path("samples.png").exists() and Path("digits.npz").exists() and Path("runs/digits/report.html").exists()
     )
