@@ -26,7 +26,7 @@ DIGITS = Recipe(
             t_law="logit-normal(-0.1, 1)",
             r_law="logit-normal(-0.6, 1)",
         ),
-        optimizer=OptimizerConfig(lr=2e-3, warmup=50, decay="linear(50%, 100%, last=0.05)"),
+        optimizer=OptimizerConfig(lr=3e-3, warmup=50, decay="linear(70%, 100%, last=0.1)"),
         ema=EMAConfig(half_life=200, ramp=0.1),
     ),
 )
