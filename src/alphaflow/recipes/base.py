@@ -9,8 +9,8 @@ from ..training.config import Config
 class Recipe:
     """A configuration with what a reader wants to know before starting it.
 
-    command: the exact words. cost: time and machine, measured. expected: the result, measured; `bounds` are
-    the figures that a test holds the recipe to, as metric -> (worst allowed at 1 NFE).
+    command: the exact words. cost: time and machine, measured. expected: the result, measured. bounds: lowest and
+    highest figure at one evaluation, by metric, to which `tests/test_recipes.py` holds the recipe.
     """
 
     name: str
@@ -19,4 +19,4 @@ class Recipe:
     cost: str
     expected: str
     config: Config
-    bounds: dict[str, float] = field(default_factory=dict)
+    bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
