@@ -285,19 +285,19 @@ def _reshape(func: Any, args: Any, kwargs: Any) -> Any:
     raise NoRule(f"{name_of(func)} from {tuple(x.shape)} to {tuple(out.shape)} splits the rows of the batch")
 
 
+def _push_alike(func: Any, args: Any, kwargs: Any) -> Any:
+    """Linear functions treat a tangent just like the primal."""
+    x = args[0]
+    out = func(primal(x), *args[1:], **kwargs)
+    with torch.no_grad():
+        tangent = func(x.tangent, *args[1:], **kwargs)
+    if isinstance(out, Tensor):
+        return follow(func, out, tangent, x.start, x.rows)
+    return type(out)(follow(func, a, b, x.start, x.rows) for a, b in zip(out, tangent))
+
+
 def _alike(*functions: Any) -> None:
-    """Linear functions that treat a tangent just like the primal."""
-
-    def body(func: Any, args: Any, kwargs: Any) -> Any:
-        x = args[0]
-        out = func(primal(x), *args[1:], **kwargs)
-        with torch.no_grad():
-            tangent = func(x.tangent, *args[1:], **kwargs)
-        if isinstance(out, Tensor):
-            return follow(func, out, tangent, x.start, x.rows)
-        return type(out)(follow(func, a, b, x.start, x.rows) for a, b in zip(out, tangent))
-
-    rule(*functions)(body)
+    rule(*functions)(_push_alike)
 
 
 _alike(torch.transpose, Tensor.transpose, torch.permute, Tensor.permute, torch.movedim, Tensor.movedim)
@@ -319,12 +319,7 @@ def _over_dim(default: int | None, *functions: Any) -> None:
                 raise NoRule(f"{name_of(func)} over the whole batch")
             if one is not None:
                 _not_over_rows(func, x, one)
-        out = func(primal(x), *args[1:], **kwargs)
-        with torch.no_grad():
-            tangent = func(x.tangent, *args[1:], **kwargs)
-        if isinstance(out, Tensor):
-            return follow(func, out, tangent, x.start, x.rows)
-        return type(out)(follow(func, a, b, x.start, x.rows) for a, b in zip(out, tangent))
+        return _push_alike(func, args, kwargs)
 
     rule(*functions)(body)
 
