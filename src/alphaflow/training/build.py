@@ -54,6 +54,7 @@ def _dit(config: ModelConfig, shape: Sequence[int], num_classes: int) -> nn.Modu
         width=config.width,
         depth=config.depth,
         heads=config.heads,
+        activation=config.activation,
         num_classes=num_classes,
     )
 
@@ -95,6 +96,8 @@ def build_objective(config: Config, num_classes: int) -> AlphaFlow:
             changes["shift"] = ours.shift
         if ours.clip is not None:
             changes["clip"] = ours.clip
+        if ours.relaxation is not None:
+            changes["relaxation"] = ours.relaxation
         changes["guidance"] = _guidance(config, num_classes)
         return dataclasses.replace(member, **changes)
     except UserError:

@@ -41,6 +41,8 @@ class ModelConfig:
     """dit: attention heads."""
     patch: int = 2
     """dit: pixels along the side of a patch."""
+    activation: Literal["gelu-tanh", "gelu", "silu"] = "gelu-tanh"
+    """dit: of the blocks' MLPs. gelu-tanh is DiT's; the others are much quicker on a CPU."""
     predicts: Literal["velocity", "data"] = "velocity"
     """What the network's output means: the average velocity u, or the data f with u = (z - f) / t."""
 
@@ -76,6 +78,8 @@ class ObjectiveConfig:
     """Constant in the weight's denominator."""
     clip: float | None = None
     """Bound on targets where 0 < α < 1."""
+    relaxation: float | None = None
+    """Pull targets where r < t towards u by the share (1 - t)^relaxation, the change cut to ±1 (FACM's)."""
     omega: float = 1.0
     """Guidance in training: weight ω of the data's velocity."""
     kappa: float = 0.0
