@@ -135,10 +135,11 @@ def test_a_meanflow_step_calls_the_network_once():
     assert net.rows == [8]
 
 
-def test_long_sequences_go_by_blocks_of_queries_with_the_same_result(monkeypatch):
+@pytest.mark.parametrize("most", [2 * 16 * 3, 2 * 16 * 16 * 3], ids=["three queries", "three rows"])
+def test_attention_goes_piece_by_piece_with_the_same_result(monkeypatch, most):
     net, (z, v, r, t, y) = lively(Zoo()), images(3, 4)
     whole = fused(net, z, v, r, t, y, 1)[1]
-    monkeypatch.setattr(dual_attention, "CHUNK", 4 * 2 * 16 * 3)  # three queries at a time
+    monkeypatch.setitem(dual_attention.CHUNK, "cpu", most)
     torch.testing.assert_close(fused(net, z, v, r, t, y, 1)[1], whole, rtol=1e-12, atol=1e-13)
 
 

@@ -21,6 +21,7 @@ from . import members, models
 from .data import Batches, Digits
 from .objectives import AlphaFlow
 from .sampling import sample
+from .training.devices import keep_freed_memory
 from .training.log import ProgressBar
 
 WAYS = ("fused", "forward", "reverse", "difference")
@@ -55,6 +56,7 @@ def variants(shares: tuple[int, ...]) -> dict[str, AlphaFlow]:
 def bench(settings: Settings) -> dict[str, Any]:
     """Measure everything; a record for JSON, which `table` turns into words."""
     device = torch.device(settings.device)
+    keep_freed_memory()  # as in training
     net = models.dit(
         settings.model, input_size=settings.size, channels=settings.channels, num_classes=settings.num_classes
     ).to(device)

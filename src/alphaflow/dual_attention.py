@@ -11,8 +11,9 @@ from .dual import Dual, NoRule, call, first_dual, follow, primal, tail, tail_of
 from .dual_rules import bind, rule
 
 aten = torch.ops.aten
-CHUNK = 2**24
-"""Entries of the attention matrix that the tangent holds at a time; longer sequences go by blocks of queries."""
+CHUNK = {"cpu": 2**20, "cuda": 2**24}
+"""Entries of the attention matrix that the tangent holds at a time: on a CPU what its caches hold, elsewhere what
+keeps the device busy. Batches go by rows, and long sequences by queries."""
 
 
 @rule(F.scaled_dot_product_attention)
@@ -28,28 +29,51 @@ def _attention(func: Any, args: Any, kwargs: Any) -> Any:
     with torch.no_grad():
         parts = [(tail(x), x.tangent) if isinstance(x, Dual) else (tail_of(x, like), None) for x in (q, k, v)]
         bias = _bias(tail_of(mask, like), causal, q.shape[-2], k.shape[-2], out)
-        size = scale if scale is not None else q.shape[-1] ** -0.5
-        rows = max(1, CHUNK // max(1, math.prod(parts[0][0].shape[:-2]) * k.shape[-2]))
-        blocks = [_attention_tangent(parts, bias, size, slice(a, a + rows)) for a in range(0, q.shape[-2], rows)]
-        tangent = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=-2)
+        tangent = _attention_tangent(parts, bias, scale if scale is not None else q.shape[-1] ** -0.5)
     return follow(func, out, tangent.to(out.dtype), like.start, like.rows)
 
 
-def _attention_tangent(parts: list[Any], bias: Tensor | None, scale: float, block: slice) -> Tensor:
-    """d softmax(q kᵀ) v on a block of queries: two products for the scores, two for the output."""
-    (q, dq), (k, dk), (v, dv) = parts
-    q = q[..., block, :] * scale
-    scores = q @ k.mT
-    if bias is not None:
-        scores = scores + (bias[..., block, :] if bias.shape[-2] > 1 else bias)
+def _attention_tangent(parts: list[Any], bias: Tensor | None, scale: float) -> Tensor:
+    """d softmax(q kᵀ) v, piece by piece; no piece holds more than `CHUNK` entries of the attention matrix."""
+    lead = torch.broadcast_shapes(*(x.shape[:-2] for x, _ in parts))
+    queries, keys = parts[0][0].shape[-2], parts[1][0].shape[-2]
+    parts = [tuple(None if x is None else x.expand(*lead, *x.shape[-2:]) for x in pair) for pair in parts]
+    bias = None if bias is None else bias.expand(*lead, queries, keys)
+    most = CHUNK["cpu" if parts[0][0].is_cpu and not torch.compiler.is_compiling() else "cuda"]
+    rows = max(1, most // max(1, math.prod(lead[1:]) * queries * keys))
+    block = max(1, most // max(1, math.prod(lead[1:]) * keys))
+    done = []
+    for row in range(0, lead[0], rows):
+        (q, dq), k, v = (tuple(_cut(x, row, rows) for x in pair) for pair in parts)
+        few = _cut(bias, row, rows)
+        pieces = []
+        for i in range(0, queries, block):
+            near, dnear, mask = (None if x is None else x[:, i : i + block] for x in (q, dq, few))
+            pieces.append(_piece((near, dnear), k, v, mask, scale))
+        done.append(pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1))
+    return (done[0] if len(done) == 1 else torch.cat(done)).view(*lead, queries, -1)
+
+
+def _cut(x: Tensor | None, row: int, rows: int) -> Tensor | None:
+    """Some rows of the batch, all leading dimensions in one: a view where it can be."""
+    return None if x is None else x[row : row + rows].flatten(0, -3)
+
+
+def _piece(query: Any, key: Any, value: Any, bias: Tensor | None, scale: float) -> Tensor:
+    """The tangent on (H, queries, d): two products for the change of the scores, two for that of the output.
+
+    query, key, value: each a tensor and its tangent, or None.
+    """
+    (q, dq), (k, dk), (v, dv) = query, key, value
+    q, keys = q * scale, k.mT
+    scores = torch.bmm(q, keys) if bias is None else torch.baddbmm(bias, q, keys)
     weights = scores.softmax(-1)
-    change = torch.zeros_like(scores)
-    if dq is not None:
-        change = (dq[..., block, :] * scale) @ k.mT
+    change = torch.zeros_like(scores) if dq is None else torch.bmm(dq * scale, keys)
     if dk is not None:
-        change = change + q @ dk.mT
+        change = torch.baddbmm(change, q, dk.mT)
     change = aten._softmax_backward_data(change, weights, -1, weights.dtype)
-    return change @ v if dv is None else change @ v + weights @ dv
+    tangent = torch.bmm(change, v)
+    return tangent if dv is None else torch.baddbmm(tangent, weights, dv)
 
 
 def _bias(mask: Tensor | None, causal: bool, queries: int, keys: int, like: Tensor) -> Tensor | None:

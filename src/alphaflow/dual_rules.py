@@ -79,6 +79,20 @@ def _mul(func: Any, args: Any, kwargs: Any) -> Any:
     return follow(func, out, tangent, like.start, like.rows)
 
 
+@rule(torch.addcmul, Tensor.addcmul)
+def _addcmul(func: Any, args: Any, kwargs: Any) -> Any:
+    """base + value · a · b, the modulation and the gates of a DiT: each term of the tangent in one pass."""
+    out, (base, a, b), value = _run(func, args, kwargs), args, kwargs.get("value", 1)
+    like = first_dual(args)
+    with torch.no_grad():
+        tangent = base.tangent if isinstance(base, Dual) else torch.zeros((), dtype=out.dtype, device=out.device)
+        for one, other in ((a, b), (b, a)):
+            if isinstance(one, Dual):
+                other = tail(other) if isinstance(other, Dual) else _beside(other, like, out)
+                tangent = torch.addcmul(tangent, one.tangent, other, value=value)
+    return follow(func, out, _spread(tangent, like, out), like.start, like.rows)
+
+
 @rule(torch.div, Tensor.div, Tensor.__truediv__)
 def _div(func: Any, args: Any, kwargs: Any) -> Any:
     out, (a, b) = _run(func, args, kwargs), args

@@ -45,7 +45,7 @@ def position_table(rows: int, columns: int, width: int) -> Tensor:
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """x (B, N, D) scaled by 1+scale and shifted, both (B, D)."""
-    return x * (1 + scale).unsqueeze(1) + shift.unsqueeze(1)
+    return torch.addcmul(shift.unsqueeze(1), x, (1 + scale).unsqueeze(1))
 
 
 class PatchEmbed(nn.Module):
@@ -76,8 +76,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         B, N, D = x.shape
-        qkv = self.qkv(x).view(B, N, 3, self.heads, D // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (part.view(B, N, self.heads, -1).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
         out = F.scaled_dot_product_attention(q, k, v)
         return self.proj(out.transpose(1, 2).reshape(B, N, D))
 
@@ -116,8 +115,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c).chunk(6, -1)
-        x = x + gate_attn.unsqueeze(1) * self.attn(_modulate(self.norm1(x), shift_attn, scale_attn))
-        return x + gate_mlp.unsqueeze(1) * self.mlp(_modulate(self.norm2(x), shift_mlp, scale_mlp))
+        y = self.attn(_modulate(self.norm1(x), shift_attn, scale_attn))
+        x = torch.addcmul(x, gate_attn.unsqueeze(1), y)
+        y = self.mlp(_modulate(self.norm2(x), shift_mlp, scale_mlp))
+        return torch.addcmul(x, gate_mlp.unsqueeze(1), y)
 
 
 class FinalLayer(nn.Module):
