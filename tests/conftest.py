@@ -7,6 +7,7 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
+from drawn import ROWS
 from reference import SmallNet
 
 settings.register_profile("alphaflow", deadline=None, derandomize=True, database=None, max_examples=50)
@@ -33,3 +34,10 @@ def batch() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     r, t = torch.rand(2, 8, generator=source, dtype=torch.float64).sort(dim=0).values
     r[:2] = t[:2]
     return z, v, r, t, torch.arange(8) % 4
+
+
+@pytest.fixture
+def data() -> tuple[Tensor, Tensor]:
+    """x (ROWS, 3) in float64 and y (ROWS,)."""
+    source = torch.Generator().manual_seed(8)
+    return torch.randn(ROWS, 3, generator=source, dtype=torch.float64), torch.arange(ROWS) % 4

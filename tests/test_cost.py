@@ -1,0 +1,116 @@
+"""What an evaluation of an objective costs: how often, and on which rows, the network runs. Guidance."""
+
+import pytest
+import torch
+
+from alphaflow.guidance import Guidance
+from alphaflow.objectives import AlphaFlow
+from alphaflow.path import interpolate
+from alphaflow.rng import KeyedRandom
+from alphaflow.targets import average_velocity_target
+from drawn import NULL, PLAIN, ROWS, assert_same, keyed, noise_of, on_path
+from reference import Counting, gradient
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows"),
+    [
+        ({"alpha": 1.0}, [12]),
+        ({"alpha": 0.5}, [12, 9]),
+        ({"alpha": 1e-3, "flow_ratio": 0.5}, [12, 6]),
+        ({"alpha": 0.5, "flow_ratio": 1.0}, [12]),
+        ({"alpha": 0.5, "flow_ratio": 0.0}, [12, 12]),
+        ({"alpha": 0.5, "shift": "model"}, [12, 9, 9]),
+        ({"alpha": 0.0, "derivative": "forward"}, [12, 9]),
+        ({"alpha": 0.0, "derivative": "reverse"}, [12, 9]),
+        ({"alpha": 0.0, "derivative": "difference"}, [12, 9, 9, 9]),
+        ({"alpha": 0.0, "flow_ratio": 1.0}, [12]),
+    ],
+    ids=str,
+)
+def test_only_rows_that_need_it_are_evaluated(net, data, settings, rows):
+    counting = Counting(net)
+    AlphaFlow(**settings)(counting, *data, generator=keyed())
+    assert counting.rows == rows
+
+
+def test_the_extra_evaluation_is_at_the_shifted_point_of_rows_with_r_below_t(net, data):
+    x, y = data
+    counting = Counting(net)
+    out = AlphaFlow(alpha=0.25)(counting, x, y, generator=keyed())
+    extra = counting.calls[1]
+    s = 0.25 * out.r + 0.75 * out.t
+    assert torch.equal(extra["r"], out.r[3:])
+    assert_same(extra["t"], s[3:])
+    assert_same(extra["z"], interpolate(x, noise_of(x), s)[0][3:])
+    assert torch.equal(extra["y"], y[3:])
+
+
+def test_weights_gather_their_gradient_from_one_evaluation_only(net, data):
+    """Under stop-gradient the target is a constant: the gradient is that of ‖u - τ‖² with τ fixed."""
+    x, y = data
+    for alpha in (0.5, 0.0):
+        out = AlphaFlow(alpha=alpha, **PLAIN)(net, x, y, generator=keyed())
+        z, v = on_path(x, out)
+        target = average_velocity_target(net, z, v, out.r, out.t, alpha, y)
+        assert_same(gradient(out.loss, net), gradient((net(z, out.r, out.t, y) - target).square().mean(), net))
+
+
+@pytest.mark.parametrize(
+    ("guidance", "branches"),
+    [
+        (Guidance(null=NULL, omega=0.4, kappa=0.5, t_min=0.2, t_max=0.75, drop=0.4), [False, True]),
+        (Guidance(null=NULL, omega=0.5, kappa=0.5, drop=0.0), [False]),
+        (Guidance(null=NULL, omega=2.0, drop=0.0), [True]),
+        (Guidance(null=NULL, omega=1.0, kappa=0.0, drop=0.5), []),
+        (Guidance(null=NULL, omega=2.0, drop=1.0), []),
+        (Guidance(null=NULL, omega=2.0, t_min=0.5, t_max=0.5), []),
+    ],
+    ids=["both", "class alone", "null alone", "drops alone", "all dropped", "empty interval"],
+)
+def test_guidance_evaluates_its_rows_in_one_call_and_none_where_nothing_is_guided(net, data, guidance, branches):
+    x, y = data
+    counting = Counting(net)
+    out = AlphaFlow(alpha=1.0, guidance=guidance)(counting, x, y, generator=keyed())
+    inside = (out.t > guidance.t_min) & (out.t < guidance.t_max)
+    dropped = inside & (keyed().uniform("drop") < guidance.drop)
+    guided = inside & ~dropped
+    assert torch.equal(counting.calls[-1]["y"], torch.where(dropped, NULL, y))
+    if not branches:
+        assert counting.rows == [ROWS]
+        return
+    many = int(guided.sum())
+    assert counting.rows == [many * len(branches), ROWS]
+    call = counting.calls[0]
+    assert torch.equal(call["r"], call["t"])
+    for null, part in zip(branches, call["y"].chunk(len(branches))):
+        assert torch.equal(part, torch.full((many,), NULL) if null else y[guided])
+    for part in call["t"].chunk(len(branches)):
+        assert torch.equal(part, out.t[guided])
+
+
+def test_guided_velocities_are_the_weighted_sum_and_labels_stay_in_place(net, batch):
+    z, v, _, t, y = batch
+    before = y.clone()
+    guidance = Guidance(null=NULL, omega=0.2, kappa=0.92, t_min=0.3, t_max=0.8, drop=0.0)
+    guided, labels = guidance(net, z, v, t, y, KeyedRandom(3, torch.arange(8)))
+    null = torch.full_like(y, NULL)
+    with torch.no_grad():
+        expected = 0.2 * v + 0.92 * net(z, t, t, y) + (1 - 0.2 - 0.92) * net(z, t, t, null)
+    inside = ((t > 0.3) & (t < 0.8))[:, None]
+    assert 0 < inside.sum() < len(t)
+    assert_same(guided, torch.where(inside, expected, v))
+    assert torch.equal(labels, before)
+    assert torch.equal(y, before)
+
+
+def test_a_tenth_of_the_labels_drops_inside_the_interval_and_none_outside(net):
+    rows = 5000
+    z = torch.zeros(rows, 3, dtype=torch.float64)
+    t = torch.linspace(0, 1, rows, dtype=torch.float64)
+    random = KeyedRandom(0, torch.arange(rows))
+    _, labels = Guidance(null=NULL, t_min=0.2, t_max=0.7)(net, z, z, t, torch.zeros(rows).long(), random)
+    dropped = labels == NULL
+    inside = (t > 0.2) & (t < 0.7)
+    assert not dropped[~inside].any()
+    assert dropped[inside].double().mean().item() == pytest.approx(0.1, abs=0.02)
