@@ -18,17 +18,22 @@ def assert_same(a, b):
     torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("shift", ["data", "velocity"])
-def test_alpha_1_is_trajectory_flow_matching(net, batch, shift):
-    z, v, r, t, y = batch
-    assert torch.equal(average_velocity_target(net, z, v, r, t, 1.0, y, shift=shift), v)
-
-
-def test_alpha_1_evaluates_no_network(net, batch):
+@pytest.mark.parametrize("shift", SHIFTS)
+def test_alpha_1_is_trajectory_flow_matching_and_evaluates_no_network(net, batch, shift):
     z, v, r, t, y = batch
     counting = Counting(net)
-    average_velocity_target(counting, z, v, r, t, 1.0, y)
+    assert torch.equal(average_velocity_target(counting, z, v, r, t, 1.0, y, shift=shift), v)
     assert counting.rows == []
+    assert torch.equal(average_velocity_target(net, z, v, r, t, torch.ones_like(t), y, shift=shift), v)
+
+
+@pytest.mark.parametrize("wrong", [0.0, -0.1, 1.5, float("nan")])
+def test_a_tensor_of_alphas_outside_0_to_1_is_refused_with_the_value(net, batch, wrong):
+    z, v, r, t, y = batch
+    alpha = torch.full_like(t, 0.5)
+    alpha[3] = wrong
+    with pytest.raises(ValueError, match=f"alpha {wrong:g} in a tensor"):
+        average_velocity_target(net, z, v, r, t, alpha, y)
 
 
 @given(st.floats(0.01, 0.99))

@@ -68,7 +68,7 @@ def _neighbours(real: Samples, fake: Samples) -> dict[str, float]:
     """
     scale = real.values.shape[1] ** 0.5
     own = metrics.nearest_neighbours(real.values, real.values, exclude_self=True).distances / scale
-    found = metrics.nearest_neighbours(fake.values, real.values).distances / scale
+    found = own if fake is real else metrics.nearest_neighbours(fake.values, real.values).distances / scale
     copies = (found < own.quantile(0.01)).double().mean().item()
     return {"neighbour": found.median().item(), "copies": copies}
 
@@ -230,14 +230,18 @@ def _score(real: Samples, fake: Samples, names: Sequence[str]) -> dict[str, floa
 
 
 def _between_halves(real: Samples, names: Sequence[str], splits: int = 5) -> dict[str, float]:
-    """The same figures with one random half as real and the other as fake, mean over `splits`."""
+    """The same figures with one random half as real and the other as fake, mean over `splits`.
+
+    But distances to the nearest neighbour depend on how many there are to choose from: those are from each real
+    sample to all other ones.
+    """
     sums: dict[str, float] = {}
     for k in range(splits):
         order = torch.randperm(len(real.values), generator=seeded("halves", k))
         half = len(order) // 2
         figures = _score(real.rows(order[:half]), real.rows(order[half : 2 * half]), names)
         sums = {name: sums.get(name, 0.0) + value / splits for name, value in figures.items()}
-    return sums
+    return sums | (_neighbours(real, real) if "neighbours" in names else {})
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -84,29 +84,39 @@ def jump(net: Network, z: Tensor, t: float | Tensor, r: float | Tensor, y: Tenso
 
 
 def invert(
-    net: Network, z: Tensor, r: float, t: float, y: Tensor | None = None, *, iterations: int = 20
+    net: Network,
+    z: Tensor,
+    r: float,
+    t: float,
+    y: Tensor | None = None,
+    *,
+    iterations: int = 50,
+    tolerance: float = 1e-4,
 ) -> Tensor:
     """Go from time r up to a later t: the z_t whose jump to r lands on `z`, for inversion and editing.
 
-    Solves z_t = z_r + (t - r) u(z_t, r, t) by fixed-point iteration, `iterations` evaluations. It converges where
-    (t - r) times the Lipschitz constant of u in z is below 1; take several shorter intervals otherwise.
+    Solves z_t = z_r + (t - r) u(z_t, r, t) by fixed-point iteration, one evaluation each, until the change is at
+    most `tolerance` times the norm of z_t. It converges where (t - r) times the Lipschitz constant of u in z is
+    below 1.
 
     Raises:
-        ValueError: not 0 <= r <= t <= 1, or the iteration moves apart.
+        ValueError: not 0 <= r <= t <= 1, or no convergence within `iterations`.
     """
     if not 0 <= r <= t <= 1:
         raise ValueError(f"cannot invert from r = {r:g} to t = {t:g}: times must satisfy 0 <= r <= t <= 1")
     rows_t, rows_r = _rows(t, z), _rows(r, z)
-    guess, first = z, None
+    guess, change = z, float("inf")
     with torch.no_grad():
         for _ in range(iterations):
             following = move(z, net(guess, rows_r, rows_t, y), rows_r, rows_t)
-            change = (following - guess).norm()
-            first = change if first is None else first
+            change = ((following - guess).norm() / following.norm()).item()
             guess = following
-    if not change <= first:
-        raise ValueError(f"inversion from {r:g} to {t:g} moves apart: go by shorter intervals")
-    return guess
+            if change <= tolerance:
+                return guess
+    raise ValueError(
+        f"inversion from {r:g} to {t:g} still changes by {change:.2g} of its norm after {iterations} iterations "
+        f"(allowed: {tolerance:g}): go by shorter intervals, or allow more iterations"
+    )
 
 
 def grid(nfe: int, *, start: float = 1.0, midpoint: float | None = None) -> tuple[float, ...]:

@@ -136,8 +136,11 @@ CURVES: dict[str, Callable[..., Schedule]] = {
 
 
 def parse(text: str, steps: int, kind: str = "schedule") -> Schedule:
-    """`parse("sigmoid(0%, 80%)", 1000)` is `sigmoid(0, 800)`; a bare number is constant."""
-    return spec.parse(str(text), kind, CURVES, whole=steps)
+    """`parse("sigmoid(0%, 80%)", 1000)` is `sigmoid(0, 800)`; a bare number is constant.
+
+    Where a value is meant and not a step (`25%`, `first=75%`), 100 % is 1.
+    """
+    return spec.parse(str(text), kind, CURVES, whole=steps, values=("constant", "first", "last", "clamp"))
 
 
 def warmup(steps: int) -> Schedule:

@@ -4,7 +4,7 @@ The form in which config files and the command line name them. Percentages are s
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from .errors import UserError, choose
@@ -24,7 +24,13 @@ def _number(word: str, text: str, whole: int | None) -> float:
         raise UserError(f"{text!r}: {word!r} is not a number", status=2) from None
 
 
-def parse(text: str, kind: str, makers: Mapping[str, Callable[..., Any]], whole: int | None = None) -> Any:
+def parse(
+    text: str,
+    kind: str,
+    makers: Mapping[str, Callable[..., Any]],
+    whole: int | None = None,
+    values: Collection[str] = (),
+) -> Any:
     """Build what `text` names.
 
     Args:
@@ -32,6 +38,7 @@ def parse(text: str, kind: str, makers: Mapping[str, Callable[..., Any]], whole:
         kind: what is being named, for messages: "alpha schedule".
         makers: the constructors by name.
         whole: what 100 % stands for; None refuses percentages.
+        values: constructors and keywords whose numbers are values, not steps: there 100 % is 1.
 
     Raises:
         UserError: the name is unknown (the nearest is suggested), or its arguments don't fit.
@@ -40,16 +47,17 @@ def parse(text: str, kind: str, makers: Mapping[str, Callable[..., Any]], whole:
     match = _CALL.fullmatch(text)
     if match is None:
         name, inside = "constant", ""
-        positional.append(_number(text, text, None))  # 25 % of the steps would be no value
+        positional.append(_number(text, text, 1 if name in values else None))
     else:
         name, inside = match[1], match[2] or ""
     choose(kind, name, makers, status=2)
     for word in filter(str.strip, inside.split(",")):
         key, equals, value = word.rpartition("=")
+        number = _number(value, text, 1 if {name, key.strip()} & set(values) else whole)
         if equals:
-            named[key.strip()] = _number(value, text, whole)
+            named[key.strip()] = number
         else:
-            positional.append(_number(word, text, whole))
+            positional.append(number)
     try:
         return makers[name](*positional, **named)
     except TypeError as error:

@@ -38,8 +38,9 @@ def average_velocity_target(
         net: the network u(z, r, t, y).
         z, v: points on the path and (guided) velocities there, (B, *shape).
         r, t: times (B,), r <= t. Rows with r == t give v.
-        alpha: in [0, 1]; a tensor, () or (B,) for a value per row, in (0, 1]. At 1 no network is evaluated (with
-            `shift="data"`), between 0 and 1 it is evaluated at (z_s, r, s), at 0 its derivative is taken.
+        alpha: in [0, 1]; a tensor, () or (B,) for a value per row, in (0, 1]. At 1 the target is v and no network
+            is evaluated, whatever `shift` (at s = r the network's own velocity would teach nothing); between 0
+            and 1 it is evaluated at (z_s, r, s), at 0 its derivative is taken.
         y: classes (B,) or None.
         shift: the velocity ṽ that leads from z_t to z_s.
             "data": v. "model": u⁻(z_t, s, t), as in Shortcut models; at α = 0, u⁻(z_t, t, t).
@@ -50,17 +51,17 @@ def average_velocity_target(
         (B, *shape), detached.
 
     Raises:
-        ValueError: alpha outside [0, 1] or an unknown `shift` or `derivative`.
+        ValueError: alpha outside [0, 1] (a tensor of values: outside (0, 1], looked at on the CPU only, since
+            elsewhere it would stall the step), or an unknown `shift` or `derivative`.
     """
     choose("shift", shift, get_args(Shift))
-    if not isinstance(alpha, Tensor) and not 0 <= alpha <= 1:
-        raise ValueError(f"alpha {alpha} lies outside [0, 1]: 1 is flow matching, 0 is MeanFlow")
+    _check_alpha(alpha)
     with torch.no_grad():
         if not isinstance(alpha, Tensor) and alpha == 0:
             tangent = _tangent(net, z, v, t, y, shift)
             _, slope = total_derivative(net, z, tangent, r, t, y, method=derivative)
             return _derivative_target(v, tangent, slope, r, t, shift)
-        if not isinstance(alpha, Tensor) and alpha == 1 and shift != "model":
+        if not isinstance(alpha, Tensor) and alpha == 1:
             return v.detach()
         target = _two_point_target(net, z, v, r, t, alpha, y, shift)
         return torch.where(expand(r == t, z), v, target)
@@ -87,7 +88,20 @@ def _two_point_target(
     if not isinstance(alpha, Tensor):
         return alpha * near + (1 - alpha) * far
     share = expand(alpha, z)
-    return torch.where(share == 1, near, share * near + (1 - share) * far)  # far may be 0 / 0 at s = 0
+    return torch.where(share == 1, v, share * near + (1 - share) * far)  # far may be 0 / 0 at s = 0
+
+
+def _check_alpha(alpha: float | Tensor) -> None:
+    if not isinstance(alpha, Tensor):
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha {alpha} lies outside [0, 1]: 1 is flow matching, 0 is MeanFlow")
+    elif alpha.is_cpu and not torch.compiler.is_compiling():
+        bad = alpha[~((alpha > 0) & (alpha <= 1))]
+        if len(bad):
+            raise ValueError(
+                f"alpha {bad[0]:g} in a tensor of alphas lies outside (0, 1]: a derivative (0) is taken for whole "
+                "batches only, give the number 0"
+            )
 
 
 def predict_with_target(

@@ -143,6 +143,7 @@ def test_evaluate_prints_a_table_and_writes_json(digits, tmp_path, capsys):
         assert f"{result['figures']['frechet']:.4g}" in said
         assert result["figures"]["frechet"] > 5 * record["halves"]["frechet"]  # four steps of training
     assert record["halves"]["accuracy"] > 0.99
+    assert record["halves"]["copies"] == pytest.approx(0.01, abs=0.002)  # by its definition, of real data
     assert json.loads((digits / "evaluation.json").read_text()) == record
 
 
