@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 import alphaflow as af
-from alphaflow import dual, models
+from alphaflow import compiled as compiled_module
+from alphaflow import dual, models, schedules
 from alphaflow.compiled import Compiled
 from alphaflow.derivative import total_derivative
 from alphaflow.fused import NoRule, dual_forward
@@ -87,6 +88,16 @@ def test_a_schedule_from_one_to_zero_takes_three_graphs():
     for k in range(len(values)):
         close(step(compiled, net, seed=k, k=k), step(objective, net, seed=k, k=k))
     assert counters["stats"]["unique_graphs"] == 3 and not counters["graph_break"]
+
+
+def test_a_schedule_of_the_share_takes_a_bounded_number_of_graphs(monkeypatch):
+    monkeypatch.setattr(compiled_module, "SPLITS", 4)
+    net, objective = network("MLP"), af.AlphaFlow(alpha=0.0, flow_ratio=schedules.linear(0, 100))
+    compiled = Compiled(objective, backend="aot_eager")
+    for k in range(0, 101, 8):
+        step(compiled, net, k=k)
+    assert counters["stats"]["unique_graphs"] == 5
+    close(step(compiled, net, k=40), step(af.AlphaFlow(alpha=0.0, flow_ratio=0.5), net, k=40))
 
 
 @pytest.mark.parametrize("start", [0, 3])

@@ -1,13 +1,22 @@
 """What an evaluation of an objective costs: how often, and on which rows, the network runs. Guidance."""
 
+import dataclasses
+
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from alphaflow import dual_attention, models
+from alphaflow.fused import dual_forward
 from alphaflow.guidance import Guidance
-from alphaflow.objectives import AlphaFlow
+from alphaflow.objectives import AlphaFlow, Draw, RandomSplit
 from alphaflow.path import interpolate
 from alphaflow.rng import KeyedRandom
 from alphaflow.targets import average_velocity_target
+from alphaflow.times import Uniform
 from drawn import NULL, PLAIN, ROWS, assert_same, keyed, noise_of, on_path
 from reference import Counting, gradient
 
@@ -114,3 +123,48 @@ def test_a_tenth_of_the_labels_drops_inside_the_interval_and_none_outside(net):
     inside = (t > 0.2) & (t < 0.7)
     assert not dropped[~inside].any()
     assert dropped[inside].double().mean().item() == pytest.approx(0.1, abs=0.02)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5, 0.0, RandomSplit(Uniform())], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"shift": "velocity"}, {"clip": 4.0, "relaxation": 0.5, "cosine": 0.5}])
+def test_an_evaluation_never_waits_for_the_device(alpha, settings):
+    """On the meta device there are no numbers: whatever asks for one raises, as it would stall a GPU."""
+    x, y = torch.randn(8, 1, 8, 8), torch.arange(8) % 4
+    net = models.DiT(8, 4, 1, 16, 1, 2, 4)
+    guidance = Guidance(null=4, omega=2.0, kappa=0.5, drop=0.1)
+    objective = AlphaFlow(alpha=alpha, flow_ratio=0.5, guidance=guidance, **settings)
+    draw = objective.draw(net, x, y, generator=KeyedRandom(0, torch.arange(8)))
+    parts = {field.name: getattr(draw, field.name) for field in dataclasses.fields(draw)}
+    away = Draw(**{key: part.to("meta") if isinstance(part, Tensor) else part for key, part in parts.items()})
+    net.to("meta")
+    output = objective.evaluate(net, away)
+    output.loss.backward()
+    assert output.loss.is_meta and net.final_layer.linear.weight.grad.is_meta
+    with pytest.raises(RuntimeError, match="meta"):
+        float(output.loss.detach())
+
+
+def test_attentions_tangent_never_holds_the_whole_matrix(monkeypatch):
+    """512 tokens go by blocks of 32 queries; a fused kernel does the primal."""
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            for leaf in tree_leaves(out):
+                largest = max(largest, leaf.numel() if isinstance(leaf, Tensor) else 0)
+            return out
+
+    monkeypatch.setitem(dual_attention.CHUNK, "cpu", 32 * 512)
+    z, v = torch.randn(2, 3, 1, 512, 4, dtype=torch.float64)
+
+    def attend(z, t):
+        return F.scaled_dot_product_attention(z * t[:, None, None, None], z, z)
+
+    t = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+    with Watch():
+        _, slope = dual_forward(attend, z, v[1:], t, start=1)
+    assert largest <= 32 * 512
+    expected = (attend(z + 1e-5 * v, t + 1e-5) - attend(z - 1e-5 * v, t - 1e-5)) / 2e-5
+    torch.testing.assert_close(slope, expected[1:], rtol=1e-7, atol=1e-8)

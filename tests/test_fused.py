@@ -143,13 +143,17 @@ def test_attention_goes_piece_by_piece_with_the_same_result(monkeypatch, most):
     torch.testing.assert_close(fused(net, z, v, r, t, y, 1)[1], whole, rtol=1e-12, atol=1e-13)
 
 
-def test_it_works_in_bfloat16_autocast_to_a_hundredth():
-    net, (z, v, r, t, y) = lively(models.DiT(8, 2, 3, 64, 2, 2, 4)), images(3, 8, rows=16)
-    exact = total_derivative(net, z, v, r, t, y, method="forward")[1]
+@pytest.mark.parametrize("seed", range(3))
+def test_in_bfloat16_autocast_the_tangent_is_as_good_as_the_primal(seed):
+    net, (z, v, r, t, y) = models.DiT(16, 2, 4, 192, 6, 3, 4), images(4, 16, rows=8)
+    source = torch.Generator().manual_seed(seed)
+    for weight in net.parameters():
+        weight.data.add_(0.03 * torch.randn(weight.shape, generator=source))
+    exact = total_derivative(net.double(), z, v, r, t, y, method="forward")[1]
     single = net.float()
     with torch.autocast("cpu", torch.bfloat16):
         _, slope = fused(single, z.float(), v.float(), r.float(), t.float(), y, 0)
-    assert ((slope.double() - exact).norm() / exact.norm()) < 2e-2
+    assert ((slope.double() - exact).norm() / exact.norm()) < 6e-3  # without float32 conditions: 9e-3
 
 
 class Wrapped(nn.Module):

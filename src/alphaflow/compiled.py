@@ -1,7 +1,7 @@
 """An objective whose tensor part is compiled: draws and schedules stay on the host."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,11 @@ from .derivative import DerivativeError, Method, choose_method, total_derivative
 from .objectives import AlphaFlow, Draw, Output
 from .path import Network
 from .rng import Random
+from .schedules import Schedule
+
+
+SPLITS = 8
+"""A scheduled share of r = t rows is rounded to this many parts: each value that it takes is a graph of its own."""
 
 
 class Compiled:
@@ -18,7 +23,7 @@ class Compiled:
 
     There is one graph for each of α = 0, 0 < α < 1 and α = 1, without breaks, and another when the batch's shape
     or its share of rows with r = t changes; the first call of each compiles (tens of seconds). Between 0 and 1, α
-    is a tensor, so that it may move from step to step.
+    is a tensor, so that it may move from step to step. A schedule of the share moves in steps of 1 / `SPLITS`.
 
     With the fused derivative the network must leave activation checkpointing to the compiler
     (`torch._functorch.config.activation_memory_budget`), and take tensors apart by `unbind`, not by iteration.
@@ -29,9 +34,11 @@ class Compiled:
     """
 
     def __init__(self, objective: AlphaFlow, **options: Any) -> None:
+        if callable(objective.flow_ratio):
+            objective = replace(objective, flow_ratio=_Rounded(objective.flow_ratio))
         self.objective = objective
         self._options = {"fullgraph": True, "dynamic": False, "isolate_recompiles": True, **options}
-        self._compiled: dict[Method, Callable[..., Output]] = {}
+        self._compiled: dict[tuple[Method, int], Callable[..., Output]] = {}
         self._confirmed = False
 
     def __call__(
@@ -53,9 +60,10 @@ class Compiled:
         differentiates = not isinstance(draw.alpha, Tensor) and draw.alpha == 0 and draw.flow_rows < len(x)
         method = self._method(net, draw) if differentiates else self.objective.derivative
         objective = replace(self.objective, derivative=method)
-        if method not in self._compiled:
-            self._compiled[method] = torch.compile(objective.evaluate, **self._options)
-        output = self._compiled[method](net, _with_tensor_alpha(draw))
+        key = method, draw.flow_rows  # Dynamo limits how many graphs one function may have
+        if key not in self._compiled:
+            self._compiled[key] = torch.compile(objective.evaluate, **self._options)
+        output = self._compiled[key](net, _with_tensor_alpha(draw))
         if differentiates and method == "fused" and not self._confirmed:
             _confirm(output, objective, net, draw)
             self._confirmed = True
@@ -73,6 +81,16 @@ class Compiled:
         if method == "reverse":
             raise ValueError("derivative 'reverse' cannot be compiled: use 'fused', 'forward' or 'difference'")
         return method
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    """A schedule whose values are multiples of 1 / `SPLITS`."""
+
+    schedule: Schedule
+
+    def __call__(self, step: int) -> float:
+        return round(self.schedule(step) * SPLITS) / SPLITS
 
 
 def _with_tensor_alpha(draw: Draw) -> Draw:
