@@ -3,10 +3,10 @@
     python benchmarks/family.py digits            # writes benchmarks/results/family-digits.json, prints the table
     python benchmarks/family.py toy --seeds 3 --workers 2
 
-Each member keeps its own settings (share of r = t rows, couplings); network, data, optimizer, batch and steps are
-the recipe's, and so is the weight, except where the member's own is part of it (FACM, Shortcut, consistency
-training). `--weight adaptive` gives all the others the papers' adaptive weight instead. Consistency training
-predicts the data, as its theorem has it.
+Each member keeps its own settings (share of r = t rows, couplings, shift); network, data, optimizer, batch and
+steps are the recipe's, and so is the weight, except where the member's own is part of it (FACM, Shortcut,
+consistency training). `--weight adaptive` gives all the others the papers' adaptive weight instead. Consistency
+training predicts the data, as its theorem has it. The row `recipe` is the recipe itself, with what tuning added.
 """
 
 import argparse
@@ -30,6 +30,8 @@ from alphaflow.training.run import RunFolder
 from alphaflow.training.trainer import Trainer
 
 PREDICTS_DATA = ("consistency", "discrete-consistency")
+TUNED = ("alpha", "flow_ratio", "shift", "coupling", "t_law", "r_law", "relaxation")
+"""What a recipe may set and a member has of its own."""
 OWN_WEIGHT = ("facm", "shortcut", *PREDICTS_DATA)
 
 
@@ -37,13 +39,13 @@ def train_and_score(recipe: str, member: str, seed: int, steps: int | None, weig
     """One run; its figures by number of evaluations."""
     config = RECIPES[recipe].config
     steps, ours = steps or config.steps, config.objective
-    changes = {"name": member}
-    if member != ours.name:  # its own schedules and couplings
-        changes |= {"alpha": None, "flow_ratio": None, "coupling": None, "t_law": None, "r_law": None}
-    if member in OWN_WEIGHT:
-        changes["weight"] = None
-    elif weight:
-        changes["weight"] = weight
+    changes: dict[str, Any] = {}
+    if member != "recipe":
+        changes = {"name": member, **dict.fromkeys(TUNED)}
+        if member in OWN_WEIGHT:
+            changes["weight"] = None
+        elif weight:
+            changes["weight"] = weight
     config = dataclasses.replace(
         config,
         steps=steps,
@@ -51,7 +53,9 @@ def train_and_score(recipe: str, member: str, seed: int, steps: int | None, weig
         sample_every=steps,
         checkpoint_every=steps,
         objective=dataclasses.replace(ours, **changes),
-        model=dataclasses.replace(config.model, predicts="data" if member in PREDICTS_DATA else "velocity"),
+        model=dataclasses.replace(
+            config.model, predicts="data" if member in PREDICTS_DATA else config.model.predicts
+        ),
     )
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -87,7 +91,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--weight", help="for members without a weight of their own: adaptive, definition, …")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--members", nargs="+", default=list(MEMBERS))
+    parser.add_argument("--members", nargs="+", default=["recipe", *MEMBERS])
     known = parser.parse_args()
     seeds = range(known.seeds)
     jobs = [(known.recipe, member, seed, known.steps, known.weight) for member in known.members for seed in seeds]

@@ -6,25 +6,29 @@ the ratio to flow matching in the same round. Rates stand beside that of plain m
 
 import json
 import os
+import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import members, models
+from . import __version__, members, models
+from .compiled import Compiled
 from .data import Batches, Digits
+from .derivative import Method
 from .objectives import AlphaFlow
 from .sampling import sample
 from .training.devices import keep_freed_memory
 from .training.log import ProgressBar
 
-WAYS = ("fused", "forward", "reverse", "difference")
+WAYS: tuple[Method, ...] = ("fused", "forward", "reverse", "difference")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +44,22 @@ class Settings:
     device: str = "cpu"
     rounds: int = 7
     shares: tuple[int, ...] = (25, 50, 100)
+    ways: tuple[Method, ...] = WAYS
+    compile: bool = False
 
 
-def variants(shares: tuple[int, ...]) -> dict[str, AlphaFlow]:
+def variants(settings: Settings) -> dict[str, AlphaFlow | Compiled]:
     """The steps to time, by name; a share is the percentage of rows with r < t."""
-    found = {"flow matching": members.FlowMatching()}
-    for share in shares:
+    found: dict[str, AlphaFlow | Compiled] = {"flow matching": members.FlowMatching()}
+    for share in settings.shares:
         ratio = 1 - share / 100
         found[f"alpha {share}%"] = AlphaFlow(alpha=0.5, flow_ratio=ratio)
-        for way in WAYS:
+        for way in settings.ways:
             found[f"meanflow {share}% {way}"] = members.MeanFlow(flow_ratio=ratio, derivative=way)
+    if settings.compile:  # beside the eager ones; double VJP cannot be, and two of the others gain nobody anything
+        for name, objective in list(found.items()):
+            if not name.endswith(("forward", "reverse", "difference")):
+                found[f"{name} compiled"] = Compiled(objective)  # type: ignore[arg-type]
     return found
 
 
@@ -65,7 +75,7 @@ def bench(settings: Settings) -> dict[str, Any]:
     y = torch.arange(settings.batch, device=device) % settings.num_classes
     half = settings.precision == "bfloat16"
 
-    def step(objective: AlphaFlow) -> Callable[[], object]:
+    def step(objective: AlphaFlow | Compiled) -> Callable[[], object]:
         def run() -> None:
             net.zero_grad(set_to_none=True)
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
@@ -74,7 +84,7 @@ def bench(settings: Settings) -> dict[str, Any]:
 
         return run
 
-    steps = {name: step(objective) for name, objective in variants(settings.shares).items()}
+    steps = {name: step(objective) for name, objective in variants(settings).items()}
     gemm, gemm_flops = _gemm(net, settings, device)
     times = _interleaved({**steps, "gemm": gemm, **_sampling(net, x, y, half)}, settings.rounds, device)
     rate = gemm_flops / statistics.median(times["gemm"])
@@ -88,6 +98,7 @@ def bench(settings: Settings) -> dict[str, Any]:
         rows.append({"name": name, "seconds": seconds, "ratio": ratio, "peak_ratio": peak})
     forward = statistics.median(times["forward"])
     return {
+        "machine": machine(),
         "settings": vars(settings),
         "threads": torch.get_num_threads(),
         "steps": rows,
@@ -119,6 +130,22 @@ def table(record: dict[str, Any]) -> str:
         f"loader (digits): {record['loader_rows_per_second']:.0f} rows/s",
     ]
     return "\n".join(lines)
+
+
+def machine() -> dict[str, object]:
+    """Processor, cores, versions, date: what a file of results says of where and when it was measured."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.machine(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "alphaflow": __version__,
+        "date": date.today().isoformat(),
+    }
 
 
 def _enliven(net: nn.Module) -> None:

@@ -13,9 +13,8 @@ from .path import Network
 from .rng import Random
 from .schedules import Schedule
 
-
 SPLITS = 8
-"""A scheduled share of r = t rows is rounded to this many parts: each value that it takes is a graph of its own."""
+"""A scheduled share of r = t rows is rounded to this many parts: each of its values is a graph of its own."""
 
 
 class Compiled:

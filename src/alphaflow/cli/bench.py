@@ -6,6 +6,8 @@ from pathlib import Path
 from ..errors import UserError
 from . import Parser
 
+WAYS = ("fused", "forward", "reverse", "difference")
+
 
 def run(words: list[str]) -> None:
     """Time training steps and sampling; print a table, and write JSON where asked."""
@@ -18,6 +20,8 @@ def run(words: list[str]) -> None:
     parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
     parser.add_argument("--rounds", type=int, default=7, help="how often each variant is timed (7)")
     parser.add_argument("--shares", type=int, nargs="+", default=[25, 50, 100], help="percent of rows with r < t")
+    parser.add_argument("--ways", choices=WAYS, nargs="+", default=list(WAYS), help="of taking du/dt (all)")
+    parser.add_argument("--compile", action="store_true", help="time compiled steps beside the eager ones")
     parser.add_argument("--threads", type=int, help="CPU threads (torch's own choice)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     known = parser.parse_args(words)
@@ -43,6 +47,8 @@ def run(words: list[str]) -> None:
         device=str(choose_device(known.device)),
         rounds=known.rounds,
         shares=tuple(known.shares),
+        ways=tuple(known.ways),
+        compile=known.compile,
     )
     record = bench(settings)
     print(table(record))

@@ -17,7 +17,7 @@ DIGITS = Recipe(
         checkpoint_every=500,
         sample_every=250,
         data=DataConfig(name="digits"),
-        model=ModelConfig(name="dit", width=192, depth=4, heads=4, patch=4, predicts="data"),
+        model=ModelConfig(name="dit", width=192, depth=4, heads=4, patch=4, predicts="data", activation="silu"),
         objective=ObjectiveConfig(
             name="alphaflow",
             alpha="sigmoid(-20%, 80%)",
@@ -25,7 +25,8 @@ DIGITS = Recipe(
             weight="scaled",
             weight_power=0.5,
             t_law="logit-normal(-0.1, 1)",
-            r_law="logit-normal(-0.6, 1)",
+            r_law="logit-normal(-1.2, 1)",
+            relaxation=0.25,
         ),
         optimizer=OptimizerConfig(lr=2e-3, warmup=50, decay="linear(50%, 100%, last=0.05)"),
         ema=EMAConfig(half_life=200, ramp=0.1),
