@@ -1,7 +1,7 @@
-"""Everything that is to be known about a GPU, in one call: parity first, then speed. Meant for a card lent for minutes.
+"""What is to be known of a GPU, in one call: parity first, then speed. Meant for a card lent for minutes.
 
     python benchmarks/gpu.py                       # DiT-B/2 and XL/2 in bfloat16 on CUDA
-    python benchmarks/gpu.py --device cpu --tiny   # the same path in under a minute, for the tests
+    python benchmarks/gpu.py --device cpu --tiny   # the same path, small and mostly uncompiled, for the tests
 
 Parity: du/dt of the fused way against the other three and against float64, eager and compiled. Speed: the largest
 power-of-two batch that a compiled MeanFlow step fits, and at it `alphaflow bench --compile` with the fused way and
@@ -13,6 +13,7 @@ import json
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,15 +35,17 @@ class Plan:
     size: int = 32
     rounds: int = 5
     precision: str = "bfloat16"
+    depth: int = 4
+    compile: bool = True
 
 
-TINY = Plan(models=("S/8",), first=1, last=2, size=16, rounds=1)
+TINY = Plan(models=("S/8",), first=1, last=2, size=16, rounds=1, depth=1, compile=False)
 
 
-def parity(device: torch.device, size: int) -> dict[str, float]:
-    """Relative errors of du/dt against float64 by forward mode, by way and precision, on a DiT of four blocks."""
+def parity(device: torch.device, size: int, depth: int) -> dict[str, float]:
+    """Relative errors of du/dt against float64 by forward mode, by way and precision, on a DiT."""
     torch.manual_seed(0)
-    net = models.DiT(size, 2, 4, 192, 4, 3, 10)
+    net = models.DiT(size, 2, 4, 192, depth, 3, 10)
     enliven(net)
     z, v = torch.randn(2, 8, 4, size, size, dtype=torch.float64)
     (r, t), y = torch.rand(2, 8, dtype=torch.float64).sort(dim=0).values, torch.arange(8)
@@ -58,9 +61,9 @@ def parity(device: torch.device, size: int) -> dict[str, float]:
     return errors
 
 
-def compiled_parity(device: torch.device, size: int) -> dict[str, float]:
+def compiled_parity(device: torch.device, size: int, depth: int) -> dict[str, float]:
     """Relative error of the residuals of a compiled step against an eager one, at α = 1, ½ and 0."""
-    net = models.DiT(size, 2, 4, 192, 4, 3, 10)
+    net = models.DiT(size, 2, 4, 192, depth, 3, 10)
     enliven(net)
     net.to(device)
     x, y = torch.randn(8, 4, size, size, device=device), torch.arange(8, device=device)
@@ -76,9 +79,10 @@ def compiled_parity(device: torch.device, size: int) -> dict[str, float]:
 
 
 def largest_batch(name: str, plan: Plan, device: torch.device) -> int:
-    """The largest power-of-two batch, up to `plan.last`, that a compiled MeanFlow step with all rows r < t fits."""
+    """The largest power-of-two batch, up to `plan.last`, that a MeanFlow step with all rows r < t fits."""
     net = models.dit(name, input_size=plan.size, channels=4, num_classes=1000).to(device)
-    objective, fits, batch = Compiled(members.MeanFlow(flow_ratio=0.0)), 0, plan.first
+    meanflow = members.MeanFlow(flow_ratio=0.0)
+    objective, fits, batch = Compiled(meanflow) if plan.compile else meanflow, 0, plan.first
     while batch <= plan.last:
         x, y = torch.randn(batch, 4, plan.size, plan.size, device=device), torch.zeros(batch, dtype=torch.int64)
         try:
@@ -105,7 +109,7 @@ def speed(name: str, plan: Plan, device: torch.device) -> dict[str, Any]:
         rounds=plan.rounds,
         shares=(100,),
         ways=("fused", "reverse"),
-        compile=True,
+        compile=plan.compile,
     )
     record = bench(settings)
     print(table(record), flush=True)
@@ -120,8 +124,8 @@ def main() -> None:
     known = parser.parse_args()
     plan, device = TINY if known.tiny else Plan(), torch.device(known.device)
     parts: dict[str, Callable[[], Any]] = {
-        "du/dt": lambda: parity(device, plan.size),
-        "compiled": lambda: compiled_parity(device, plan.size),
+        "du/dt": lambda: parity(device, plan.size, plan.depth),
+        "compiled": lambda: compiled_parity(device, plan.size, plan.depth),
         **{name: lambda name=name: speed(name, plan, device) for name in plan.models},  # type: ignore[misc]
     }
     about = machine()
@@ -135,8 +139,7 @@ def main() -> None:
         except Exception as error:  # whatever it is, the other parts may still run on this card
             traceback.print_exc()
             record[name] = {"failed": f"{type(error).__name__}: {error}"}
-        with open(out, "w") as file:  # after each part: the card may be taken away
-            json.dump(record, file, indent=1)
+        Path(out).write_text(json.dumps(record, indent=1) + "\n")  # each time: the card may be taken away
 
 
 if __name__ == "__main__":

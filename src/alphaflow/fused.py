@@ -21,12 +21,13 @@ def dual_forward(
         u (B, *shape) and du/dt (B - start, *shape).
 
     Raises:
-        NoRule: a function that the network calls has no derivative, or would draw random numbers twice.
+        NoRule: a function that the network calls has no derivative, or would draw random numbers twice; or the
+            output carries no tangent.
     """
     tangent_t = torch.ones_like(t[start:])
     out = u(make(z, v.detach().to(z.dtype), start), make(t, tangent_t, start))
     if not isinstance(out, Dual):
-        return out, torch.zeros_like(out[start:])
+        raise NoRule("the network's output carries no tangent: it depends on neither z nor t, or a hook lost it")
     return out.primal, out.tangent.detach()
 
 
