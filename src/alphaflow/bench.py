@@ -25,7 +25,7 @@ from .data import Batches, Digits
 from .derivative import Method
 from .objectives import AlphaFlow
 from .sampling import sample
-from .training.devices import keep_freed_memory
+from .training.devices import prepare
 from .training.log import ProgressBar
 
 WAYS: tuple[Method, ...] = ("fused", "forward", "reverse", "difference")
@@ -66,7 +66,7 @@ def variants(settings: Settings) -> dict[str, AlphaFlow | Compiled]:
 def bench(settings: Settings) -> dict[str, Any]:
     """Measure everything; a record for JSON, which `table` turns into words."""
     device = torch.device(settings.device)
-    keep_freed_memory()  # as in training
+    prepare(device)  # as in training
     net = models.dit(
         settings.model, input_size=settings.size, channels=settings.channels, num_classes=settings.num_classes
     ).to(device)

@@ -140,6 +140,8 @@ class Config:
     """Parts into which a batch is cut to save memory; the gradient is their mean."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the network (autocast); weights stay float32."""
+    tf32: bool = True
+    """cuda: float32 matrix products in TF32, with 10 bits of mantissa, several times as fast."""
     compile: bool = False
     """Compile the objective with torch.compile: slow to start, then faster, above all on GPUs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -24,6 +24,14 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def prepare(device: torch.device, *, tf32: bool = True) -> None:
+    """Set what is process-wide: the precision of float32 products on a GPU, the C library's habits on a CPU."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    else:
+        keep_freed_memory()
+
+
 def keep_freed_memory() -> bool:
     """Tell the C library to keep memory that tensors on the CPU give back, instead of returning it to the system.
 

@@ -26,7 +26,7 @@ from ..rng import KeyedRandom, hash_key
 from . import checkpoint
 from .build import build_dataset, build_model, build_objective
 from .config import Config
-from .devices import choose_device, keep_freed_memory
+from .devices import choose_device, prepare
 from .log import MetricsLog, ProgressBar
 from .run import RunFolder
 from .snapshots import save_snapshot
@@ -45,8 +45,7 @@ class Trainer:
     def __init__(self, config: Config, folder: RunFolder) -> None:
         self.config, self.folder = config, folder
         self.device = choose_device(config.device)
-        if self.device.type == "cpu":
-            keep_freed_memory()
+        prepare(self.device, tf32=config.tf32)
         self.dataset = build_dataset(config.data)
         classes = self.dataset.num_classes
         self.net: nn.Module = build_model(config.model, self.dataset.shape, classes, config.seed).to(self.device)
