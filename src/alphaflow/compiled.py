@@ -48,6 +48,7 @@ class Compiled:
         *,
         step: int = 0,
         generator: torch.Generator | Random | None = None,
+        flow_rows: int | None = None,
     ) -> Output:
         """Evaluate the objective on a batch; see `AlphaFlow`.
 
@@ -55,7 +56,7 @@ class Compiled:
             ValueError: the derivative that the network needs, or that was asked for, cannot be compiled.
             DerivativeError: the first evaluation with the fused derivative differs from an uncompiled one.
         """
-        draw = self.objective.draw(net, x, y, step=step, generator=generator)
+        draw = self.objective.draw(net, x, y, step=step, generator=generator, flow_rows=flow_rows)
         differentiates = not isinstance(draw.alpha, Tensor) and draw.alpha == 0 and draw.flow_rows < len(x)
         method = self._method(net, draw) if differentiates else self.objective.derivative
         objective = replace(self.objective, derivative=method)
@@ -67,6 +68,10 @@ class Compiled:
             _confirm(output, objective, net, draw)
             self._confirmed = True
         return output
+
+    def flow_rows(self, batch: int, step: int) -> int:
+        """The number of rows with r = t."""
+        return self.objective.flow_rows(batch, step)
 
     def _method(self, net: Network, draw: Draw) -> Method:
         """How du/dt is to be taken: found, or tried, on two rows and uncompiled, where errors name the cause."""

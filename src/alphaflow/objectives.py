@@ -130,6 +130,7 @@ class AlphaFlow:
         *,
         step: int = 0,
         generator: torch.Generator | Random | None = None,
+        flow_rows: int | None = None,
     ) -> Output:
         """Evaluate the objective on a batch.
 
@@ -138,8 +139,9 @@ class AlphaFlow:
             x: data (B, *shape). y: classes (B,) int64 or None.
             step: the training step, for the schedules.
             generator: where noise, times and label drops come from.
+            flow_rows: how many of the first rows have r = t, where this is part of a batch; None: by `flow_ratio`.
         """
-        return self.evaluate(net, self.draw(net, x, y, step=step, generator=generator))
+        return self.evaluate(net, self.draw(net, x, y, step=step, generator=generator, flow_rows=flow_rows))
 
     def draw(
         self,
@@ -149,10 +151,11 @@ class AlphaFlow:
         *,
         step: int = 0,
         generator: torch.Generator | Random | None = None,
+        flow_rows: int | None = None,
     ) -> Draw:
         """What is random in one evaluation, or decided on the host; arguments as above."""
         random = as_random(generator, len(x))
-        flow_rows = self.flow_rows(len(x), step)
+        flow_rows = self.flow_rows(len(x), step) if flow_rows is None else flow_rows
         noise = random.normal("noise", x.shape[1:], x.device).to(x)
         r_host, t_host = self.times.draw(random, flow_rows)
         r, t = r_host.to(x), t_host.to(x)
@@ -235,7 +238,12 @@ def measure(u: Tensor, v: Tensor, target: Tensor, r: Tensor, t: Tensor) -> dict[
         "tfm": (u - v).square().mean(),
         "tc": (2 * (v - target) * u).mean(),
     }
-    gap = t - r
+    return metrics | binned(error, r, t)
+
+
+def binned(error: Tensor, r: Tensor, t: Tensor) -> dict[str, Tensor]:
+    """`residual_t<k>` and `residual_d<k>` of `measure`, from the rows' errors and times (B,)."""
+    metrics, gap = {}, t - r
     for name, place, counted in (("t", t, torch.ones_like(t)), ("d", gap, (gap > 0).to(t))):
         bins = (place * BINS).long().clamp(0, BINS - 1)
         zeros = torch.zeros(BINS, dtype=error.dtype, device=error.device)

@@ -171,8 +171,8 @@ def poison(trainer: Trainer, rows: list[int], at: range) -> None:
     """Put NaN into the data of some steps, as broken latents would."""
     fetch = trainer.batches
 
-    def broken(step: int):
-        x, y, ids = fetch(step)
+    def broken(step: int, part: slice = slice(None)):
+        x, y, ids = fetch(step, part)
         if step in at:
             x = x.clone()
             x[rows] = float("nan")
@@ -186,7 +186,7 @@ def test_a_non_finite_step_is_skipped_and_names_its_rows(tmp_path, caplog):
     poison(trainer, [5], range(1, 2))
     trainer.train_step()
     before = [p.detach().clone() for p in trainer.net.parameters()]
-    out, *_ = trainer.train_step()
+    (out,), *_ = trainer.train_step()
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.net.parameters()))
     assert "step 2 skipped, 1 rows not finite" in caplog.text
     assert f"row 5: r={out.r[5]:.4f} t={out.t[5]:.4f}" in caplog.text

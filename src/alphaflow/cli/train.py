@@ -46,7 +46,8 @@ def run(words: list[str]) -> int | None:
         raise UserError(f"--stop-after {known.stop_after} must be at least 1", status=2)
     trainer = _resume(known, settings) if known.resume is not None else _start(known, settings)
     whole = trainer.train(known.stop_after)
-    print(f"{trainer.folder.path}: {trainer.step} of {trainer.config.steps} steps done")
+    if trainer.parallel.main:
+        print(f"{trainer.folder.path}: {trainer.step} of {trainer.config.steps} steps done")
     return None if whole else 143
 
 

@@ -67,13 +67,13 @@ class Batches:
         """Return the rows of the data set that `step` draws, int64 (B,)."""
         return torch.cat([epoch.order[rows] for epoch, rows in self._spans(step)])
 
-    def __call__(self, step: int) -> Batch:
-        """Return the batch of `step`, the same whenever and however often it is asked for."""
+    def __call__(self, step: int, part: slice = slice(None)) -> Batch:
+        """Return the batch of `step`, or part of its rows, the same whenever and however often it is asked for."""
         spans = self._spans(step)
-        indices = torch.cat([epoch.order[rows] for epoch, rows in spans])
-        flips = torch.cat([epoch.flips[rows] for epoch, rows in spans]) if self.flip else None
+        indices = torch.cat([epoch.order[rows] for epoch, rows in spans])[part]
+        flips = torch.cat([epoch.flips[rows] for epoch, rows in spans])[part] if self.flip else None
         x, y = self.dataset.batch(indices, flips)
-        return Batch(x, y, self.positions(step))
+        return Batch(x, y, self.positions(step)[part])
 
     def _spans(self, step: int) -> list[tuple[_Epoch, slice]]:
         """Cut step's positions at the epoch boundaries."""

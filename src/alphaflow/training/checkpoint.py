@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .parallel import sharded_like
 
 log = logging.getLogger("alphaflow")
 
@@ -106,7 +107,7 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensor
     for key, value in tensors.items():
         name, moment = key.rsplit("/", 1)
         weight = weights[name]
-        optimizer.state[weight][moment] = value.clone() if moment == "step" else value.to(weight.device, copy=True)
+        optimizer.state[weight][moment] = value.clone() if moment == "step" else sharded_like(value, weight)
 
 
 def _point(link: Path, target: str) -> None:

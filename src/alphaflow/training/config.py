@@ -120,8 +120,11 @@ class EMAConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
-    strategy: Literal["ddp", "fsdp"] = "ddp"
-    """How many processes share the work; with one process, as now, both are the same."""
+    strategy: Literal["ddp", "fsdp", "hsdp"] = "ddp"
+    """How the processes that torchrun starts share the work: weights whole on each (ddp), sharded over all (fsdp),
+    sharded within a machine and replicated over machines (hsdp). With one process they are the same."""
+    timeout: float = 30.0
+    """Minutes after which a process that waits for another gives up."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,9 +49,9 @@ def _step_of(line: str) -> float:
 class ProgressBar:
     """Steps, rate, time left and the residual, on stderr if that is a terminal; nothing otherwise."""
 
-    def __init__(self, label: str, done: int, total: int, unit: str = "steps") -> None:
+    def __init__(self, label: str, done: int, total: int, unit: str = "steps", *, shown: bool = True) -> None:
         self._bar: Any = None
-        if sys.stderr.isatty():
+        if shown and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
