@@ -92,11 +92,16 @@ class AlphaFlow:
 
     alpha: a number, a schedule of the step, or `RandomSplit` / `StepSize` for a value per row.
     flow_ratio: the share of rows with r = t (flow matching), a number or a schedule. They come first.
-    times: how (r, t) are drawn. shift: the velocity to z_s. derivative: how du/dt is taken at α = 0.
+    times: how (r, t) are drawn. derivative: how du/dt is taken at α = 0.
+    shift: the velocity to z_s, see `average_velocity_target`. Under "model" only rows with r = t, and α = 1, teach
+        the data; the others make u consistent with itself.
     weight: the weight per row. clip: bound on the targets of rows with 0 < α < 1 (released recipes: 4).
     guidance: classifier-free guidance in training, or None.
     relaxation: FACM's: pull the target towards u⁻ by the share (1 - t)^p, the change cut to ±1; None: off.
     cosine: weight of 1 - cos(u, v) over the channels on the r = t rows (FACM's anchor).
+
+    Raises:
+        ValueError: a setting out of its range, or settings that would learn nothing of the data.
     """
 
     alpha: Alpha = field(default_factory=lambda: schedules.sigmoid(0, 400_000))
@@ -121,6 +126,11 @@ class AlphaFlow:
             raise ValueError(f"clip {self.clip:g} must be positive, or None")
         choose("shift", self.shift, get_args(Shift))
         choose("derivative", self.derivative, METHODS)  # now, not when the schedule reaches 0
+        if self._never_sees_the_data():
+            raise ValueError(
+                "shift 'model' with flow_ratio 0 never sees the data: every target is made of the network's own "
+                "velocities, and u = 0 fits them all; set flow_ratio above 0, or another shift"
+            )
 
     def __call__(
         self,
@@ -200,6 +210,12 @@ class AlphaFlow:
         if not 0 <= ratio <= 1:
             raise ValueError(f"flow_ratio {ratio} lies outside [0, 1]: it is the share of rows with r = t")
         return int(batch * ratio + 1e-9)
+
+    def _never_sees_the_data(self) -> bool:
+        """v enters a target where r = t, under the other shifts, and where α = 1."""
+        fixed = not callable(self.flow_ratio) and self.flow_ratio == 0
+        reaches_1 = isinstance(self.alpha, StepSize) or 1 in _extremes(self.alpha)
+        return self.shift == "model" and fixed and not reaches_1
 
     def _shape_target(self, far: Tensor, u: Tensor, t: Tensor, alpha: float | Tensor) -> Tensor:
         """Clip and relax the target of the rows with r < t, where asked to."""
