@@ -166,7 +166,7 @@ METRICS = {
     "energy": "Energy distance ↓",
     "sliced_wasserstein": "Sliced Wasserstein ↓",
 }
-"""Names for people, and which way is better: ↓ low, ↑ high, ≈ as between the halves of the real data."""
+"""Names for people, and which way is better: ↓ low, ↑ high, ≈ as in the real data."""
 
 CURVES = (
     (
@@ -286,9 +286,7 @@ def score_table(scores: Mapping[str, Any], results: Sequence[Mapping[str, Any]],
         cells = ["–" if v is None else f'<data value="{v!r}">{v:.3g}</data>' for v in values]
         rows.append((escape(METRICS.get(name, name)) + meaning, cells))
     head = ["Metric", *(escape(setting(result)) for result in results), "Two real halves"]
-    return table(
-        head, rows, "↓ low is good, ↑ high is good, ≈ best as between two halves of the real data", "figures"
-    )
+    return table(head, rows, "↓ low is good, ↑ high is good, ≈ best as in the real data", "figures")
 
 
 def copies(scores: Mapping[str, Any]) -> str:
@@ -296,13 +294,13 @@ def copies(scores: Mapping[str, Any]) -> str:
     halves = scores["halves"]
     if "copies" not in halves:
         return ""
-    settings = [*((setting(r), r["figures"]) for r in scores["results"]), ("between the real halves", halves)]
+    settings = [*((setting(r), r["figures"]) for r in scores["results"]), ("real ones among themselves", halves)]
     said = "; ".join(f"{name}: {f['neighbour']:.3f}, {f['copies']:.1%}" for name, f in settings)
     return (
         f"Over all samples, the median distance to the nearest training image and the share of copies: {said}. "
         "A copy is nearer to a training image than all but 1 % of those are to each other: about 1 % for new "
-        "samples, near 100 % for a memoriser. A distance far above that of the halves means poor samples, far "
-        "below it copying; a little below is expected, as samples are compared with all data, halves with a half."
+        "samples, near 100 % for a memoriser. A distance far above that of the real ones means poor samples, far "
+        "below it copying."
     )
 
 
