@@ -70,10 +70,16 @@ def sample(
 def jump(net: Network, z: Tensor, t: float | Tensor, r: float | Tensor, y: Tensor | None = None) -> Tensor:
     """One evaluation from time t to an earlier or equal time r: z_r = z_t - (t - r) u(z_t, r, t).
 
-    t and r are numbers or (B,) tensors; rows may go between different times.
+    Args:
+        net: u(z, r, t, y). z: (B, *shape), at time t. y: classes (B,) or None.
+        t, r: numbers or (B,) tensors; rows may go between different times.
+
+    Returns:
+        z at time r, (B, *shape), with its graph.
 
     Raises:
-        ValueError: a number r > t. A network knows u only for r <= t; `invert` goes the other way.
+        ValueError: numbers that do not satisfy 0 <= r <= t <= 1 (tensors are not looked at). A network knows u
+            only for r <= t; `invert` goes the other way.
     """
     if not isinstance(t, Tensor) and not isinstance(r, Tensor) and not 0 <= r <= t <= 1:
         raise ValueError(
