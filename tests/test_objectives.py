@@ -12,9 +12,9 @@ from alphaflow.members import (
     ConsistencyTraining,
     MeanFlow,
 )
-from alphaflow.objectives import AlphaFlow, measure
+from alphaflow.objectives import AlphaFlow, RandomSplit, StepSize, measure
 from alphaflow.targets import average_velocity_target
-from alphaflow.times import Constant, Times
+from alphaflow.times import Constant, Times, Uniform
 from alphaflow.weighting import Weight
 from drawn import NULL, PLAIN, ROWS, assert_same, keyed, noise_of, on_path
 from reference import SmallNet, algorithm_1, gradient, slope_in_time
@@ -205,6 +205,31 @@ def test_single_precision_agrees_with_double(net, data):
 def test_impossible_settings_are_refused_when_the_objective_is_made(settings, words):
     with pytest.raises(ValueError, match=words):
         AlphaFlow(**settings)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.0, RandomSplit(Uniform()), schedules.constant(0.5)], ids=str)
+def test_a_target_that_never_holds_the_data_is_refused(net, data, alpha):
+    """u = 0 fits it: the residual of a network that says nothing would be 0."""
+
+    def silent(z, r, t, y=None):
+        return 0 * z
+
+    almost = AlphaFlow(alpha=alpha, shift="model", flow_ratio=1 / 12)
+    residual = almost(silent, *data, generator=keyed()).residual
+    assert residual[0] > 0.1 and residual[1:].eq(0).all()
+    with pytest.raises(ValueError, match="shift 'model' with flow_ratio 0 never sees the data"):
+        AlphaFlow(alpha=alpha, shift="model", flow_ratio=0)
+
+
+@pytest.mark.parametrize("alpha", [1.0, schedules.step(50), StepSize(0.5)], ids=str)
+def test_alpha_1_teaches_the_data_under_the_models_shift(net, data, alpha):
+    objective = AlphaFlow(alpha=alpha, shift="model", flow_ratio=0)
+    out = objective(net, *data, generator=keyed())
+    z, v = on_path(data[0], out)
+    error = (net(z, out.r, out.t, data[1]) - v).square().mean(1)
+    rows = out.t <= 0.5 if isinstance(alpha, StepSize) else out.t > 0
+    assert rows.any()
+    assert_same(out.residual[rows], error[rows])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from alphaflow import cli
 from alphaflow.report import write_report
-from alphaflow.report_figures import METRICS, smooth
+from alphaflow.report_figures import METRICS, curves, smooth
 
 VOID = ("meta", "img", "br", "link", "input", "hr")
 
@@ -165,3 +165,25 @@ def test_smooth_passes_over_gaps() -> None:
     values = np.array([1.0, 1.0, np.nan, 3.0, 3.0, 3.0])
     np.testing.assert_allclose(smooth(values), [1, 1, np.nan, 3, 3, 3])
     np.testing.assert_allclose(smooth(np.full(100, 2.0)), 2.0)
+
+
+def marks(values: list[float], **settings: bool) -> list[float]:
+    """The numbers written beside the vertical axis of a curve; its steps are all above 1000."""
+    steps = np.linspace(2000, 3000, len(values))
+    picture = curves({"": (steps, np.array(values))}, "label", **settings)
+    drawn = ElementTree.fromstring(base64.b64decode(picture.split(",")[1]))
+    texts = [node.text or "" for node in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    numbers = [text.replace("\u2212", "-") for text in texts if re.fullmatch(r"[-\u2212]?[\d.]+(e-?\d+)?", text)]
+    return [float(text) for text in numbers if float(text) < 1000]
+
+
+@pytest.mark.parametrize("span", [1.5, 3.3, 8.0, 25.0, 100.0, 1e4])
+def test_a_logarithmic_axis_has_a_few_labels_whatever_its_span(span: float) -> None:
+    for lowest in (0.011, 0.2, 0.53, 0.97):
+        assert 2 <= len(set(marks([lowest, lowest * span], log=True))) <= 9, lowest
+
+
+def test_a_constant_schedule_is_shown_from_0() -> None:
+    shown = marks([2e-3] * 3, raw=False)
+    assert min(shown) == 0 and max(shown) == 2e-3
+    assert min(marks([0.0] * 3, raw=False)) == 0  # α of MeanFlow

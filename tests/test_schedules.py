@@ -109,6 +109,8 @@ def test_warmup_rises_to_1_and_stays():
         ("25%", schedules.constant(0.25)),
         ("constant(25%)", schedules.constant(0.25)),
         ("linear(0%, 50%, first=75%, last=25%)", schedules.linear(0, 500, first=0.75, last=0.25)),
+        ("sigmoid(0%, 50%, 25, 1%)", schedules.sigmoid(0, 500, 25, 0.01)),
+        ("step(at=50%)", schedules.step(500)),
         ("5e-3", schedules.constant(5e-3)),
         (1, schedules.constant(1.0)),
     ],

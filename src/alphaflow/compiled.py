@@ -20,9 +20,9 @@ SPLITS = 8
 class Compiled:
     """Called like the objective, and equal to it to rounding.
 
-    There is one graph for each of α = 0, 0 < α < 1 and α = 1, without breaks, and another when the batch's shape
-    or its share of rows with r = t changes; the first call of each compiles (tens of seconds). Between 0 and 1, α
-    is a tensor, so that it may move from step to step. A schedule of the share moves in steps of 1 / `SPLITS`.
+    There is one graph for each of α = 0, 0 < α < 1 (there α is a tensor and may move) and α = 1, without breaks,
+    and another when the batch's shape or its flow ratio changes; the first call of each compiles (tens of
+    seconds). A schedule of the flow ratio moves in steps of 1 / `SPLITS`.
 
     With the fused derivative the network must leave activation checkpointing to the compiler
     (`torch._functorch.config.activation_memory_budget`), and take tensors apart by `unbind`, not by iteration.

@@ -48,11 +48,16 @@ def total_derivative(
     """u(z, r, t, y) and du/dt along (v, 0, 1), neither with a gradient to the weights.
 
     Args:
-        net: the network; z, v: (B, *shape); r, t: (B,); y: (B,) or None.
-        method: one of the ways in the module's docstring.
+        net: the network u(z, r, t, y). z, v: (B, *shape). r, t: (B,), r <= t. y: classes (B,) or None.
+        method: one of the ways in the docstring of `alphaflow.derivative`.
 
     Returns:
-        u and du/dt, each (B, *shape).
+        u and du/dt, each (B, *shape); du/dt in units of u per unit of t.
+
+    Raises:
+        UserError: (a ValueError) an unknown method.
+        NotImplementedError: (RuntimeError from some functions of torch) the network calls something that this
+            method cannot differentiate; `auto` goes on to the next one instead.
     """
     choose("derivative", method, METHODS)
     if method == "auto":
@@ -144,17 +149,21 @@ def check_derivative(
     method: Method = "auto",
     tolerance: float | None = None,
 ) -> float:
-    """Compare du/dt by `method` with central differences on a batch; return the relative error.
+    """Compare du/dt by `method` with central differences on a batch, which any network allows.
 
     Zero-initialised networks (adaLN-zero) have du/dt = 0 at the start, where any derivative looks right; so the
     comparison runs on a copy of the weights with a little noise added, and random matrices in place of zero ones.
     The weights themselves stay as they are.
 
     Args:
-        tolerance: on ‖a − b‖ / ‖b‖ over the batch; None: 2e-2, or 1e-1 under autocast.
+        net, z, v, r, t, y, method: as in `total_derivative`.
+        tolerance: on ‖a - b‖ / ‖b‖ over the batch; None: 2e-2, or 1e-1 under autocast.
+
+    Returns:
+        ‖a - b‖ / ‖b‖, a by `method` and b by central differences.
 
     Raises:
-        DerivativeError: the two disagree.
+        DerivativeError: the two disagree, that is, differ by more than the tolerance.
     """
     if tolerance is None:
         tolerance = 1e-1 if torch.is_autocast_enabled(z.device.type) else 2e-2

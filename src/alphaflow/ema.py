@@ -13,6 +13,14 @@ class EMA:
     Source: EDM2 (arXiv 2312.02696) and the α-Flow recipes (half-life 6931 = decay 0.9999, ramp 0.05).
 
     `module` holds the averages: a copy of the model, in evaluation mode, without gradients.
+
+    Args:
+        model: the module to follow; copied where it is.
+        half_life: in steps; 0 keeps no average.
+        ramp: in steps of half-life a step done.
+
+    Raises:
+        ValueError: a negative half-life, a ramp that is not positive.
     """
 
     def __init__(self, model: nn.Module, half_life: float = 6931.0, ramp: float = 0.05) -> None:

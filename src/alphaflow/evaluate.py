@@ -1,8 +1,9 @@
 """Scoring a trained run against its own data.
 
 Every result names its protocol: how many samples, whose labels, which sampler, evaluations, seed and weights.
-Beside the generated samples stand two halves of the real data, scored against each other in the same way: no
-metric has a meaning of its own, and that row is the scale to read it by.
+Beside the generated samples stand two halves of the real data, scored against each other in the same way (for
+nearest neighbours: each real sample among all others): no metric has a meaning of its own, and that row is the
+scale to read it by.
 """
 
 import json
@@ -62,6 +63,8 @@ def _manifold(real: Samples, fake: Samples) -> dict[str, float]:
 
 def _neighbours(real: Samples, fake: Samples) -> dict[str, float]:
     """Distances per dimension to the nearest real sample, and the share that is nearer than real ones ever are.
+
+    `fake` may be `real` itself: then no sample counts as its own neighbour.
 
     `copies`: share of samples nearer to a real one than all but 1 % of the real ones are to each other; about 0.01
     for new samples, near 1 for a memoriser.
@@ -236,12 +239,14 @@ def _between_halves(real: Samples, names: Sequence[str], splits: int = 5) -> dic
     sample to all other ones.
     """
     sums: dict[str, float] = {}
+    whole = _neighbours(real, real) if "neighbours" in names else {}
+    names = [name for name in names if name != "neighbours"]
     for k in range(splits):
         order = torch.randperm(len(real.values), generator=seeded("halves", k))
         half = len(order) // 2
         figures = _score(real.rows(order[:half]), real.rows(order[half : 2 * half]), names)
         sums = {name: sums.get(name, 0.0) + value / splits for name, value in figures.items()}
-    return sums | (_neighbours(real, real) if "neighbours" in names else {})
+    return sums | whole
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""u with its graph and du/dt without one, in a single pass of dual tensors."""
+"""The pass of dual tensors that training runs; what they are says `alphaflow.dual`."""
 
 from collections.abc import Callable
 

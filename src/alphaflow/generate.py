@@ -60,9 +60,12 @@ def draw(
 
 @dataclass(frozen=True)
 class Generator:
-    """A trained network with what is needed to sample from it. Made by `load`.
+    """A trained network with what is needed to sample from it. Made by `load`; call it for images.
 
-    net: u(z, r, t, y), in evaluation mode. kind: "image" or "points". step: how long it was trained.
+    net: u(z, r, t, y), in evaluation mode, with the averaged weights, on `device`.
+    shape: of a sample: (C, H, W), or (D,) for points. kind: "image" or "points".
+    num_classes, class_names: of the data; 0 and none without classes.
+    step: how many steps it was trained.
     """
 
     net: nn.Module
@@ -136,6 +139,13 @@ class Generator:
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Generator:
     """Open a run's newest checkpoint (its EMA weights) for sampling.
+
+    Args:
+        path: the folder of a run, as `alphaflow train --out` made it.
+        device: "cpu", "cuda", or "auto": cuda where there is one.
+
+    Returns:
+        The generator: `load(path)(labels=[0, 1], nfe=1, seed=0)` gives uint8 images (2, H, W, C).
 
     Raises:
         UserError: the folder is no run, or holds no checkpoint.

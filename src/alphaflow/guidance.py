@@ -18,12 +18,15 @@ from .rng import Random
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """Guidance in training.
+    """Guidance in training: the velocity of the module's formula, and dropped labels.
 
     null: the class index that means "no class" (a DiT's `num_classes`).
     omega, kappa: the weights ω and κ. ω = 1, κ = 0 guides nothing and only drops labels.
     t_min, t_max: the interval of t in which to guide.
     drop: the share of labels replaced by `null`, inside the interval; those rows keep the plain v.
+
+    Raises:
+        ValueError: drop or the interval outside [0, 1], kappa not below 1; when called, no labels.
     """
 
     null: int
@@ -80,8 +83,14 @@ class Guidance:
 class Guided:
     """A network under plain guidance: u_∅ + scale (u_c - u_∅), two evaluations in one batch.
 
-    For sampling from models trained without built-in guidance, in many steps (arXiv 2207.12598).
-    Where `t` lies outside [t_min, t_max] only the conditional branch counts.
+    For sampling from models trained without built-in guidance, in many steps. Called like the network.
+    Source: classifier-free guidance (arXiv 2207.12598); in an interval of t, arXiv 2404.07724.
+
+    net: u(z, r, t, y). null: the class index that means "no class".
+    scale: 1 is no guidance. t_min, t_max: where t lies outside of them only the conditional branch counts.
+
+    Raises:
+        ValueError: when called, no labels.
     """
 
     net: Network

@@ -1,6 +1,7 @@
-"""The members of the family, each a setting of `AlphaFlow`. Keyword arguments override the setting.
+"""The members of the family, each a setting of `AlphaFlow`.
 
-`MEMBERS` names them for config files and the command line.
+Keyword arguments are the fields of `AlphaFlow`; they override what a member prescribes. `MEMBERS` has the names
+that config files and the command line use.
 """
 
 from collections.abc import Callable
@@ -14,12 +15,12 @@ _TO_DATA = Times(coupling="minimum", t=LogitNormal(), r=Constant(0.0))
 
 
 def FlowMatching(**settings: Any) -> AlphaFlow:
-    """Flow matching (FM′): every row has r = t and the target v. Needs many sampling steps."""
+    """Flow matching (arXiv 2210.02747; FM′ in α-Flow): every row has r = t and the target v. Needs many steps."""
     return AlphaFlow(**{"alpha": 1.0, "flow_ratio": 1.0, **settings})
 
 
 def TrajectoryFlowMatching(**settings: Any) -> AlphaFlow:
-    """Trajectory flow matching: α = 1, the target v for any (r, t). L_TFM = L_{α=1}."""
+    """Trajectory flow matching (α-Flow, arXiv 2510.20771): α = 1, the target v for any (r, t). L_TFM = L_{α=1}."""
     return AlphaFlow(**{"alpha": 1.0, **settings})
 
 
@@ -49,6 +50,9 @@ def ConsistencyTraining(delta: float | None = None, **settings: Any) -> AlphaFlo
     delta: the step t - s in time, so α = δ / t and the loss is E[‖f_t - f_s‖² / (t δ)]; None: its limit δ → 0,
     whose gradient is that of 2 E[(1/t) fᵀ df⁻/dt]. Here u(z, 0, t) = (z - f(z, t)) / t; for a network that
     predicts f, the data, wrap it in `models.DataPrediction`.
+
+    Raises:
+        ValueError: delta outside (0, 1].
     """
     recipe = {
         "alpha": 0.0 if delta is None else StepSize(delta),

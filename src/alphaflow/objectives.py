@@ -20,24 +20,34 @@ from .guidance import Guidance
 from .path import Network, expand, interpolate
 from .rng import Random, as_random
 from .schedules import Schedule
-from .targets import Shift, predict_with_target
+from .targets import Shift, check_alpha, predict_with_target
 from .times import Distribution, Times
 from .weighting import AnchorWeight, Weight
 
 
 @dataclass(frozen=True)
 class RandomSplit:
-    """α drawn row by row: the interval is split at a random point (SplitMeanFlow)."""
+    """α drawn row by row: the interval is split at a random point (SplitMeanFlow, arXiv 2507.16884).
+
+    law: of α, cut to at least 1e-3: at 0 the interval is split at t, and the target is u itself.
+    """
 
     law: Distribution
 
     def rows(self, random: Random, t: Tensor) -> Tensor:
+        """α of each row, (B,) like t."""
         return self.law.quantile(random.uniform("alpha")).clamp(1e-3, 1)
 
 
 @dataclass(frozen=True)
 class StepSize:
-    """α = δ / t, so that with r = 0 every step t - s has the length δ (discrete consistency training)."""
+    """α = δ / t, at most 1, so that with r = 0 every step t - s has the length δ (discrete consistency training).
+
+    delta: δ, in time: the path from noise to data has the length 1.
+
+    Raises:
+        ValueError: δ outside (0, 1].
+    """
 
     delta: float
 
@@ -46,6 +56,7 @@ class StepSize:
             raise ValueError(f"consistency step {self.delta:g} must lie in (0, 1]")
 
     def rows(self, random: Random, t: Tensor) -> Tensor:
+        """α of each row, (B,) like t."""
         return (self.delta / t).clamp(max=1)
 
 
@@ -92,11 +103,15 @@ class AlphaFlow:
 
     alpha: a number, a schedule of the step, or `RandomSplit` / `StepSize` for a value per row.
     flow_ratio: the share of rows with r = t (flow matching), a number or a schedule. They come first.
-    times: how (r, t) are drawn. shift: the velocity to z_s. derivative: how du/dt is taken at α = 0.
+    times: how (r, t) are drawn. shift, derivative: those of `average_velocity_target`; under shift "model", r = t
+        rows and α = 1 teach the data, the others make u consistent with itself.
     weight: the weight per row. clip: bound on the targets of rows with 0 < α < 1 (released recipes: 4).
     guidance: classifier-free guidance in training, or None.
     relaxation: FACM's: pull the target towards u⁻ by the share (1 - t)^p, the change cut to ±1; None: off.
     cosine: weight of 1 - cos(u, v) over the channels on the r = t rows (FACM's anchor).
+
+    Raises:
+        ValueError: a setting out of its range, or settings that would learn nothing of the data.
     """
 
     alpha: Alpha = field(default_factory=lambda: schedules.sigmoid(0, 400_000))
@@ -112,15 +127,18 @@ class AlphaFlow:
 
     def __post_init__(self) -> None:
         for value in _extremes(self.alpha):
-            if not 0 <= value <= 1:
-                raise ValueError(f"alpha {value:g} lies outside [0, 1]: 1 is flow matching, 0 is MeanFlow")
+            check_alpha(value)
         for value in _extremes(self.flow_ratio):
-            if not 0 <= value <= 1:
-                raise ValueError(f"flow_ratio {value:g} lies outside [0, 1]: it is the share of rows with r = t")
+            _check_flow_ratio(value)
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip {self.clip:g} must be positive, or None")
         choose("shift", self.shift, get_args(Shift))
         choose("derivative", self.derivative, METHODS)  # now, not when the schedule reaches 0
+        if self._never_sees_the_data():
+            raise ValueError(
+                "shift 'model' with flow_ratio 0 never sees the data: every target is made of the network's own "
+                "velocities, and u = 0 fits them all; set flow_ratio above 0, or another shift"
+            )
 
     def __call__(
         self,
@@ -200,9 +218,14 @@ class AlphaFlow:
     def flow_rows(self, batch: int, step: int) -> int:
         """⌊B · ratio⌋, the number of rows with r = t."""
         ratio = self.flow_ratio(step) if callable(self.flow_ratio) else self.flow_ratio
-        if not 0 <= ratio <= 1:
-            raise ValueError(f"flow_ratio {ratio} lies outside [0, 1]: it is the share of rows with r = t")
+        _check_flow_ratio(ratio)
         return int(batch * ratio + 1e-9)
+
+    def _never_sees_the_data(self) -> bool:
+        """v enters a target where r = t, under the other shifts, and where α = 1."""
+        fixed = not callable(self.flow_ratio) and self.flow_ratio == 0
+        reaches_1 = isinstance(self.alpha, StepSize) or 1 in _extremes(self.alpha)
+        return self.shift == "model" and fixed and not reaches_1
 
     def _shape_target(self, far: Tensor, u: Tensor, t: Tensor, alpha: float | Tensor) -> Tensor:
         """Clip and relax the target of the rows with r < t, where asked to."""
@@ -212,6 +235,11 @@ class AlphaFlow:
             share = 1 - (1 - expand(t, u)) ** self.relaxation
             far = u - share * (u - far).clamp(-1, 1)
         return far
+
+
+def _check_flow_ratio(value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"flow_ratio {value:g} lies outside [0, 1]: it is the share of rows with r = t")
 
 
 def _extremes(value: Alpha) -> tuple[float, ...]:

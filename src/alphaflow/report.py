@@ -243,6 +243,8 @@ def _protocol(m: Material, first: Mapping[str, Any]) -> str:
         "The last column scores random halves of these against each other, mean of 5 splits: what a perfect "
         "generator would get with half the data, hence a little worse than with all. "
     )
+    if "neighbour" in scores["halves"]:
+        text += "There, nearest neighbours and copies are of each real sample among all others. "
     if scores["detector"]:
         text += f"Detector: {scores['detector'][:31]}…, a small classifier: do not compare with published FIDs. "
     else:

@@ -87,6 +87,10 @@ def points(samples: NDArray[Any], real: NDArray[Any] | None) -> str:
     return data_uri(memory.getvalue(), "image/png")
 
 
+_LABELLED = ((5, "1234568"), (20, "1235"), (300, "13"), (math.inf, "1"))
+"""Up to which ratio of the highest to the lowest value a logarithmic axis labels which digits."""
+
+
 def curves(
     lines: Mapping[str, Line], label: str, *, log: bool = False, raw: bool = True, plan: Line | None = None
 ) -> str:
@@ -112,9 +116,12 @@ def curves(
             top = smooth(values) if raw else values
             axes.plot(steps, top, color=color, lw=1.7, label=name, marker="o" if len(steps) < 3 else None)
         seen = np.concatenate([values[np.isfinite(values)] for _, values in lines.values()])
-        if log and seen.min() > 0:
+        if not raw:  # from 0: of a constant, matplotlib shows a ten-thousandth of its value around it
+            axes.set_ylim(*(np.array([-0.05, 1.05]) * (seen.max() or 1)))
+        elif log and seen.min() > 0:
             axes.set_yscale("log")
-            digits = "1235" if seen.max() < 20 * seen.min() else "1"
+            span = seen.max() / seen.min()
+            digits = next(some for limit, some in _LABELLED if span < limit)
             for mark in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
                 mark(lambda value, place: f"{value:g}" if f"{value:e}"[0] in digits else "")
         axes.set(xlabel="training step", ylabel=label)
@@ -166,7 +173,7 @@ METRICS = {
     "energy": "Energy distance ↓",
     "sliced_wasserstein": "Sliced Wasserstein ↓",
 }
-"""Names for people, and which way is better: ↓ low, ↑ high, ≈ as between the halves of the real data."""
+"""Names for people, and which way is better: ↓ low, ↑ high, ≈ as in the real data."""
 
 CURVES = (
     (
@@ -228,7 +235,7 @@ def page(title: str, parts: Sequence[str]) -> str:
 
 def paragraph(text: str, kind: str = "") -> str:
     """Text as a paragraph; nothing without text."""
-    return f'<p class="{kind}">{escape(text)}</p>' if text else ""
+    return f'<p class="{kind}">{escape(text).replace(" %", "&nbsp;%")}</p>' if text else ""
 
 
 def section(anchor: str, title: str, body: str) -> str:
@@ -285,10 +292,8 @@ def score_table(scores: Mapping[str, Any], results: Sequence[Mapping[str, Any]],
         values = [*(result["figures"].get(name) for result in results), halves]
         cells = ["–" if v is None else f'<data value="{v!r}">{v:.3g}</data>' for v in values]
         rows.append((escape(METRICS.get(name, name)) + meaning, cells))
-    head = ["Metric", *(escape(setting(result)) for result in results), "Two real halves"]
-    return table(
-        head, rows, "↓ low is good, ↑ high is good, ≈ best as between two halves of the real data", "figures"
-    )
+    head = ["Metric", *(escape(setting(result)) for result in results), "Real halves"]
+    return table(head, rows, "↓ low is good, ↑ high is good, ≈ best as in the real data", "figures")
 
 
 def copies(scores: Mapping[str, Any]) -> str:
@@ -296,13 +301,13 @@ def copies(scores: Mapping[str, Any]) -> str:
     halves = scores["halves"]
     if "copies" not in halves:
         return ""
-    settings = [*((setting(r), r["figures"]) for r in scores["results"]), ("between the real halves", halves)]
-    said = "; ".join(f"{name}: {f['neighbour']:.3f}, {f['copies']:.1%}" for name, f in settings)
+    settings = [*((setting(r), r["figures"]) for r in scores["results"]), ("real ones among themselves", halves)]
+    said = "; ".join(f"{name}: {f['neighbour']:.3f}, {100 * f['copies']:.1f} %" for name, f in settings)
     return (
         f"Over all samples, the median distance to the nearest training image and the share of copies: {said}. "
         "A copy is nearer to a training image than all but 1 % of those are to each other: about 1 % for new "
-        "samples, near 100 % for a memoriser. A distance far above that of the halves means poor samples, far "
-        "below it copying; a little below is expected, as samples are compared with all data, halves with a half."
+        "samples, near 100 % for a memoriser. A distance far above that of the real ones means poor samples, far "
+        "below it copying."
     )
 
 
@@ -370,7 +375,7 @@ caption { text-align: left; padding-bottom: .3rem; }
 .grid th { white-space: nowrap; }
 .grid td { padding: 0; }
 .near { min-width: 640px; }
-.near th[scope=row] { text-align: left; }
+.near th:first-child { width: 5.5rem; text-align: left; }
 .near small { font-weight: 400; font-variant-numeric: tabular-nums; }
 .near tbody tr:first-child td { padding-bottom: .8rem; }
 .figures th, .figures td, .plain th, .plain td { padding: .4rem .5rem; border-bottom: 1px solid var(--rule);
@@ -378,11 +383,12 @@ caption { text-align: left; padding-bottom: .3rem; }
 .figures thead th { font-size: .8125rem; vertical-align: bottom; line-height: 1.3; }
 .figures td, .figures thead th + th { text-align: right; font-variant-numeric: tabular-nums; }
 .figures td:nth-child(2) { color: var(--accent); font-weight: 650; }
-.figures tbody th { padding-left: 0; font-weight: 600; font-size: .9375rem; line-height: 1.35;
+.figures tbody th { font-weight: 600; font-size: .9375rem; line-height: 1.35;
   width: 52%; }
 .figures small { display: block; font-weight: 400; font-size: .75rem; }
 .plain { width: auto; font-size: .9375rem; overflow-wrap: anywhere; }
-.plain th { font-weight: 600; padding-left: 0; }
+.plain th { font-weight: 600; }
+.plain th:first-child, .figures th:first-child { padding-left: 0; }
 details { margin-top: 1rem; }
 summary { cursor: pointer; color: var(--accent); font-weight: 600; }
 pre { overflow-x: auto; font: .8125rem/1.5 ui-monospace, Menlo, Consolas, monospace; background: var(--ground);

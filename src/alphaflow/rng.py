@@ -3,7 +3,6 @@
 `KeyedRandom` hashes (seed, stream, step, index of the sample, position) to each number, so row i draws the
 same noise wherever and in whatever company it is computed. `GeneratorRandom` gives the same two methods over an
 ordinary `torch.Generator`, for users with a loop of their own.
-The hash is the SplitMix64 finaliser (Steele, Lea & Flood 2014); normals come by Box and Muller (1958).
 """
 
 import hashlib
@@ -56,6 +55,8 @@ class KeyedRandom:
         seed: of the whole run.
         index: (B,) int64, which samples the rows are: global, not within the batch.
         step: of training, or 0.
+
+    Source: the SplitMix64 finaliser (Steele, Lea & Flood 2014); normals by Box and Muller (1958).
     """
 
     def __init__(self, seed: int, index: Tensor, step: int = 0) -> None:
@@ -68,6 +69,7 @@ class KeyedRandom:
         return _mix(_mix(rows)[:, None] + columns)
 
     def normal(self, stream: str, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+        """Standard normal (B, *shape), float32, on `device`; the same on all devices to rounding."""
         count = math.prod(shape)
         bits = self._bits(stream, (count + 1) // 2, device)
         radius = (-2 * ((_shift(bits, 40).float() + 0.5) * 2.0**-24).log()).sqrt()
@@ -76,6 +78,7 @@ class KeyedRandom:
         return pairs[:, :count].reshape(-1, *shape)
 
     def uniform(self, stream: str) -> Tensor:
+        """Uniform in (0, 1), (B,), float64, on the CPU."""
         return (_shift(self._bits(stream, 1, "cpu")[:, 0], 11).double() + 0.5) * 2.0**-53
 
 

@@ -138,9 +138,12 @@ CURVES: dict[str, Callable[..., Schedule]] = {
 def parse(text: str, steps: int, kind: str = "schedule") -> Schedule:
     """`parse("sigmoid(0%, 80%)", 1000)` is `sigmoid(0, 800)`; a bare number is constant.
 
-    Where a value is meant and not a step (`25%`, `first=75%`), 100 % is 1.
+    Percentages of `at`, `start` and `end` are of `steps`; where a value is meant (`25%`, `first=75%`), 100 % is 1.
+
+    Raises:
+        UserError: an unknown curve (the nearest is suggested), or numbers that don't fit it.
     """
-    return spec.parse(str(text), kind, CURVES, whole=steps, values=("constant", "first", "last", "clamp"))
+    return spec.parse(str(text), kind, CURVES, whole=steps, counts=("at", "start", "end"))
 
 
 def warmup(steps: int) -> Schedule:

@@ -1,8 +1,10 @@
 """Schedules and distributions as words: `sigmoid(0%, 100%)`, `logit-normal(-0.4, 1)`, `0.25`.
 
-The form in which config files and the command line name them. Percentages are shares of the run's steps.
+The form in which config files and the command line name them. Where a step is meant, a percentage is a share of
+the run's steps; elsewhere 25% is 0.25.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -29,7 +31,7 @@ def parse(
     kind: str,
     makers: Mapping[str, Callable[..., Any]],
     whole: int | None = None,
-    values: Collection[str] = (),
+    counts: Collection[str] = (),
 ) -> Any:
     """Build what `text` names.
 
@@ -37,25 +39,28 @@ def parse(
         text: `name`, `name(1, 2, key=3)`, or a bare number, which means `constant(number)`.
         kind: what is being named, for messages: "alpha schedule".
         makers: the constructors by name.
-        whole: what 100 % stands for; None refuses percentages.
-        values: constructors and keywords whose numbers are values, not steps: there 100 % is 1.
+        whole: what 100 % stands for in `counts`; None refuses percentages everywhere.
+        counts: the parameters of the constructors that `whole` is for, by name; in others 100 % is 1.
 
     Raises:
         UserError: the name is unknown (the nearest is suggested), or its arguments don't fit.
     """
     positional, named = [], {}
+    value_whole = None if whole is None else 1
     match = _CALL.fullmatch(text)
     if match is None:
         name, inside = "constant", ""
-        positional.append(_number(text, text, 1 if name in values else None))
+        positional.append(_number(text, text, value_whole))
     else:
         name, inside = match[1], match[2] or ""
     choose(kind, name, makers, status=2)
+    parameters = list(inspect.signature(makers[name]).parameters)
     for word in filter(str.strip, inside.split(",")):
-        key, equals, value = word.rpartition("=")
-        number = _number(value, text, 1 if {name, key.strip()} & set(values) else whole)
+        key, equals, value = (part.strip() for part in word.rpartition("="))
+        meant = [key] if equals else parameters[len(positional) :][:1]
+        number = _number(value, text, whole if set(meant) & set(counts) else value_whole)
         if equals:
-            named[key.strip()] = number
+            named[key] = number
         else:
             positional.append(number)
     try:

@@ -55,7 +55,7 @@ def average_velocity_target(
             elsewhere it would stall the step), or an unknown `shift` or `derivative`.
     """
     choose("shift", shift, get_args(Shift))
-    _check_alpha(alpha)
+    check_alpha(alpha)
     with torch.no_grad():
         if not isinstance(alpha, Tensor) and alpha == 0:
             tangent = _tangent(net, z, v, t, y, shift)
@@ -91,10 +91,11 @@ def _two_point_target(
     return torch.where(share == 1, v, share * near + (1 - share) * far)  # far may be 0 / 0 at s = 0
 
 
-def _check_alpha(alpha: float | Tensor) -> None:
+def check_alpha(alpha: float | Tensor) -> None:
+    """Refuse, with a ValueError, what `average_velocity_target` refuses as α."""
     if not isinstance(alpha, Tensor):
         if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha {alpha} lies outside [0, 1]: 1 is flow matching, 0 is MeanFlow")
+            raise ValueError(f"alpha {alpha:g} lies outside [0, 1]: 1 is flow matching, 0 is MeanFlow")
     elif alpha.is_cpu and not torch.compiler.is_compiling():
         bad = alpha[~((alpha > 0) & (alpha <= 1))]
         if len(bad):

@@ -30,6 +30,8 @@ class Distribution(Protocol):
 
 @dataclass(frozen=True)
 class Uniform:
+    """Even over [low, high]."""
+
     low: float = 0.0
     high: float = 1.0
 
@@ -46,6 +48,8 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Constant:
+    """Always `value`."""
+
     value: float
 
     def __post_init__(self) -> None:
@@ -155,6 +159,10 @@ class Times:
         truncated  t drawn, r drawn from the part of `r` below t
         dyadic     t - r = 2^-k, k uniform in 0 … levels-1, t on that grid (Shortcut); t and r's laws unused
     t, r, flow: the laws of t, of r (or ρ), and of t on the rows with r = t (None: that of t).
+    levels: of the dyadic grid; 7 makes steps of 1 to 1/64.
+
+    Raises:
+        ValueError: an unknown coupling (the nearest is suggested), no level.
     """
 
     coupling: Coupling = "sorted"

@@ -1,15 +1,4 @@
-"""Loss weights per row. All are constants under the gradient.
-
-With E the squared error of a row, averaged over its D dimensions, and a = α on rows with 0 < α < 1, else 1:
-
-    adaptive    a / (E + c)^p           α-Flow's (c = 1e-3, p = 1)
-    scaled      a / (E + a² c)          the same, made continuous at α → 0: there E ≈ α² E_MeanFlow
-    power       1 / (D E + c)^p         MeanFlow's in JAX (c = 1e-2, p = 1), by the sum over dimensions
-    definition  1 / a                   Definition 1 of α-Flow as printed; the theorem's consistency weights
-    uniform     1
-
-With p = 1 the weighted loss sits near 1 whatever the network does: watch the residual.
-"""
+"""Loss weights per row. All are constants under the gradient."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -24,7 +13,21 @@ WeightName = Literal["adaptive", "scaled", "power", "definition", "uniform"]
 
 @dataclass(frozen=True, kw_only=True)
 class Weight:
-    """One of the weights above; `c` None means the kind's own constant."""
+    """A weight per row, by its error E, the mean square over the row's D dimensions.
+
+    kind: with a = α on rows with r < t and 0 < α < 1, else a = 1, and p the `power`:
+        adaptive    a / (E + c)^p           α-Flow's (arXiv 2510.20771; c = 1e-3, p = 1)
+        scaled      a / (E + a² c)^p        the same, made continuous at α → 0: there E ≈ α² E_MeanFlow
+        power       1 / (D E + c)^p         MeanFlow's in JAX (c = 1e-2, p = 1), by the sum over dimensions
+        definition  1 / a                   Definition 1 of α-Flow as printed; the theorem's consistency weights
+        uniform     1
+    c: in squared units of the data; None: the kind's own, 1e-2 for `power` and 1e-3 for the others.
+
+    With p = 1 the weighted loss sits near 1 whatever the network does: watch the residual.
+
+    Raises:
+        ValueError: an unknown kind (the nearest is suggested), a c that is not positive.
+    """
 
     kind: WeightName = "adaptive"
     power: float = 1.0
@@ -36,7 +39,7 @@ class Weight:
             raise ValueError(f"weight constant c = {self.c:g} must be positive")
 
     def __call__(self, error: Tensor, alpha: Tensor, dimensions: int, r: Tensor, t: Tensor) -> Tensor:
-        """Weights (B,) from the mean squared errors (B,), the rows' a (B,) and D; r and t (B,) unused here."""
+        """Weights (B,) from E (B,), a (B,) and D; r and t (B,) are unused here."""
         if self.kind == "uniform":
             return torch.ones_like(error)
         if self.kind == "definition":
