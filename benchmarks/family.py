@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from machine import RESULTS, machine
 
+from alphaflow.errors import UserError
 from alphaflow.evaluate import evaluate
 from alphaflow.generate import load
 from alphaflow.members import MEMBERS
@@ -60,7 +61,10 @@ def train_and_score(recipe: str, member: str, seed: int, steps: int | None, weig
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         trainer = Trainer.start(config, RunFolder(Path(folder) / "run"))
-        trainer.train()
+        try:
+            trainer.train()
+        except UserError as error:  # ten steps in a row that are not finite
+            return {"member": member, "seed": seed, "seconds": None, "figures": None, "diverged": str(error)}
         seconds = time.perf_counter() - start
         scores = evaluate(load(Path(folder) / "run"), trainer.dataset, run=member, nfes=(1, 2))
     figures = {str(result.nfe): result.figures for result in scores.results}
@@ -73,13 +77,16 @@ def table(rows: list[dict[str, Any]], names: list[str]) -> str:
     lines = ["| member | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
     for member in dict.fromkeys(row["member"] for row in rows):
         cells = []
+        if any(row["figures"] is None for row in rows if row["member"] == member):
+            lines.append(f"| {member} " + "| diverged " * len(head) + "|")
+            continue
         for name in names:
             for nfe in ("1", "2"):
                 values = [row["figures"][nfe][name] for row in rows if row["member"] == member]
                 spread = statistics.stdev(values) if len(values) > 1 else 0.0
                 cells.append(f"{statistics.mean(values):.3f} ± {spread:.3f}")
         lines.append(f"| {member} | " + " | ".join(cells) + " |")
-    halves = rows[0]["halves"]
+    halves = next(row["halves"] for row in rows if "halves" in row)
     lines.append("| *real halves* | " + " | ".join(f"{halves[name]:.3f}" for name in names for _ in (1, 2)) + " |")
     return "\n".join(lines)
 
@@ -99,10 +106,14 @@ def main() -> None:
         rows = []
         for row in pool.map(train_and_score, *zip(*jobs)):
             rows.append(row)
-            print(row["member"], row["seed"], f"{row['seconds']:.0f} s", row["figures"], flush=True)
+            print(row["member"], row["seed"], row["figures"] or row["diverged"], flush=True)
     names = ["frechet", "accuracy"] if known.recipe == "digits" else ["energy", "sliced_wasserstein"]
     steps = known.steps or RECIPES[known.recipe].config.steps
     out = RESULTS / f"family-{known.recipe}{'-' + known.weight if known.weight else ''}.json"
+    if out.exists():  # members measured before, for as many steps, keep their rows
+        before = json.loads(out.read_text())
+        if before["steps"] == steps:
+            rows = [row for row in before["rows"] if row["member"] not in known.members] + rows
     out.write_text(json.dumps({"machine": machine(), "steps": steps, "rows": rows}, indent=1) + "\n")
     print(table(rows, names))
 
