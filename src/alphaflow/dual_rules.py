@@ -242,11 +242,12 @@ def _group_norm(func: Any, args: Any, kwargs: Any) -> Any:
     x, groups, weight, bias, eps = bind(("input", "num_groups", "weight", "bias", "eps"), args, kwargs, (1e-5,))
     out = func(primal(x), groups, weight, bias, eps)
     with torch.no_grad():
-        value = tail(x).contiguous()
+        value = tail(x).to(out.dtype).contiguous()  # autocast on CUDA makes it float32
         batch, channels, size = value.shape[0], value.shape[1], math.prod(value.shape[2:])
         _, mean, rstd = torch.native_group_norm(value, None, None, batch, channels, size, groups, eps)
+        change = x.tangent.to(out.dtype).contiguous()
         tangent, _, _ = aten.native_group_norm_backward(
-            x.tangent.contiguous(), value, mean, rstd, None, batch, channels, size, groups, [True, False, False]
+            change, value, mean, rstd, None, batch, channels, size, groups, [True, False, False]
         )
         if weight is not None:
             tangent = tangent * weight.reshape(-1, *(1,) * (value.ndim - 2))
@@ -261,7 +262,8 @@ def _softmax(func: Any, args: Any, kwargs: Any) -> Any:
         raise NoRule("softmax without a dim, or with a dtype")
     _not_over_rows(func, x, dim)
     with torch.no_grad():
-        tangent = aten._softmax_backward_data(x.tangent, _last(out.detach(), x), dim, out.dtype)
+        change = x.tangent.to(out.dtype)  # autocast on CUDA makes the primal float32
+        tangent = aten._softmax_backward_data(change, _last(out.detach(), x), dim, out.dtype)
     return follow(func, out, tangent, x.start, x.rows)
 
 
