@@ -61,7 +61,7 @@ class Zoo(nn.Module):
         x = x * torch.where(r < t, 1.0, 2.0)[:, None, None] + torch.exp(-x.abs()).clamp(max=0.9)
         scale, shift = c.chunk(2, dim=1)
         x = torch.addcmul(x, scale.repeat(1, 2)[:, None].expand(b, 16, 8), x) - shift.sum(1)[:, None, None]
-        x = x / t.cos()[:, None, None]
+        x = x / t.cos()[:, None, None] + x.new_ones(b, 1, 8) * torch.arange(8 * b).to(x).view_as(c)[:, None]
         x += c.view(b, 1, 8)
         return self.out(x.mT.unflatten(2, (rows, columns)))
 

@@ -290,6 +290,8 @@ def _last(value: Tensor, like: Dual) -> Tensor:
 def _reshape(func: Any, args: Any, kwargs: Any) -> Any:
     """Functions that keep the order of the numbers: the batch's dimension is found by counting."""
     out, x = _run(func, args, kwargs), args[0]
+    if not isinstance(x, Dual):  # x.view_as(dual)
+        return out
     if isinstance(args[1] if len(args) > 1 else None, torch.dtype):
         raise NoRule("view as another dtype")
     if not x.start:
@@ -307,6 +309,8 @@ def _reshape(func: Any, args: Any, kwargs: Any) -> Any:
 def _push_alike(func: Any, args: Any, kwargs: Any) -> Any:
     """Linear functions treat a tangent just like the primal."""
     x = args[0]
+    if not isinstance(x, Dual):  # x.to(dual)
+        return _run(func, args, kwargs)
     out = func(primal(x), *args[1:], **kwargs)
     with torch.no_grad():
         tangent = func(x.tangent, *args[1:], **kwargs)
@@ -396,9 +400,10 @@ def _expand(func: Any, args: Any, kwargs: Any) -> Any:
         return follow(func, out, _spread(args[0].tangent, args[0], out), args[0].start, args[0].rows)
 
 
-@rule(Tensor.detach, torch.detach)
-def _detach(func: Any, args: Any, kwargs: Any) -> Any:
-    return func(primal(args[0]))
+@rule(Tensor.detach, torch.detach, Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_empty)
+def _constant(func: Any, args: Any, kwargs: Any) -> Any:
+    """Functions whose output has no derivative."""
+    return _run(func, args, kwargs)
 
 
 @rule(F.dropout, torch.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout)
