@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 import alphaflow as af
 from alphaflow import compiled as compiled_module
-from alphaflow import dual, models, schedules
+from alphaflow import dual, dual_attention, models, schedules
 from alphaflow.compiled import Compiled
 from alphaflow.derivative import total_derivative
 from alphaflow.fused import NoRule, dual_forward
@@ -113,6 +114,45 @@ def test_the_derivative_equals_forward_mode(start):
     value, expected = total_derivative(net, z, v, r, t, y, method="forward")
     close((u, slope), (value, expected[start:]))
     assert u.requires_grad and not slope.requires_grad
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_attention_in_many_pieces_is_one_node_of_the_graph(monkeypatch, backend):
+    """Else a large batch, or a long sequence, would unroll into thousands of nodes."""
+    source = torch.Generator().manual_seed(0)
+    z, v = (torch.randn(6, 2, 16, 4, generator=source) for _ in range(2))
+    key = torch.randn(6, 2, 16, 4, generator=source).requires_grad_()
+    t, nodes, compile_it = torch.rand(6, generator=source), [], torch._dynamo.lookup_backend(backend)
+
+    def counted(graph, inputs):
+        nodes.extend(str(node.target) for node in graph.graph.nodes)
+        return compile_it(graph, inputs)
+
+    def run(z, v, t):
+        return dual_forward(
+            lambda z, t: F.scaled_dot_product_attention(z, key * t[:, None, None, None], z), z, v, t, start=2
+        )
+
+    expected = run(z, v[2:], t)
+    for most in (6 * 2 * 16 * 16, 64):
+        torch._dynamo.reset()
+        nodes.clear()
+        monkeypatch.setitem(dual_attention.CHUNK, "cuda", most)
+        ours = torch.compile(run, fullgraph=True, backend=counted)(z, v[2:], t)
+        close(ours, expected, 1e-5)
+        (gradient,) = torch.autograd.grad(ours[0].sum(), key)
+        close(gradient, torch.autograd.grad(run(z, v[2:], t)[0].sum(), key)[0], 1e-5)
+        assert sum("alphaflow.attention_tangent" in node for node in nodes) == (most == 64)
+
+
+def test_in_bfloat16_autocast_it_equals_the_eager_one():
+    net, (x, y), objective = network().float(), batch(), af.MeanFlow(flow_ratio=0.25, derivative="fused")
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, eager = (
+            run(net, x.float(), y, generator=torch.Generator().manual_seed(0)).residual
+            for run in (Compiled(objective, backend="aot_eager"), objective)
+        )
+    close(ours, eager, 1e-3)
 
 
 def test_networks_with_rules_for_all_they_do_take_no_jvp(monkeypatch):

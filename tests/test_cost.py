@@ -1,6 +1,6 @@
 """What an evaluation of an objective costs: how often, and on which rows, the network runs. Guidance."""
 
-import dataclasses
+from typing import get_args
 
 import pytest
 import torch
@@ -12,11 +12,12 @@ from torch.utils._pytree import tree_leaves
 from alphaflow import dual_attention, models
 from alphaflow.fused import dual_forward
 from alphaflow.guidance import Guidance
-from alphaflow.objectives import AlphaFlow, Draw, RandomSplit
+from alphaflow.objectives import AlphaFlow, RandomSplit
 from alphaflow.path import interpolate
 from alphaflow.rng import KeyedRandom
 from alphaflow.targets import average_velocity_target
 from alphaflow.times import Uniform
+from alphaflow.weighting import AnchorWeight, Weight, WeightName
 from drawn import NULL, PLAIN, ROWS, assert_same, keyed, noise_of, on_path
 from reference import Counting, gradient
 
@@ -126,18 +127,22 @@ def test_a_tenth_of_the_labels_drops_inside_the_interval_and_none_outside(net):
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.5, 0.0, RandomSplit(Uniform())], ids=str)
-@pytest.mark.parametrize("settings", [{}, {"shift": "velocity"}, {"clip": 4.0, "relaxation": 0.5, "cosine": 0.5}])
-def test_an_evaluation_never_waits_for_the_device(alpha, settings):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"weight": Weight(kind=kind)} for kind in get_args(WeightName)),
+        {"weight": AnchorWeight(), "shift": "velocity"},
+        {"clip": 4.0, "relaxation": 0.5, "cosine": 0.5},
+    ],
+    ids=str,
+)
+def test_an_objective_never_waits_for_the_device(alpha, settings):
     """On the meta device there are no numbers: whatever asks for one raises, as it would stall a GPU."""
-    x, y = torch.randn(8, 1, 8, 8), torch.arange(8) % 4
-    net = models.DiT(8, 4, 1, 16, 1, 2, 4)
+    x, y = torch.empty(8, 1, 8, 8, device="meta"), torch.empty(8, dtype=torch.int64, device="meta")
+    net = models.DiT(8, 4, 1, 16, 1, 2, 4).to("meta")
     guidance = Guidance(null=4, omega=2.0, kappa=0.5, drop=0.1)
-    objective = AlphaFlow(alpha=alpha, flow_ratio=0.5, guidance=guidance, **settings)
-    draw = objective.draw(net, x, y, generator=KeyedRandom(0, torch.arange(8)))
-    parts = {field.name: getattr(draw, field.name) for field in dataclasses.fields(draw)}
-    away = Draw(**{key: part.to("meta") if isinstance(part, Tensor) else part for key, part in parts.items()})
-    net.to("meta")
-    output = objective.evaluate(net, away)
+    objective = AlphaFlow(alpha=alpha, flow_ratio=0.5, guidance=guidance, derivative="fused", **settings)
+    output = objective(net, x, y, generator=KeyedRandom(0, torch.arange(8)))
     output.loss.backward()
     assert output.loss.is_meta and net.final_layer.linear.weight.grad.is_meta
     with pytest.raises(RuntimeError, match="meta"):

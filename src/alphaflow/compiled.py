@@ -101,7 +101,7 @@ def _with_tensor_alpha(draw: Draw) -> Draw:
     """α strictly between 0 and 1 as a tensor: as a number, each value would be a graph of its own."""
     if isinstance(draw.alpha, Tensor) or draw.alpha in (0, 1):
         return draw
-    return replace(draw, alpha=torch.tensor(draw.alpha, dtype=torch.float64).to(draw.t))
+    return replace(draw, alpha=torch.full((), draw.alpha, dtype=draw.t.dtype, device=draw.t.device))
 
 
 @torch.no_grad()

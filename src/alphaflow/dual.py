@@ -65,7 +65,7 @@ class Dual(torch.Tensor):
                 return rule(func, args, kwargs or {})
             except NoRule as error:
                 raise NoRule(f"{error} (in {_calling_module()})") from None
-            except (IndexError, TypeError, KeyError) as error:
+            except (AttributeError, IndexError, KeyError, TypeError) as error:
                 raise NoRule(
                     f"{name_of(func)} called in an unforeseen way: {error} (in {_calling_module()})"
                 ) from None

@@ -242,11 +242,12 @@ def _group_norm(func: Any, args: Any, kwargs: Any) -> Any:
     x, groups, weight, bias, eps = bind(("input", "num_groups", "weight", "bias", "eps"), args, kwargs, (1e-5,))
     out = func(primal(x), groups, weight, bias, eps)
     with torch.no_grad():
-        value = tail(x).contiguous()
+        value = tail(x).to(out.dtype).contiguous()  # autocast on CUDA makes it float32
         batch, channels, size = value.shape[0], value.shape[1], math.prod(value.shape[2:])
         _, mean, rstd = torch.native_group_norm(value, None, None, batch, channels, size, groups, eps)
+        change = x.tangent.to(out.dtype).contiguous()
         tangent, _, _ = aten.native_group_norm_backward(
-            x.tangent.contiguous(), value, mean, rstd, None, batch, channels, size, groups, [True, False, False]
+            change, value, mean, rstd, None, batch, channels, size, groups, [True, False, False]
         )
         if weight is not None:
             tangent = tangent * weight.reshape(-1, *(1,) * (value.ndim - 2))
@@ -261,7 +262,8 @@ def _softmax(func: Any, args: Any, kwargs: Any) -> Any:
         raise NoRule("softmax without a dim, or with a dtype")
     _not_over_rows(func, x, dim)
     with torch.no_grad():
-        tangent = aten._softmax_backward_data(x.tangent, _last(out.detach(), x), dim, out.dtype)
+        change = x.tangent.to(out.dtype)  # autocast on CUDA makes the primal float32
+        tangent = aten._softmax_backward_data(change, _last(out.detach(), x), dim, out.dtype)
     return follow(func, out, tangent, x.start, x.rows)
 
 
@@ -288,6 +290,8 @@ def _last(value: Tensor, like: Dual) -> Tensor:
 def _reshape(func: Any, args: Any, kwargs: Any) -> Any:
     """Functions that keep the order of the numbers: the batch's dimension is found by counting."""
     out, x = _run(func, args, kwargs), args[0]
+    if not isinstance(x, Dual):  # x.view_as(dual)
+        return out
     if isinstance(args[1] if len(args) > 1 else None, torch.dtype):
         raise NoRule("view as another dtype")
     if not x.start:
@@ -305,6 +309,8 @@ def _reshape(func: Any, args: Any, kwargs: Any) -> Any:
 def _push_alike(func: Any, args: Any, kwargs: Any) -> Any:
     """Linear functions treat a tangent just like the primal."""
     x = args[0]
+    if not isinstance(x, Dual):  # x.to(dual)
+        return _run(func, args, kwargs)
     out = func(primal(x), *args[1:], **kwargs)
     with torch.no_grad():
         tangent = func(x.tangent, *args[1:], **kwargs)
@@ -394,9 +400,10 @@ def _expand(func: Any, args: Any, kwargs: Any) -> Any:
         return follow(func, out, _spread(args[0].tangent, args[0], out), args[0].start, args[0].rows)
 
 
-@rule(Tensor.detach, torch.detach)
-def _detach(func: Any, args: Any, kwargs: Any) -> Any:
-    return func(primal(args[0]))
+@rule(Tensor.detach, torch.detach, Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_empty)
+def _constant(func: Any, args: Any, kwargs: Any) -> Any:
+    """Functions whose output has no derivative."""
+    return _run(func, args, kwargs)
 
 
 @rule(F.dropout, torch.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout)

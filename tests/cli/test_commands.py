@@ -10,7 +10,10 @@ import pytest
 from PIL import Image
 
 import alphaflow as af
+from alphaflow import bench
 from alphaflow.cli import COMMANDS, run
+from alphaflow.compiled import Compiled
+from alphaflow.models.dit import PRESETS
 
 TINY = "--batch-size 16 --model.width 16 --model.depth 1 --model.heads 2 --model.patch 4 --log-every 1".split()
 
@@ -199,6 +202,24 @@ def test_bench_gives_ratios_to_flow_matching(tmp_path, capsys):
     assert all(row["peak_ratio"] > 0.5 for row in record["steps"])
     assert record["gemm_flops_per_second"] > 1e8 and record["peak_bytes_flow_matching"] > 1e7
     assert "% of the rate of plain matrix products" in capsys.readouterr().out
+
+
+class Quick(Compiled):
+    """Compiled, but by a backend that takes seconds, not minutes."""
+
+    def __init__(self, objective) -> None:
+        super().__init__(objective, backend="aot_eager")
+
+
+def test_bench_times_compiled_steps_beside_the_eager_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "Compiled", Quick)
+    monkeypatch.setitem(PRESETS, "S", (1, 64, 2))
+    out = tmp_path / "b.json"
+    words = "--model S/16 --batch 2 --rounds 1 --shares 50 --ways fused reverse --compile".split()
+    assert run(["bench", *words, "--json", str(out)]) == 0
+    names = [row["name"] for row in json.loads(out.read_text())["steps"]]
+    eager = ["flow matching", "alpha 50%", "meanflow 50% fused", "meanflow 50% reverse"]
+    assert names == [*eager, *(f"{name} compiled" for name in eager[:3])]
 
 
 def test_resume_continues_and_lengthens(tmp_path):
