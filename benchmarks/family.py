@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from machine import RESULTS, machine
 
-from alphaflow.errors import UserError
 from alphaflow.evaluate import evaluate
 from alphaflow.generate import load
 from alphaflow.members import MEMBERS
@@ -63,10 +62,10 @@ def train_and_score(recipe: str, member: str, seed: int, steps: int | None, weig
         trainer = Trainer.start(config, RunFolder(Path(folder) / "run"))
         try:
             trainer.train()
-        except UserError as error:  # ten steps in a row that are not finite
+            seconds = time.perf_counter() - start
+            scores = evaluate(load(Path(folder) / "run"), trainer.dataset, run=member, nfes=(1, 2))
+        except ValueError as error:  # ten steps in a row, or samples, that are not finite
             return {"member": member, "seed": seed, "seconds": None, "figures": None, "diverged": str(error)}
-        seconds = time.perf_counter() - start
-        scores = evaluate(load(Path(folder) / "run"), trainer.dataset, run=member, nfes=(1, 2))
     figures = {str(result.nfe): result.figures for result in scores.results}
     return {"member": member, "seed": seed, "seconds": seconds, "figures": figures, "halves": scores.halves}
 
