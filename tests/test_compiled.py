@@ -169,6 +169,26 @@ def test_other_members_compile_too(name):
     close(step(Compiled(objective, backend="aot_eager"), net), step(objective, net))
 
 
+def test_compiled_differences_run_in_full_precision():
+    seen = []
+
+    def backend(graph, inputs):
+        def call(*values):
+            seen.append(torch.get_float32_matmul_precision())
+            return graph(*values)
+
+        return call
+
+    net, before = network("MLP"), torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        step(Compiled(af.MeanFlow(flow_ratio=0.25, derivative="difference"), backend=backend), net)
+        step(Compiled(af.MeanFlow(flow_ratio=0.25, derivative="fused"), backend=backend), net)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == ["highest", "high"]
+
+
 class Wrapped(nn.Module):
     def __init__(self, body) -> None:
         super().__init__()

@@ -318,3 +318,22 @@ def test_the_check_takes_plain_functions(batch):
 def test_an_unknown_way_is_refused_with_the_nearest(net, batch):
     with pytest.raises(UserError, match="did you mean 'reverse'"):
         total_derivative(net, *batch, method="revers")
+
+
+def test_differences_are_taken_in_full_precision_whatever_the_setting(monkeypatch):
+    """TF32 has 10 bits; values of u that differ in their third digit need more."""
+    seen = []
+
+    def net(z, r, t, y=None):
+        seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+        return z * t[:, None]
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    try:
+        total_derivative(net, *torch.randn(2, 3, 2), *torch.rand(2, 3), method="difference")
+        assert seen == [("highest", False)] * 3
+        assert torch.get_float32_matmul_precision() == "high" and torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision(before)

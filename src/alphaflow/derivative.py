@@ -10,8 +10,8 @@ auto         the first of these that the network supports; logged once, with the
 """
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Literal, get_args
 from weakref import WeakKeyDictionary
 
@@ -121,9 +121,28 @@ def _reverse(u: Callable[[Tensor, Tensor], Tensor], z: Tensor, v: Tensor, t: Ten
 def _difference(u: Callable[[Tensor, Tensor], Tensor], z: Tensor, v: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     # h = eps^(1/3) balances truncation (h²) and rounding (eps / h). Half precision would drown it.
     h = torch.finfo(z.dtype).eps ** (1 / 3)
-    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False), full_precision():
         ahead, behind = u(z + h * v, t + h), u(z - h * v, t - h)
         return u(z, t), (ahead - behind) / (2 * h)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """float32 products with all of their 23 bits: TF32's 10 would put a difference quotient off by a tenth.
+
+    Compiled code cannot switch; what calls it has to.
+    """
+    if torch.compiler.is_compiling():
+        yield
+        return
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def _math_attention() -> AbstractContextManager[None]:
