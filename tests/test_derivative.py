@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from alphaflow import models
 from alphaflow.derivative import DerivativeError, check_derivative, choose_method, total_derivative
 from alphaflow.errors import UserError
 from reference import SmallNet, slope_in_time
@@ -337,3 +338,11 @@ def test_differences_are_taken_in_full_precision_whatever_the_setting(monkeypatc
         assert torch.get_float32_matmul_precision() == "high" and torch.backends.cudnn.allow_tf32
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_data_prediction_near_t_0_is_not_taken_for_a_wrong_derivative():
+    """u = (z - f) / t: at t = 0.01 a central difference in float32 would be off by a tenth and more."""
+    net = models.DataPrediction(models.MLP(2, 16))
+    z, v = torch.randn(2, 64, 2, generator=torch.Generator().manual_seed(0))
+    t = torch.linspace(0.005, 1, 64)
+    assert check_derivative(net, z, v, torch.zeros_like(t), t) < 2e-2
