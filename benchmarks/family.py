@@ -83,10 +83,11 @@ def table(rows: list[dict[str, Any]], names: list[str]) -> str:
             for nfe in ("1", "2"):
                 values = [row["figures"][nfe][name] for row in rows if row["member"] == member]
                 spread = statistics.stdev(values) if len(values) > 1 else 0.0
-                cells.append(f"{statistics.mean(values):.3f} ± {spread:.3f}")
+                digits = 4 if name == "energy" else 3
+                cells.append(f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f}")
         lines.append(f"| {member} | " + " | ".join(cells) + " |")
     halves = next(row["halves"] for row in rows if "halves" in row)
-    lines.append("| *real halves* | " + " | ".join(f"{halves[name]:.3f}" for name in names for _ in (1, 2)) + " |")
+    lines.append("| *real halves* | " + " | ".join(f"{halves[name]:.4g}" for name in names for _ in (1, 2)) + " |")
     return "\n".join(lines)
 
 
