@@ -192,3 +192,25 @@ def test_eight_thousand_tokens_need_a_sixty_fourth_of_their_matrix():
     few = slice(4090, 4100)
     _, exact = dual_forward(attend(few), z.double(), v[1:].double(), t.double(), start=1)
     torch.testing.assert_close(slope[:, :, few].double(), exact, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.0])
+@pytest.mark.parametrize("ratio", [0.5, 1.0])
+def test_an_even_objective_calls_the_network_whatever_the_rows_and_gives_the_same(net, data, alpha, ratio):
+    """Where an evaluation is a collective no process may stay away because none of its rows needs it."""
+    nowhere = Guidance(null=NULL, omega=2.0, t_min=0.999, t_max=1.0)
+    results, calls = [], []
+    for even in (False, True):
+        counting = Counting(net)
+        settings = {
+            "alpha": alpha,
+            "flow_ratio": ratio,
+            "guidance": nowhere,
+            "derivative": "forward",
+            "even": even,
+        }
+        results.append(AlphaFlow(**settings)(counting, *data, generator=keyed()).per_sample)
+        calls.append(counting.rows)
+    assert_same(*results)
+    assert calls[0] == ([12] if ratio == 1 else [12, 6])
+    assert calls[1] == [1, 12, 1 if ratio == 1 else 6]

@@ -46,12 +46,20 @@ class Guidance:
 
     @torch.no_grad()
     def __call__(
-        self, net: Network, z: Tensor, v: Tensor, t: Tensor, y: Tensor | None, random: Random
+        self,
+        net: Network,
+        z: Tensor,
+        v: Tensor,
+        t: Tensor,
+        y: Tensor | None,
+        random: Random,
+        *,
+        even: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Guided velocities (B, *shape) and labels (B,) with some dropped; t is (B,) on the CPU.
 
         The network is evaluated only on the rows that need it, both branches in one batch. Which rows those are
-        is known from `t` on the host, so no device is waited for.
+        is known from `t` on the host, so no device is waited for. `even`: it is evaluated even if none does.
         """
         if y is None:
             raise ValueError("guidance needs labels y: give them, or train without guidance")
@@ -61,9 +69,10 @@ class Guidance:
         rows = torch.nonzero(inside & ~dropped)[:, 0]
         weights = {"class": self.kappa, "null": 1 - self.omega - self.kappa}
         branches = [name for name, weight in weights.items() if weight]
-        if not branches or len(rows) == 0:
+        if not branches or (len(rows) == 0 and not even):
             return v, labels
-        rows = rows.to(z.device)
+        needed = len(rows)
+        rows = (rows if needed else torch.zeros(1, dtype=torch.int64)).to(z.device)
         times = t.to(z)[rows]
         classes = {"class": y[rows], "null": torch.full_like(y[rows], self.null)}
         many = len(branches)
@@ -73,6 +82,8 @@ class Guidance:
             times.repeat(many),
             torch.cat([classes[name] for name in branches]),
         )
+        if not needed:
+            return v, labels
         guided = self.omega * v[rows]
         for name, part in zip(branches, velocity.chunk(many)):
             guided = guided + weights[name] * part

@@ -109,6 +109,8 @@ class AlphaFlow:
     guidance: classifier-free guidance in training, or None.
     relaxation: FACM's: pull the target towards u⁻ by the share (1 - t)^p, the change cut to ±1; None: off.
     cosine: weight of 1 - cos(u, v) over the channels on the r = t rows (FACM's anchor).
+    even: evaluate the network as often whichever rows a batch has, even where no row needs it; the result is the
+        same. For networks whose evaluation is a collective of several processes, which must not stay away.
 
     Raises:
         ValueError: a setting out of its range, or settings that would learn nothing of the data.
@@ -124,6 +126,7 @@ class AlphaFlow:
     guidance: Guidance | None = None
     relaxation: float | None = None
     cosine: float = 0.0
+    even: bool = False
 
     def __post_init__(self) -> None:
         for value in _extremes(self.alpha):
@@ -179,7 +182,7 @@ class AlphaFlow:
         r, t = r_host.to(x), t_host.to(x)
         z, v = interpolate(x, noise, t)
         if self.guidance is not None:
-            v, y = self.guidance(net, z, v, t_host, y, random)
+            v, y = self.guidance(net, z, v, t_host, y, random, even=self.even)
         alpha: float | Tensor | None = self.alpha_at(step)
         if alpha is None:
             alpha = self.alpha.rows(random, t_host).to(x)  # type: ignore[union-attr]
@@ -188,9 +191,11 @@ class AlphaFlow:
     def evaluate(self, net: Network, draw: Draw) -> Output:
         """The objective at given points: a function of tensors alone, which `torch.compile` takes whole."""
         z, v, r, t, alpha, flow_rows = draw.z, draw.v, draw.r, draw.t, draw.alpha, draw.flow_rows
+        start = min(flow_rows, len(z) - 1) if self.even else flow_rows
         u, far = predict_with_target(
-            net, z, v, r, t, alpha, draw.y, start=flow_rows, shift=self.shift, derivative=self.derivative
+            net, z, v, r, t, alpha, draw.y, start=start, shift=self.shift, derivative=self.derivative
         )
+        far = far[flow_rows - start :]
         far = self._shape_target(far, u.detach()[flow_rows:], t[flow_rows:], alpha)
         target = torch.cat([v[:flow_rows], far])
         error = (u - target).square().flatten(1).mean(1)

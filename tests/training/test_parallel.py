@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from alphaflow.training.parallel import Part
+from alphaflow.errors import UserError
+from alphaflow.objectives import AlphaFlow
+from alphaflow.training.parallel import Parallel, Part
 
 TINY = (
     "--steps 6 --batch-size 16 --log-every 1 --checkpoint-every 3 --sample-every 6 "
@@ -123,3 +125,12 @@ def test_parts_cover_the_batch_and_its_first_rows_once():
         rows = [list(range(12))[Part(k, n).rows] for k in range(n)]
         assert sorted(i for part in rows for i in part) == list(range(12))
         assert [Part(k, n).below(5) for k in range(n)] == [sum(i < 5 for i in part) for part in rows]
+
+
+@pytest.mark.parametrize("words", [["--compile"], ["--objective.derivative", "reverse"]], ids=str)
+def test_what_sharded_weights_cannot_do_is_refused(monkeypatch, words):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    objective = AlphaFlow(derivative="reverse") if "reverse" in words else AlphaFlow()
+    with pytest.raises(UserError, match="does not go with sharded weights"):
+        Parallel("fsdp").suit(objective, compiled="--compile" in words)
+    assert Parallel("ddp").suit(objective, compiled=True) is objective

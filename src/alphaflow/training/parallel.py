@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..dual import Dual, make
 from ..errors import UserError
+from ..objectives import AlphaFlow
 
 
 class Part(NamedTuple):
@@ -90,6 +92,17 @@ class Parallel:
             )
 
     # ------------------------------------------------------------------ modules
+
+    def suit(self, objective: AlphaFlow, *, compiled: bool) -> AlphaFlow:
+        """An objective that every process evaluates with as many collectives; refuses what sharding cannot do."""
+        if self.strategy not in ("fsdp", "hsdp"):
+            return objective
+        for name, asked in (("--compile", compiled), ("derivative 'reverse'", objective.derivative == "reverse")):
+            if asked:
+                raise UserError(
+                    f"{name} does not go with sharded weights: choose --parallel.strategy ddp", status=2
+                )
+        return replace(objective, even=True)
 
     def shard(self, net: nn.Module, device: torch.device) -> None:
         """With fsdp or hsdp: shard a network in place, each child of its module lists on its own."""

@@ -94,6 +94,7 @@ class Trainer:
     def share_out(self, moments: dict[str, Tensor] | None = None) -> None:
         """Lay the network out over the processes, and make its optimizer, which goes on from `moments`."""
         config = self.config
+        objective = self.parallel.suit(self.objective, compiled=config.compile)
         self.parallel.shard(self.net, self.device)
         self.parallel.shard(self.ema.module, self.device)
         self.optimizer = torch.optim.AdamW(
@@ -104,7 +105,7 @@ class Trainer:
             fused=True,
         )
         checkpoint.restore_optimizer(self.net, self.optimizer, moments or {})
-        self.loss = Loss(self.net, self.objective, config)
+        self.loss = Loss(self.net, objective, config)
         self.wrapped = self.parallel.wrap(self.loss)
 
     # ------------------------------------------------------------------ the loop
