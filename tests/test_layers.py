@@ -152,3 +152,9 @@ def test_an_unknown_name_of_the_package_is_an_attribute_error():
 
     with pytest.raises(AttributeError, match="no attribute 'AlphaFlows'"):
         _ = alphaflow.AlphaFlows
+
+
+def test_sampling_does_not_load_what_only_many_processes_need():
+    """Half a second of every start."""
+    words = "import sys, alphaflow; alphaflow.load; sys.exit('torch.distributed.fsdp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", words], check=False).returncode == 0

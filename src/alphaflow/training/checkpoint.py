@@ -21,7 +21,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .parallel import sharded_like
 
 log = logging.getLogger("alphaflow")
 
@@ -103,6 +102,8 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """The inverse of `optimizer_tensors`."""
+    from .parallel import sharded_like  # half a second of torch.distributed, which sampling can do without
+
     weights = dict(model.named_parameters())
     for key, value in tensors.items():
         name, moment = key.rsplit("/", 1)
