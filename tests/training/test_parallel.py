@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -101,6 +103,18 @@ def test_a_run_goes_on_with_another_number_of_processes(alone, tmp_path):
     fresh(run, 2, *KINDS["meanflow"], "--parallel.strategy", "fsdp", "--stop-after", "3")
     train(run, 1, "--resume", str(run))
     assert_same_run(run, alone["meanflow"])
+
+
+def test_samples_of_sharded_weights_follow_training(alone, tmp_path):
+    """Those of steps 3 and 6 are one process's, to a grey level; a stale copy would show step 3's twice."""
+    words = [*KINDS["meanflow"], "--sample-every", "3"]
+    one = fresh(tmp_path / "one", 1, *words)
+    two = fresh(tmp_path / "two", 2, *words, "--parallel.strategy", "fsdp")
+    for step in (3, 6):
+        ours, theirs = (
+            np.asarray(Image.open(run / "samples" / f"step-{step:08d}.png"), dtype=int) for run in (two, one)
+        )
+        assert np.abs(ours - theirs).max() <= 1
 
 
 def test_resuming_on_as_many_processes_is_exact_to_the_bit(tmp_path):

@@ -112,9 +112,10 @@ class Parallel:
         for module in [m for m in net.modules() if isinstance(m, nn.ModuleList)]:
             for child in module:
                 if not isinstance(child, nn.ModuleList | FSDPModule):
-                    fully_shard(child, mesh=mesh)
+                    fully_shard(child, mesh=mesh, reshard_after_forward=True)
                     _carry_tangents(child)
-        fully_shard(net, mesh=mesh)
+        # the root's weights too, or an average's network would go on with those of its first evaluation
+        fully_shard(net, mesh=mesh, reshard_after_forward=True)
         _carry_tangents(net)
 
     def wrap(self, step: nn.Module) -> nn.Module:
