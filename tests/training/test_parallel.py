@@ -107,7 +107,7 @@ def test_a_run_goes_on_with_another_number_of_processes(alone, tmp_path):
 
 def test_samples_of_sharded_weights_follow_training(alone, tmp_path):
     """Those of steps 3 and 6 are one process's, to a grey level; a stale copy would show step 3's twice."""
-    words = [*KINDS["meanflow"], "--sample-every", "3"]
+    words = [*KINDS["meanflow"], "--sample-every", "3", "--checkpoint-every", "100"]  # saving would refresh it
     one = fresh(tmp_path / "one", 1, *words)
     two = fresh(tmp_path / "two", 2, *words, "--parallel.strategy", "fsdp")
     for step in (3, 6):
