@@ -66,19 +66,8 @@ def attention_tangent(
     return _by_pieces(lead, q, dq, k, dk, v, dv, bias, scale)
 
 
-@torch.library.custom_op("alphaflow::attention_tangent", mutates_args=())
-def _opaque(
-    q: Tensor,
-    dq: Tensor | None,
-    k: Tensor,
-    dk: Tensor | None,
-    v: Tensor,
-    dv: Tensor | None,
-    bias: Tensor | None,
-    scale: float,
-) -> Tensor:
-    """The same, as one node of a compiled graph: unrolled, hundreds of pieces would take minutes to compile."""
-    return attention_tangent(q, dq, k, dk, v, dv, bias, scale)
+_opaque = torch.library.custom_op("alphaflow::attention_tangent", attention_tangent, mutates_args=())
+"""The same, as one node of a compiled graph: unrolled, hundreds of pieces would take minutes to compile."""
 
 
 @_opaque.register_fake

@@ -301,6 +301,7 @@ REFUSED = {
     "a metric that does not apply": (2, "evaluate {toy} --metrics frechet", "needs a detector"),
     "no rounds": (2, "bench --rounds 0", "--rounds 0"),
     "a share that is none": (2, "bench --shares 150", "percentages"),
+    "a way that is none": (2, "bench --ways fusd", "did you mean 'fused'"),
     "a preset that is none": (1, "bench --model Q/2 --rounds 1", "unknown DiT size"),
     "a missing option": (2, "sample {run}", "--out"),
     "reporting on no run": (1, "report {none}", "is not a run"),

@@ -3,10 +3,8 @@
 import json
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, choose
 from . import Parser
-
-WAYS = ("fused", "forward", "reverse", "difference")
 
 
 def run(words: list[str]) -> None:
@@ -20,7 +18,7 @@ def run(words: list[str]) -> None:
     parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
     parser.add_argument("--rounds", type=int, default=7, help="how often each variant is timed (7)")
     parser.add_argument("--shares", type=int, nargs="+", default=[25, 50, 100], help="percent of rows with r < t")
-    parser.add_argument("--ways", choices=WAYS, nargs="+", default=list(WAYS), help="of taking du/dt (all)")
+    parser.add_argument("--ways", nargs="+", help="of taking du/dt: fused forward reverse difference (all)")
     parser.add_argument("--compile", action="store_true", help="time compiled steps beside the eager ones")
     parser.add_argument("--threads", type=int, help="CPU threads (torch's own choice)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
@@ -33,9 +31,11 @@ def run(words: list[str]) -> None:
 
     import torch
 
-    from ..bench import Settings, bench, table
+    from ..bench import WAYS, Settings, bench, table
     from ..training.devices import choose_device
 
+    for way in known.ways or ():
+        choose("way of taking du/dt", way, WAYS, status=2)
     if known.threads:
         torch.set_num_threads(known.threads)
     settings = Settings(
@@ -47,7 +47,7 @@ def run(words: list[str]) -> None:
         device=str(choose_device(known.device)),
         rounds=known.rounds,
         shares=tuple(known.shares),
-        ways=tuple(known.ways),
+        ways=tuple(known.ways or WAYS),
         compile=known.compile,
     )
     record = bench(settings)

@@ -86,7 +86,7 @@ ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "silu": nn.SiLU,
 }
-"""Activations of a block's MLP. DiT's is the first; on a CPU it takes four times as long as the others."""
+"""Activations of a block's MLP. DiT's is the first, and the slowest kernel on a CPU."""
 
 
 class Mlp(nn.Module):

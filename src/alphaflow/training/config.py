@@ -42,7 +42,7 @@ class ModelConfig:
     patch: int = 2
     """dit: pixels along the side of a patch."""
     activation: Literal["gelu-tanh", "gelu", "silu"] = "gelu-tanh"
-    """dit: of the blocks' MLPs. gelu-tanh is DiT's; the others are much quicker on a CPU."""
+    """dit: of the blocks' MLPs. gelu-tanh is DiT's; silu is the quickest on a CPU."""
     predicts: Literal["velocity", "data"] = "velocity"
     """What the network's output means: the average velocity u, or the data f with u = (z - f) / t."""
 
@@ -123,8 +123,6 @@ class ParallelConfig:
     strategy: Literal["ddp", "fsdp", "hsdp"] = "ddp"
     """How the processes that torchrun starts share the work: weights whole on each (ddp), sharded over all (fsdp),
     sharded within a machine and replicated over machines (hsdp). With one process they are the same."""
-    timeout: float = 30.0
-    """Minutes after which a process that waits for another gives up."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
@@ -49,14 +48,13 @@ class Parallel:
     """This process among the others. With one process every method is the identity.
 
     Args:
-        strategy: ddp, fsdp or hsdp. timeout: minutes after which a process that waits for another gives up.
+        strategy: ddp, fsdp or hsdp.
     """
 
-    def __init__(self, strategy: str = "ddp", timeout: float = 30.0) -> None:
+    def __init__(self, strategy: str = "ddp") -> None:
         self.world = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
         self.strategy = strategy if self.world > 1 else "none"
-        self._timeout = timedelta(minutes=timeout)
 
     @property
     def main(self) -> bool:
@@ -73,7 +71,7 @@ class Parallel:
         if not self.main:
             logging.getLogger("alphaflow").setLevel(logging.ERROR)
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=self._timeout)
+            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
             atexit.register(_leave)
         return chosen
 

@@ -46,7 +46,7 @@ class Trainer:
 
     def __init__(self, config: Config, folder: RunFolder) -> None:
         self.config, self.folder = config, folder
-        self.parallel = Parallel(config.parallel.strategy, config.parallel.timeout)
+        self.parallel = Parallel(config.parallel.strategy)
         self.parallel.check_batch(config.batch_size, config.accumulate)
         self.device = self.parallel.device(choose_device(config.device))
         prepare(self.device, tf32=config.tf32)
