@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .errors import UserError
@@ -153,9 +152,9 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Generator:
     folder = RunFolder(Path(path))
     where = choose_device(str(device))
     config, data = folder.read_config(), folder.read_record()["data"]
-    step, weights = checkpoint.newest(folder.checkpoints)
+    stored = checkpoint.newest(folder.checkpoints)
     net = build_model(config.model, data["shape"], data["num_classes"])
-    net.load_state_dict(load_file(weights / "ema.safetensors"))
+    net.load_state_dict(stored.whole("ema"))
     net = net.to(where).eval().requires_grad_(False)
     return Generator(
         net=net,
@@ -163,7 +162,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Generator:
         num_classes=data["num_classes"],
         class_names=tuple(data["class_names"]),
         kind=data["kind"],
-        step=step,
+        step=stored.step,
         device=where,
     )
 
