@@ -17,7 +17,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -162,11 +162,14 @@ def _commit(temporary: Path, final: Path, step: int, state: Mapping[str, Any], r
 
 
 def _rotate(folder: Path, keep: int | None, keep_every: int) -> None:
-    steps = steps_in(folder)
-    old = [] if keep is None else steps[:-keep]
-    for step in old:
-        if keep_every == 0 or step % keep_every:
-            shutil.rmtree(folder / f"step-{step:08d}", ignore_errors=True)
+    old = [] if keep is None else steps_in(folder)[:-keep]
+    remove(folder, [step for step in old if keep_every == 0 or step % keep_every])
+
+
+def remove(folder: Path, steps: Sequence[int]) -> None:
+    """Remove the checkpoints of these steps."""
+    for step in steps:
+        shutil.rmtree(folder / f"step-{step:08d}", ignore_errors=True)
 
 
 # ---------------------------------------------------------------------- reading

@@ -116,6 +116,11 @@ class EMAConfig:
     """Half-life of the averaged weights in steps."""
     ramp: float = 0.05
     """The half-life is at most this share of the steps done."""
+    profiles: tuple[float, ...] = ()
+    """Widths, as shares of the run, of power-function averages to store beside it, for instance 0.05 0.1: two are
+    enough to make any other width afterwards (`alphaflow ema`)."""
+    store_every: int = 0
+    """Steps between stored averages; 0: a twentieth of the run. Each is as large as the network's weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +222,10 @@ def _convert(value: Any, hint: Any, what: str) -> Any:
         if value not in typing.get_args(hint):
             raise UserError(f"{what} is {value!r}: choose one of {', '.join(typing.get_args(hint))}")
         return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{what} is {value!r}: it must be a list")
+        return tuple(_convert(one, typing.get_args(hint)[0], what) for one in value)
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None

@@ -14,7 +14,7 @@ from .config import Config, from_dict, to_dict
 
 @dataclass(frozen=True)
 class RunFolder:
-    """config.yaml, metrics.jsonl, checkpoints/, samples/, tensorboard/, report.html under one path."""
+    """config.yaml, metrics.jsonl, checkpoints/, averages/, samples/, tensorboard/, report.html under one path."""
 
     path: Path
 
@@ -29,6 +29,10 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def averages(self) -> Path:
+        return self.path / "averages"
 
     @property
     def samples(self) -> Path:
