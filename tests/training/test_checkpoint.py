@@ -104,6 +104,15 @@ def test_if_one_writer_fails_all_learn_of_it_and_nothing_is_left(tmp_path):
     assert checkpoint.newest(tmp_path).step == 1
 
 
+def test_a_checkpoint_that_could_not_be_finished_never_becomes_latest(tmp_path):
+    checkpoint.write(tmp_path, 1, pieces(1), {})
+    broken = {**pieces(2), "optimizer": {"m": Piece(None, (1,))}}  # type: ignore[arg-type]
+    with pytest.raises(NotWrittenError, match="AttributeError"):  # half-way, at the second file
+        checkpoint.write(tmp_path, 2, broken, {})
+    assert str((tmp_path / "latest").readlink()) == "step-00000001"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-00000001"]
+
+
 def test_a_file_of_one_writer_cut_short_damages_the_whole(tmp_path, caplog):
     for step in (1, 2):
         write_together(tmp_path, step, shared_out(torch.ones(4), 2))

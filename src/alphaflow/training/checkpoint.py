@@ -46,8 +46,11 @@ Parts = Mapping[str, Mapping[str, Piece]]
 class Peers(Protocol):
     """The processes that write one checkpoint together."""
 
-    rank: int
-    world: int
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def world(self) -> int: ...
 
     def exchange(self, value: Any) -> list[Any]:
         """What each process says, in the order of ranks; values must be JSON's."""

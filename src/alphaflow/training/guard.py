@@ -23,12 +23,13 @@ class Guard:
     the residual, call for a roll-back, once; a run that needs a second one is not sound, and stops.
 
     bad: non-finite steps in a row up to now. rolled_back: how often the run has gone back to a checkpoint.
+    reason: why it should now, in words; empty while all is well. fatal: whether it cannot go on otherwise.
     """
 
     def __init__(self, max_bad: int, spike_factor: float = 0.0, spike_rollback: bool = False) -> None:
         self.max_bad, self._spike_rollback = max_bad, spike_rollback
         self.bad = self.rolled_back = 0
-        self.reason = ""
+        self.reason, self.fatal = "", False
         self._spikes = SpikeWatch(spike_factor)
 
     def accepts(self, grad_norm: float) -> bool:
@@ -38,7 +39,7 @@ class Guard:
             return True
         self.bad += 1
         if self.bad >= self.max_bad:
-            self.reason = f"{self.bad} steps in a row had a non-finite loss or gradient"
+            self.reason, self.fatal = f"{self.bad} steps in a row had a non-finite loss or gradient", True
         return False
 
     def watch(self, step: int, residual: float, alpha: float) -> None:
@@ -49,7 +50,7 @@ class Guard:
         words = f"the residual leapt to {residual:.4g} at step {step}; nine in ten lately were below {usual:.4g}"
         log.warning("%s", words)
         if self._spike_rollback and self.rolled_back == 0:
-            self.reason = words
+            self.reason, self.fatal = words, False
 
     def note_rollback(self) -> None:
         """The run has gone back: begin anew."""

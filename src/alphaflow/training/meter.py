@@ -20,13 +20,17 @@ class Meter:
 
     Args:
         samples: of one step, over all processes.
-        flops: operations that a step needs at the least, over all processes: three forward passes' worth for each
-            sample. What du/dt costs beyond that counts as cost, not as use.
-        peak: operations a second that all processes' devices are capable of.
+        flops: operations that a sample costs this process's device at the least: three forward passes' worth,
+            divided by the number of processes. What du/dt costs beyond that counts as cost, not as use.
+        peak: operations a second that the device is capable of; 0: what plain matrix products reach, measured at
+            the first reading.
     """
 
-    def __init__(self, samples: int, flops: float, peak: float, device: torch.device) -> None:
-        self.samples, self.flops, self.peak, self.device = samples, flops, peak, device
+    def __init__(
+        self, samples: int, flops: float, peak: float, device: torch.device, precision: str = "float32"
+    ) -> None:
+        self.samples, self.flops, self.peak = samples, flops, peak
+        self.device, self.precision = device, precision
         self._start, self._steps = time.monotonic(), 0
         self._waited = dict.fromkeys(("data", "save"), 0.0)
 
@@ -44,14 +48,16 @@ class Meter:
     def read(self) -> dict[str, float]:
         """The rates since the last reading, by their names in `CLOCKED`."""
         now = time.monotonic()
+        self.peak = self.peak or product_rate(self.device, self.precision)
         seconds = max(now - self._start, 1e-9)
         values = {
             "samples_per_second": self._steps * self.samples / seconds,
             "data_wait": self._waited["data"] / seconds,
             "save_wait": self._waited["save"] / seconds,
             "memory_gb": peak_memory(self.device) / 1e9,
-            "mfu": self._steps * self.flops / seconds / self.peak,
+            "mfu": self._steps * self.samples * self.flops / seconds / self.peak,
         }
+        now = time.monotonic()  # without the measurement of the peak
         self._start, self._steps, self._waited = now, 0, dict.fromkeys(self._waited, 0.0)
         return values
 

@@ -52,10 +52,12 @@ class Watchdog:
         self._period = period or min(5.0, timeout / 5)
         self._place: tuple[int, int, int] = (0, 0, 0)
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "Watchdog":
         if self._board is not None:
+            self._over.clear()
+            self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
             self._thread.start()
         return self
 
@@ -63,7 +65,7 @@ class Watchdog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
-        if self._board is not None:
+        if self._thread is not None:
             self._thread.join()
 
     def at(self, stage: str, step: int, attempt: int = 0) -> None:
@@ -86,7 +88,7 @@ class Watchdog:
             now = time.monotonic()
             for rank, line in enumerate(lines):
                 if line is not None:
-                    seen.setdefault(rank, Sight()).look(*json.loads(line), now)
+                    seen.setdefault(rank, Sight()).look(json.loads(line), now)
             blame = self._blame(seen, now)
             if blame is not None:
                 log.error("%s", blame)
@@ -120,7 +122,8 @@ class Sight:
         self.beat, self.place, self.who = 0, (-1, -1, -1), ""
         self.moved = self.beaten = 0.0
 
-    def look(self, beat: int, place: list[int], who: str, now: float) -> None:
+    def look(self, line: tuple[int, list[int], str], now: float) -> None:
+        beat, place, who = line
         if beat != self.beat:
             self.beat, self.beaten = beat, now
         if (here := (place[0], place[1], place[2])) != self.place:
