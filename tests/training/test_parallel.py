@@ -50,6 +50,7 @@ KINDS = {
     ],
     "uneven-between": "--objective.alpha 0.4 --objective.shift model --objective.flow-ratio 0.94".split(),
 }
+REFUSED = {"compiled": ["--compile"], "reverse": ["--objective.derivative", "reverse"]}
 SHARED = [(kind, strategy) for kind in KINDS for strategy in ("ddp", "fsdp")]
 
 
@@ -101,6 +102,8 @@ def two(tmp_path_factory) -> Path:
     tasks.append({"words": ["train", "--resume", str(folder / "to-fsdp"), "--parallel.strategy", "fsdp"]})
     half = [*KINDS["meanflow"], "--precision", "bfloat16", "--parallel.strategy", "fsdp"]
     tasks.append(gradient(folder / "half.safetensors", *half))
+    for name, words in REFUSED.items():
+        tasks.append({**fresh(folder / f"refused-{name}", *words, "--parallel.strategy", "fsdp"), "status": 2})
     launch(2, tasks, folder)
     return folder
 
@@ -284,6 +287,11 @@ def test_processes_that_would_not_share_anything_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     for strategy in ("none", "ddp", "fsdp", "hsdp"):
         assert Parallel(ParallelConfig(strategy=strategy)).strategy == "none"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_sharded_weights_cannot_do_is_refused_before_anything_is_written(two, name):
+    assert not (two / f"refused-{name}").exists()
 
 
 def test_parts_cover_the_batch_and_its_first_rows_once():

@@ -124,19 +124,27 @@ class Parallel:
 
     # ------------------------------------------------------------------ modules
 
-    def suit(self, objective: AlphaFlow, net: nn.Module, points: Callable[[], tuple[Any, ...]]) -> AlphaFlow:
+    def suit(
+        self, objective: AlphaFlow, net: nn.Module, points: Callable[[], tuple[Any, ...]], *, compiled: bool
+    ) -> AlphaFlow:
         """An objective that every process evaluates with as many collectives, before `net` is sharded.
 
         points: z, v, r, t, y, on which to try which derivative the network supports.
+
+        Raises:
+            UserError: sharded weights do not go with what the settings ask for.
         """
         if not self.sharded:
             return objective
+        if compiled:
+            raise UserError("--compile does not go with sharded weights: choose --parallel.strategy ddp", status=2)
         if objective.derivative == "auto" and (callable(objective.alpha) or objective.alpha == 0):
             objective = replace(objective, derivative=choose_method(net, *points()))
         if objective.derivative == "reverse":
             raise UserError(
                 "derivative 'reverse' needs all weights after the forward pass, when sharded ones are gone: "
-                "choose --parallel.strategy ddp or --objective.derivative difference"
+                "choose --parallel.strategy ddp or --objective.derivative difference",
+                status=2,
             )
         return replace(objective, even=True)
 

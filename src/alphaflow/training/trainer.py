@@ -121,7 +121,7 @@ class Trainer:
     def share_out(self) -> None:
         """Lay the network out over the processes, and make what follows that layout."""
         config = self.config
-        self.objective = self.parallel.suit(self.objective, self.net, self._first_points)
+        self.objective = self.parallel.suit(self.objective, self.net, self._first_points, compiled=config.compile)
         self.parallel.shard(self.net)
         self.parallel.shard(self.ema.module)
         try:
