@@ -184,7 +184,7 @@ def evaluate(
                 count=count,
                 labels="from the data",
                 seed=seed,
-                weights="ema",
+                weights=generator.weights,
                 figures=_score(real, fake, names),
             )
         )

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .errors import UserError
@@ -21,6 +20,7 @@ from .pixels import to_uint8
 from .rng import KeyedRandom, hash_key
 from .sampling import grid, sample
 from .training import checkpoint
+from .training.averages import make_average
 from .training.build import build_model
 from .training.devices import choose_device
 from .training.log import ProgressBar
@@ -66,6 +66,7 @@ class Generator:
     shape: of a sample: (C, H, W), or (D,) for points. kind: "image" or "points".
     num_classes, class_names: of the data; 0 and none without classes.
     step: how many steps it was trained.
+    weights: which ones these are, in words.
     """
 
     net: nn.Module
@@ -75,6 +76,7 @@ class Generator:
     kind: str
     step: int
     device: torch.device
+    weights: str = "ema"
 
     def __call__(
         self,
@@ -137,12 +139,14 @@ class Generator:
         return len(y), y
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> Generator:
+def load(path: str | Path, device: str | torch.device = "cpu", ema: float | None = None) -> Generator:
     """Open a run's newest checkpoint (its EMA weights) for sampling.
 
     Args:
         path: the folder of a run, as `alphaflow train --out` made it.
         device: "cpu", "cuda", or "auto": cuda where there is one.
+        ema: average the weights over this share of the run instead, 0.08 for instance; the run must have stored
+            averages (`ema.profiles`).
 
     Returns:
         The generator: `load(path)(labels=[0, 1], nfe=1, seed=0)` gives uint8 images (2, H, W, C).
@@ -153,9 +157,14 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Generator:
     folder = RunFolder(Path(path))
     where = choose_device(str(device))
     config, data = folder.read_config(), folder.read_record()["data"]
-    step, weights = checkpoint.newest(folder.checkpoints)
     net = build_model(config.model, data["shape"], data["num_classes"])
-    net.load_state_dict(load_file(weights / "ema.safetensors"))
+    if ema is None:
+        stored = checkpoint.newest(folder.checkpoints)
+        step, weights = stored.step, stored.whole("ema")
+    else:
+        average = make_average(folder, ema)
+        step, weights = average.step, average.weights
+    net.load_state_dict(weights)
     net = net.to(where).eval().requires_grad_(False)
     return Generator(
         net=net,
@@ -165,6 +174,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Generator:
         kind=data["kind"],
         step=step,
         device=where,
+        weights="ema" if ema is None else f"ema {ema:g}",
     )
 
 

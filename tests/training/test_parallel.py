@@ -1,67 +1,145 @@
-"""Runs under torchrun on gloo: the number of processes and how they share the work leave the run as it is."""
+"""Runs under torchrun on gloo: the number of processes and how they share the work leave the run as it is.
+
+Starting processes takes longer than what they do here, so one launch of two and one of four do all tasks, and the
+tests look at what they left.
+"""
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from alphaflow.cli import run
+from alphaflow.cli.train import parse_settings
 from alphaflow.errors import UserError
-from alphaflow.objectives import AlphaFlow
+from alphaflow.rng import KeyedRandom, hash_key
+from alphaflow.training import checkpoint
+from alphaflow.training.build import build_dataset, build_model, build_objective
+from alphaflow.training.config import Config, ParallelConfig
+from alphaflow.training.meter import CLOCKED
 from alphaflow.training.parallel import Parallel, Part
 
 TINY = (
-    "--steps 6 --batch-size 16 --log-every 1 --checkpoint-every 3 --sample-every 6 "
-    "--model.width 16 --model.depth 2 --model.heads 2 --optimizer.warmup 2 --optimizer.lr 0.01"
+    "--steps 6 --batch-size 16 --log-every 1 --checkpoint-every 2 --sample-every 3 "
+    "--model.width 16 --model.depth 2 --model.heads 2 --optimizer.warmup 2 --optimizer.lr 0.01 "
+    "--ema.profiles 0.05 0.1 --ema.store-every 2"
 ).split()
+GUIDED = "--objective.omega 2 --objective.kappa 0.3 --objective.label-drop 0.2".split()
 KINDS = {
     "meanflow": "--objective.name meanflow --objective.flow-ratio 0.3".split(),
     "alphaflow": "--objective.alpha 0.4 --objective.flow-ratio 0.3".split(),
-    "guided": "--objective.alpha 0 --objective.omega 2 --objective.kappa 0.3 --objective.label-drop 0.2".split(),
+    "guided": ["--objective.alpha", "0", *GUIDED],
+    "forward": "--objective.name meanflow --objective.derivative forward".split(),
+    # Of 16 rows 15 have r = t and hardly any is guided, so most processes hold none of the others.
+    "uneven": [
+        *"--objective.alpha 0 --objective.flow-ratio 0.94".split(),
+        *GUIDED,
+        "--objective.guide-from",
+        "0.9",
+    ],
+    "uneven-forward": [
+        *"--objective.name meanflow --objective.derivative forward".split(),
+        *"--objective.flow-ratio 0.94".split(),
+    ],
+    "uneven-between": "--objective.alpha 0.4 --objective.shift model --objective.flow-ratio 0.94".split(),
 }
+REFUSED = {"compiled": ["--compile"], "reverse": ["--objective.derivative", "reverse"]}
+SHARED = [(kind, strategy) for kind in KINDS for strategy in ("ddp", "fsdp")]
 
 
-def train(out: Path, processes: int, *words: str, check: bool = True) -> subprocess.CompletedProcess:
-    launch = [sys.executable, "-m", "alphaflow"]
-    if processes > 1:
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        launch += ["-m", "alphaflow"]
-    command = [*launch, "train", *words]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0 or not check, done.stderr
-    return done
+def fresh(out: Path, *words: str) -> dict:
+    return {"words": ["train", "digits", "--out", str(out), *TINY, *words]}
 
 
-def fresh(out: Path, processes: int, *words: str) -> Path:
-    train(out, processes, "digits", "--out", str(out), *TINY, *words)
-    return out
+def gradient(out: Path, *words: str) -> dict:
+    return {"gradient": str(out), "words": [*TINY, "--optimizer.clip", "1e9", *words]}
 
 
-def weights(run: Path, part: str = "model") -> dict[str, Tensor]:
-    return load_file(run / "checkpoints" / "latest" / f"{part}.safetensors")
+def launch(processes: int, tasks: list[dict], folder: Path) -> None:
+    file = folder / f"tasks-{processes}.json"
+    file.write_text(json.dumps(tasks))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += [str(Path(__file__).with_name("crew.py")), str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
-def lines(run: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Callable[[str], Path]:
+    """Runs by one process, each made when first asked for."""
+    folder = tmp_path_factory.mktemp("alone")
+
+    def find(kind: str) -> Path:
+        if not (folder / kind).exists():
+            assert run(fresh(folder / kind, *KINDS[kind])["words"]) == 0
+        return folder / kind
+
+    return find
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    tasks = []
+    for kind, strategy in SHARED:
+        tasks.append(fresh(folder / f"{kind}-{strategy}", *KINDS[kind], "--parallel.strategy", strategy))
+    for strategy in ("ddp", "fsdp"):
+        words = [*KINDS["meanflow"], "--parallel.strategy", strategy]
+        tasks.append(fresh(folder / f"parts-{strategy}", *words, "--accumulate", "2"))
+        tasks.append(fresh(folder / f"resumed-{strategy}", *words, "--stop-after", "3"))
+        tasks.append({"words": ["train", "--resume", str(folder / f"resumed-{strategy}")]})
+        tasks.append(fresh(folder / f"to-one-{strategy}", *words, "--stop-after", "3"))
+        tasks.append(fresh(folder / f"to-four-{strategy}", *words, "--stop-after", "3"))
+        tasks.append(gradient(folder / f"gradient-{strategy}.safetensors", *words))
+    tasks.append(fresh(folder / "to-fsdp", *KINDS["meanflow"], "--stop-after", "3"))
+    tasks.append({"words": ["train", "--resume", str(folder / "to-fsdp"), "--parallel.strategy", "fsdp"]})
+    half = [*KINDS["meanflow"], "--precision", "bfloat16", "--parallel.strategy", "fsdp"]
+    tasks.append(gradient(folder / "half.safetensors", *half))
+    for name, words in REFUSED.items():
+        tasks.append({**fresh(folder / f"refused-{name}", *words, "--parallel.strategy", "fsdp"), "status": 2})
+    launch(2, tasks, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory, two) -> Path:
+    folder = tmp_path_factory.mktemp("four")
+    words = KINDS["meanflow"]
+    tasks = [fresh(folder / name, *words, "--parallel.strategy", name) for name in ("ddp", "fsdp")]
+    hybrid = ["--parallel.strategy", "hsdp", "--parallel.shard-size", "2"]
+    tasks.append(fresh(folder / "hsdp", *words, *hybrid))
+    tasks.append(gradient(folder / "hybrid.safetensors", *words, *hybrid, "--accumulate", "2"))
+    tasks += [{"words": ["train", "--resume", str(two / f"to-four-{name}")]} for name in ("ddp", "fsdp")]
+    tasks.append(fresh(folder / "uneven", *KINDS["uneven"], "--parallel.strategy", "fsdp", "--accumulate", "2"))
+    launch(4, tasks, folder)
+    return folder
+
+
+def stored(out: Path, part: str = "model") -> dict[str, Tensor]:
+    return checkpoint.newest(out / "checkpoints").whole(part)
+
+
+def lines(out: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     missing = -1.0  # no rows in a bin
     return [
-        {key: missing if value is None else value for key, value in row.items() if key != "samples_per_second"}
+        {key: missing if value is None else value for key, value in row.items() if key not in CLOCKED}
         for row in rows
     ]
 
 
 def assert_same_run(ours: Path, theirs: Path) -> None:
     """Up to float32 rounding, which six steps of Adam at a high rate amplify a little."""
-    for part in ("model", "ema"):
-        mine, other = weights(ours, part), weights(theirs, part)
-        assert mine.keys() == other.keys()
+    for part in ("model", "ema", "std-0.05"):
+        mine, other = stored(ours, part), stored(theirs, part)
+        assert mine.keys() == other.keys() and mine
         for name in other:
             a, b = mine[name], other[name]
             if name.endswith("qkv.bias"):  # softmax cancels that of the keys: its gradient is rounding
@@ -72,66 +150,148 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
         assert mine == pytest.approx(other, rel=1e-3, abs=1e-5)
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("alone")
-    return {kind: fresh(folder / kind, 1, *words) for kind, words in KINDS.items()}
+@pytest.mark.parametrize(("kind", "strategy"), SHARED)
+def test_two_processes_train_as_one_does(alone, two, kind, strategy):
+    assert_same_run(two / f"{kind}-{strategy}", alone(kind))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_train_as_one_does(alone, tmp_path, kind, strategy):
-    run = fresh(tmp_path / "run", 2, *KINDS[kind], "--parallel.strategy", strategy)
-    assert_same_run(run, alone[kind])
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "hsdp"])
-def test_four_processes_train_as_one_does(alone, tmp_path, strategy):
-    run = fresh(tmp_path / "run", 4, *KINDS["meanflow"], "--parallel.strategy", strategy)
-    assert_same_run(run, alone["meanflow"])
+def test_four_processes_train_as_one_does(alone, four, strategy):
+    assert_same_run(four / strategy, alone("meanflow"))
 
 
-@pytest.mark.parametrize(("processes", "strategy"), [(1, "ddp"), (2, "ddp"), (2, "fsdp")])
-def test_parts_of_a_batch_train_as_the_whole_does(alone, tmp_path, processes, strategy):
-    words = ["--accumulate", "2", "--parallel.strategy", strategy]
-    assert_same_run(fresh(tmp_path / "run", processes, *KINDS["alphaflow"], *words), alone["alphaflow"])
+def test_eight_parts_of_which_most_lack_a_kind_of_row_train_as_the_whole(alone, four):
+    assert_same_run(four / "uneven", alone("uneven"))
 
 
-def test_a_run_goes_on_with_another_number_of_processes(alone, tmp_path):
-    run = tmp_path / "run"
-    fresh(run, 2, *KINDS["meanflow"], "--parallel.strategy", "fsdp", "--stop-after", "3")
-    train(run, 1, "--resume", str(run))
-    assert_same_run(run, alone["meanflow"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_parts_of_a_batch_train_as_the_whole_does(alone, two, strategy):
+    assert_same_run(two / f"parts-{strategy}", alone("meanflow"))
 
 
-def test_samples_of_sharded_weights_follow_training(alone, tmp_path):
-    """Those of steps 3 and 6 are one process's, to a grey level; a stale copy would show step 3's twice."""
-    words = [*KINDS["meanflow"], "--sample-every", "3", "--checkpoint-every", "100"]  # saving would refresh it
-    one = fresh(tmp_path / "one", 1, *words)
-    two = fresh(tmp_path / "two", 2, *words, "--parallel.strategy", "fsdp")
-    for step in (3, 6):
-        ours, theirs = (
-            np.asarray(Image.open(run / "samples" / f"step-{step:08d}.png"), dtype=int) for run in (two, one)
-        )
-        assert np.abs(ours - theirs).max() <= 1
+def test_parts_of_a_batch_in_one_process_train_as_the_whole_does(alone, tmp_path):
+    assert run(fresh(tmp_path / "run", *KINDS["meanflow"], "--accumulate", "4")["words"]) == 0
+    assert_same_run(tmp_path / "run", alone("meanflow"))
 
 
-def test_resuming_on_as_many_processes_is_exact_to_the_bit(tmp_path):
-    words = [*KINDS["meanflow"], "--parallel.strategy", "fsdp"]
-    whole, parts = fresh(tmp_path / "whole", 2, *words), tmp_path / "parts"
-    fresh(parts, 2, *words, "--stop-after", "3")
-    train(parts, 2, "--resume", str(parts))
-    for part in ("model", "ema", "optimizer"):
-        ours, theirs = weights(parts, part), weights(whole, part)
+# ---------------------------------------------------------------------- the gradient
+
+
+def plain_gradient(words: list[str]) -> dict[str, Tensor]:
+    """Of the objective on the whole first batch, with nothing of the trainer's: the reference."""
+    config: Config = parse_settings("digits", words)
+    data = build_dataset(config.data)
+    net = build_model(config.model, data.shape, data.num_classes, config.seed)
+    from alphaflow.data import Batches
+
+    x, y, ids = Batches(data, config.batch_size, config.seed)(0)
+    random = KeyedRandom(hash_key(config.seed, "train"), ids, 0)
+    with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
+        loss = build_objective(config, data.num_classes)(net, x, y, step=0, generator=random).loss
+    loss.backward()
+    return {name: weight.grad for name, weight in net.named_parameters() if weight.grad is not None}
+
+
+def relative_error(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    assert ours.keys() == theirs.keys()
+    difference = sum((ours[name] - theirs[name]).double().square().sum() for name in theirs)
+    return float((difference / sum(one.double().square().sum() for one in theirs.values())).sqrt())
+
+
+def test_the_gradient_is_that_of_the_plain_objective_on_the_whole_batch(two, four):
+    reference = plain_gradient([*TINY, *KINDS["meanflow"]])
+    assert (
+        sum(one.abs().max() > 0 for one in reference.values()) >= 2
+    )  # the rest begins at zero, as adaLN-zero does
+    for file in (*two.glob("gradient-*.safetensors"), four / "hybrid.safetensors"):
+        assert relative_error(load_file(file), reference) < 1e-5, file.name
+
+
+def test_in_bfloat16_weights_and_their_gradients_stay_float32(two):
+    words = [*TINY, *KINDS["meanflow"], "--precision", "bfloat16"]
+    ours = load_file(two / "half.safetensors")
+    assert {one.dtype for one in ours.values()} == {torch.float32}
+    assert relative_error(ours, plain_gradient(words)) < 1e-2
+
+
+# ---------------------------------------------------------------------- resumption
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_resuming_on_as_many_processes_is_exact_to_the_bit(two, strategy):
+    whole, parts = two / f"meanflow-{strategy}", two / f"resumed-{strategy}"
+    for part in ("model", "ema", "optimizer", "std-0.05", "std-0.1"):
+        ours, theirs = stored(parts, part), stored(whole, part)
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert lines(parts) == lines(whole)
 
 
-def test_a_batch_that_does_not_divide_is_refused(tmp_path):
-    done = train(tmp_path / "run", 2, "digits", "--out", str(tmp_path / "run"), "--batch-size", "15", check=False)
-    assert done.returncode != 0 and "batch_size 15 does not divide into 2 processes" in done.stderr
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_run_of_two_processes_goes_on_with_one_or_four(alone, two, four, strategy):
+    assert run(["train", "--resume", str(two / f"to-one-{strategy}")]) == 0
+    for name in (f"to-one-{strategy}", f"to-four-{strategy}"):
+        assert_same_run(two / name, alone("meanflow"))
+
+
+def test_a_run_moves_from_ddp_to_fsdp(alone, two):
+    assert_same_run(two / "to-fsdp", alone("meanflow"))
+
+
+# ---------------------------------------------------------------------- files
+
+
+def test_each_process_writes_its_share(two, four):
+    for out, writers in ((two / "meanflow-fsdp", 2), (four / "fsdp", 4), (two / "meanflow-ddp", 2)):
+        files = sorted((out / "checkpoints" / "latest").glob("model-*.safetensors"))
+        sizes = [sum(one.numel() for one in load_file(file).values()) for file in files]
+        assert len(files) == writers
+        assert sum(sizes) == sum(one.numel() for one in stored(out).values())  # nothing twice
+        assert max(sizes) < 1.5 * sum(sizes) / writers
+    files = (four / "hsdp" / "checkpoints" / "latest").glob("model-*.safetensors")
+    assert sum(one.numel() for file in files for one in load_file(file).values()) == sum(
+        one.numel() for one in stored(four / "hsdp").values()
+    )
+
+
+def test_averages_are_sharded_and_make_the_same_lengths(alone, two):
+    from alphaflow.training.averages import make_average
+    from alphaflow.training.run import RunFolder
+
+    ours = make_average(RunFolder(two / "meanflow-fsdp"), 0.08)
+    theirs = make_average(RunFolder(alone("meanflow")), 0.08)
+    assert (ours.step, ours.count) == (theirs.step, theirs.count) == (6, 6)
+    for name, weight in theirs.weights.items():
+        if not name.endswith("qkv.bias"):
+            torch.testing.assert_close(ours.weights[name], weight, rtol=1e-3, atol=1e-5)
+
+
+def test_pictures_while_training_are_those_of_the_weights_then(alone, two):
+    """Also the second one: sharded weights that were gathered for the first must not serve again."""
+    for step in (3, 6):
+        pictures = [
+            torch.tensor(list(Image.open(out / "samples" / f"step-{step:08d}.png").convert("L").tobytes()))
+            for out in (two / "meanflow-fsdp", alone("meanflow"))
+        ]
+        assert (pictures[0] - pictures[1]).abs().max() <= 1
+
+
+# ---------------------------------------------------------------------- refusals
+
+
+def test_processes_that_would_not_share_anything_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"2 processes were started, and parallel\.strategy 'none'"):
+        Parallel(ParallelConfig(strategy="none"))
+    with pytest.raises(UserError, match=r"batch_size 15 does not divide into 2 processes"):
+        Parallel(ParallelConfig(strategy="ddp")).check_batch(15, 1)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    for strategy in ("none", "ddp", "fsdp", "hsdp"):
+        assert Parallel(ParallelConfig(strategy=strategy)).strategy == "none"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_sharded_weights_cannot_do_is_refused_before_anything_is_written(two, name):
+    assert not (two / f"refused-{name}").exists()
 
 
 def test_parts_cover_the_batch_and_its_first_rows_once():
@@ -139,12 +299,3 @@ def test_parts_cover_the_batch_and_its_first_rows_once():
         rows = [list(range(12))[Part(k, n).rows] for k in range(n)]
         assert sorted(i for part in rows for i in part) == list(range(12))
         assert [Part(k, n).below(5) for k in range(n)] == [sum(i < 5 for i in part) for part in rows]
-
-
-@pytest.mark.parametrize("words", [["--compile"], ["--objective.derivative", "reverse"]], ids=str)
-def test_what_sharded_weights_cannot_do_is_refused(monkeypatch, words):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    objective = AlphaFlow(derivative="reverse") if "reverse" in words else AlphaFlow()
-    with pytest.raises(UserError, match="does not go with sharded weights"):
-        Parallel("fsdp").suit(objective, compiled="--compile" in words)
-    assert Parallel("ddp").suit(objective, compiled=True) is objective

@@ -15,6 +15,7 @@ COMMANDS = {
     "sample": "generate with a trained run",
     "evaluate": "score a trained run",
     "report": "write a run's report.html",
+    "ema": "average a run's weights over any length, after training",
     "bench": "time a training step and sampling",
     "recipes": "list the recipes with their cost and expected result",
 }

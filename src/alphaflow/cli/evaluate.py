@@ -26,7 +26,7 @@ def run(words: list[str]) -> None:
     from ..training.run import RunFolder
 
     folder = RunFolder(known.run)
-    generator = load(known.run, device=known.device)
+    generator = load(known.run, device=known.device, ema=known.ema)
     evaluation = evaluate(
         generator,
         build_dataset(folder.read_config().data),
@@ -38,7 +38,8 @@ def run(words: list[str]) -> None:
         count=known.count,
         seed=known.seed,
     )
-    evaluation.write(folder.evaluation_file)
+    if known.ema is None:  # the report is about the run's own average
+        evaluation.write(folder.evaluation_file)
     if known.json:
         evaluation.write(known.json)
     print(evaluation.table())

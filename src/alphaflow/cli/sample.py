@@ -25,7 +25,7 @@ def run(words: list[str]) -> None:
     from ..generate import choose_labels, load
     from ..pixels import to_uint8
 
-    generator = load(known.run, device=known.device)
+    generator = load(known.run, device=known.device, ema=known.ema)
     labels = choose_labels(known.labels, known.count, generator.num_classes, known.seed)
     samples = generator.samples(labels, known.nfe, known.seed, method_of(known.method), times_of(known.times))
     columns = generator.num_classes if known.labels == "balanced" and 1 < generator.num_classes <= 20 else None
@@ -41,6 +41,12 @@ def add_sampler_options(parser: Parser) -> None:
     )
     parser.add_argument("--times", help="a grid of times instead of --nfe: 1,.5,0")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
+    parser.add_argument(
+        "--ema",
+        type=float,
+        metavar="STD",
+        help="weights averaged over this share of the run, from those it stored",
+    )
     parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
 
 

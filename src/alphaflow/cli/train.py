@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from . import Parser
 if TYPE_CHECKING:
     from ..training.trainer import Trainer
 
-_USAGE = """alphaflow train RECIPE --out DIR [--steps N] [--stop-after N] [--dotted.setting VALUE ...]
+_USAGE = """alphaflow train RECIPE --out DIR [--steps N] [--stop-after N] [--continue] [--dotted.setting VALUE ...]
        alphaflow train --resume DIR [--steps N] [--stop-after N]"""
 
 
@@ -30,6 +31,9 @@ def run(words: list[str]) -> int | None:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with this run, bit-exactly")
+    parser.add_argument(
+        "--continue", action="store_true", dest="go_on", help="go on with the run in --out if there is one"
+    )
     parser.add_argument("--stop-after", type=int, metavar="N", help="stop after N steps, with a checkpoint")
     parser.add_argument("-h", "--help", action="store_true")
     recipe = words[0] if words and not words[0].startswith("-") else None
@@ -40,7 +44,7 @@ def run(words: list[str]) -> int | None:
             parser.print_help()
         else:
             with contextlib.suppress(SystemExit):
-                _parse_settings(known.recipe, ["--help"])
+                parse_settings(known.recipe, ["--help"])
         return 0
     if known.stop_after is not None and known.stop_after < 1:
         raise UserError(f"--stop-after {known.stop_after} must be at least 1", status=2)
@@ -54,29 +58,37 @@ def run(words: list[str]) -> int | None:
 def _start(known: argparse.Namespace, settings: list[str]) -> "Trainer":
     if known.recipe is None:
         raise UserError(f"no recipe given: choose one of {', '.join(RECIPES)}, or --resume DIR", status=2)
-    config = _parse_settings(known.recipe, settings)
+    config = parse_settings(known.recipe, settings)
     if known.out is None:
         raise UserError(f"no folder given: add --out DIR, for example --out runs/{known.recipe}", status=2)
     from ..training.run import RunFolder
     from ..training.trainer import Trainer
 
-    return Trainer.start(config, RunFolder(known.out))
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # by torchrun, after a worker died
+    begin = Trainer.go_on if known.go_on or restarted else Trainer.start
+    return begin(config, RunFolder(known.out))
 
 
 def _resume(known: argparse.Namespace, settings: list[str]) -> "Trainer":
     if known.recipe is not None or known.out is not None:
-        raise UserError("--resume takes its recipe, folder and settings from the run: give only --steps", status=2)
+        raise UserError(
+            "--resume takes its recipe, folder and settings from the run: give only --steps, --device, "
+            "--accumulate or --parallel.strategy",
+            status=2,
+        )
     parser = Parser(prog="alphaflow train --resume", add_help=False, allow_abbrev=False)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"))
-    changes = parser.parse_args(settings)
+    parser.add_argument("--accumulate", type=int)
+    parser.add_argument("--parallel.strategy", dest="strategy", choices=("none", "ddp", "fsdp", "hsdp"))
+    changes = vars(parser.parse_args(settings))
     from ..training.run import RunFolder
     from ..training.trainer import Trainer
 
-    return Trainer.resume(RunFolder(known.resume), steps=changes.steps, device=changes.device)
+    return Trainer.resume(RunFolder(known.resume), **changes)
 
 
-def _parse_settings(recipe: str, words: list[str]) -> Config:
+def parse_settings(recipe: str, words: list[str]) -> Config:
     """The recipe's config with the settings of the command line; tyro reads the values and prints the help."""
     import tyro
 
@@ -84,7 +96,12 @@ def _parse_settings(recipe: str, words: list[str]) -> Config:
     words = _spell_out_flags(words)
     for word in words:
         if word.startswith("--") and word != "--help":
-            choose("setting", word.split("=")[0].replace("_", "-"), [*names, "--out", "--stop-after"], status=2)
+            choose(
+                "setting",
+                word.split("=")[0].replace("_", "-"),
+                [*names, "--out", "--stop-after", "--continue"],
+                status=2,
+            )
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

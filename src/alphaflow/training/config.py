@@ -116,13 +116,22 @@ class EMAConfig:
     """Half-life of the averaged weights in steps."""
     ramp: float = 0.05
     """The half-life is at most this share of the steps done."""
+    profiles: tuple[float, ...] = ()
+    """Widths, as shares of the run, of power-function averages to store beside it, for instance 0.05 0.1: two are
+    enough to make any other width afterwards (`alphaflow ema`)."""
+    store_every: int = 0
+    """Steps between stored averages; 0: a twentieth of the run. Each is as large as the network's weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
-    strategy: Literal["ddp", "fsdp", "hsdp"] = "ddp"
+    strategy: Literal["none", "ddp", "fsdp", "hsdp"] = "ddp"
     """How the processes that torchrun starts share the work: weights whole on each (ddp), sharded over all (fsdp),
     sharded within a machine and replicated over machines (hsdp). With one process they are the same."""
+    timeout: float = 30.0
+    """Minutes without progress after which a process counts as hung: it is named, and all end."""
+    shard_size: int = 0
+    """hsdp: processes over which one copy of the weights is sharded; 0: those of one machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,10 +162,22 @@ class Config:
     """Steps between checkpoints; the last step always writes one."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints stay."""
+    keep_every: int = 0
+    """Checkpoints at multiples of this many steps stay for good; 0: none does."""
     sample_every: int = 250
     """Steps between sample grids."""
     max_bad_steps: int = 10
-    """Consecutive steps with a non-finite loss or gradient, each skipped, after which training stops."""
+    """Consecutive steps with a non-finite loss or gradient, each skipped, after which the run goes back to its
+    last checkpoint and on with other data; the second time it stops."""
+    spike_factor: float = 10.0
+    """A logged residual is told as a leap when it lies this far above what nine in ten lately were; 0: never."""
+    spike_rollback: bool = False
+    """Let a leap of the residual, too, send the run back to its last checkpoint, once."""
+    peak_tflops: float = 0.0
+    """What one device is capable of, in 10¹² operations a second, for the share of it in use (`mfu`); 0: what
+    plain matrix products reach."""
+    wandb: str = ""
+    """Project on Weights & Biases to log to as well; empty: none."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -170,6 +191,8 @@ class Config:
                 raise UserError(f"{name} {getattr(self, name)} must be at least 1", status=2)
         if self.keep_checkpoints < 1 or self.max_bad_steps < 1 or self.schedule_steps < 0:
             raise UserError("keep_checkpoints and max_bad_steps must be at least 1", status=2)
+        if self.keep_every < 0 or self.spike_factor < 0 or self.peak_tflops < 0:
+            raise UserError("keep_every, spike_factor and peak_tflops must not be negative", status=2)
         if self.batch_size % self.accumulate:
             raise UserError(
                 f"batch_size {self.batch_size} does not divide into accumulate = {self.accumulate} equal parts",
@@ -215,6 +238,10 @@ def _convert(value: Any, hint: Any, what: str) -> Any:
         if value not in typing.get_args(hint):
             raise UserError(f"{what} is {value!r}: choose one of {', '.join(typing.get_args(hint))}")
         return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{what} is {value!r}: it must be a list")
+        return tuple(_convert(one, typing.get_args(hint)[0], what) for one in value)
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None

@@ -1,6 +1,8 @@
-"""What a run writes down while it goes on: metrics.jsonl, TensorBoard, and a progress bar on a terminal."""
+"""What a run writes down while it goes on: metrics.jsonl, TensorBoard, Weights & Biases where asked for, and a
+progress bar on a terminal."""
 
 import json
+import logging
 import math
 import sys
 import time
@@ -8,35 +10,75 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ..errors import UserError
+from ..rng import hash_key
+
+log = logging.getLogger("alphaflow")
+
 
 class MetricsLog:
-    """Appends one JSON object a logged step, and the same scalars to TensorBoard.
+    """Appends one JSON object a logged step, and the same scalars to TensorBoard and other boards.
 
-    On resuming after `step`, later lines of an interrupted run are cut off: they will be written again.
+    On resuming after `step`, later lines of an interrupted run are cut off: they will be written again. A disk
+    that takes no more is told once, and training goes on without these lines.
+
+    Args:
+        out: the run's folder. project: on Weights & Biases, empty for none. settings: to show there.
     """
 
-    def __init__(self, out: Path, step: int) -> None:
+    def __init__(self, out: Path, step: int, *, project: str = "", settings: dict[str, Any] | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.path = out / "metrics.jsonl"
+        self.path, self._told = out / "metrics.jsonl", False
         if self.path.exists():
             kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
-            self.path.write_text("".join(line + "\n" for line in kept))
-        self._file = self.path.open("a")
+            whole = "".join(line + "\n" for line in kept)
+            temporary = self.path.with_suffix(".tmp")
+            try:
+                temporary.write_text(whole)
+                temporary.replace(self.path)
+            except OSError as error:
+                self._tell(error)
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
+        self._wandb = _weights_and_biases(out, project, settings or {}) if project else None
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Record numbers; those that are not finite become null."""
         clean = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        self._file.write(json.dumps({"step": step, **clean}) + "\n")
-        self._file.flush()
-        for key, value in clean.items():
-            if value is not None:
+        shown = {key: value for key, value in clean.items() if value is not None}
+        try:
+            with self.path.open("a") as file:  # anew each time: a network's folder may go and come back
+                file.write(json.dumps({"step": step, **clean}) + "\n")
+            for key, value in shown.items():
                 self._board.add_scalar(key, value, step)
+        except OSError as error:
+            self._tell(error)
+        if self._wandb:
+            self._wandb.log(shown, step=step, commit=True)
 
     def close(self) -> None:
-        self._file.close()
-        self._board.close()
+        try:
+            self._board.close()
+        except OSError as error:
+            self._tell(error)
+        if self._wandb:
+            self._wandb.finish()
+
+    def _tell(self, error: OSError) -> None:
+        if not self._told:
+            log.warning("cannot write metrics to %s (%s): training goes on without", self.path, error)
+        self._told = True
+
+
+def _weights_and_biases(out: Path, project: str, settings: dict[str, Any]) -> Any:
+    """A run of the same name on every resumption. WANDB_MODE=offline keeps it on this machine."""
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("--wandb needs its package: pip install 'alphaflow[wandb]'") from None
+    name = out.resolve().name
+    identity = f"{name}-{hash_key(str(out.resolve())):x}"[-64:]
+    return wandb.init(project=project, name=name, id=identity, resume="allow", dir=str(out), config=settings)
 
 
 def _step_of(line: str) -> float:

@@ -5,15 +5,16 @@ part j being rows j, j + n, j + 2n, …; random numbers belong to samples, and t
 have r = t. So losses and weights do not depend on how many processes there are (but for rounding).
 
 ddp: each process holds everything, gradients are averaged.  fsdp: weights, gradients, moments and averages are
-sharded (FSDP2).  hsdp: sharded within a machine, replicated over machines.
+sharded (FSDP2).  hsdp: sharded within a group of processes, by default a machine's, replicated over groups.
 """
 
 import atexit
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
@@ -21,12 +22,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard
 from torch.nn.parallel import DistributedDataParallel
 
+from ..derivative import choose_method
 from ..dual import Dual, make
 from ..errors import UserError
 from ..objectives import AlphaFlow
+from .channels import StoreBoard, Writers, die_with_parent, exchange, fresh_store, leave
+from .checkpoint import Piece
+from .config import ParallelConfig
 
 
 class Part(NamedTuple):
@@ -47,19 +52,37 @@ class Part(NamedTuple):
 class Parallel:
     """This process among the others. With one process every method is the identity.
 
-    Args:
-        strategy: ddp, fsdp or hsdp.
+    Raises:
+        UserError: several processes, and a strategy that leaves them nothing to share.
     """
 
-    def __init__(self, strategy: str = "ddp") -> None:
+    _store: Any = None  # one connection for all runs of this process
+
+    def __init__(self, config: ParallelConfig | None = None) -> None:
+        self.config = config or ParallelConfig()
         self.world = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
-        self.strategy = strategy if self.world > 1 else "none"
+        self.strategy = self.config.strategy if self.world > 1 else "none"
+        self._limit = timedelta(minutes=2 * self.config.timeout)  # the watchdog, which knows names, comes first
+        self._host: Any = None
+        self._mesh_: DeviceMesh | None = None
+        self._votes: list[tuple[Tensor, Any]] = []
+        if self.world > 1 and self.strategy == "none":
+            raise UserError(
+                f"{self.world} processes were started, and parallel.strategy 'none' leaves each to itself: "
+                "choose ddp, fsdp or hsdp",
+                status=2,
+            )
 
     @property
     def main(self) -> bool:
         """Whether this process writes files and speaks."""
         return self.rank == 0
+
+    @property
+    def sharded(self) -> bool:
+        """Whether an evaluation of the network is a collective."""
+        return self.strategy in ("fsdp", "hsdp")
 
     def device(self, chosen: torch.device) -> torch.device:
         """This process's own device, after which it can talk to the others."""
@@ -71,8 +94,18 @@ class Parallel:
         if not self.main:
             logging.getLogger("alphaflow").setLevel(logging.ERROR)
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-            atexit.register(_leave)
+            die_with_parent()
+            backend = "nccl" if chosen.type == "cuda" else "gloo"
+            store, _, _ = next(dist.rendezvous("env://"))
+            store = fresh_store(store, self.rank, self.world, self._limit)
+            dist.init_process_group(
+                backend, store=store, rank=self.rank, world_size=self.world, timeout=self._limit
+            )
+            Parallel._store = store
+            atexit.register(leave)
+        if self._host is None:
+            self._host = dist.new_group(backend="gloo", timeout=self._limit)
+            self._mesh_ = self._mesh(chosen)
         return chosen
 
     def parts(self, accumulate: int) -> list[Part]:
@@ -91,29 +124,41 @@ class Parallel:
 
     # ------------------------------------------------------------------ modules
 
-    def suit(self, objective: AlphaFlow, *, compiled: bool) -> AlphaFlow:
-        """An objective that every process evaluates with as many collectives; refuses what sharding cannot do."""
-        if self.strategy not in ("fsdp", "hsdp"):
+    def suit(
+        self, objective: AlphaFlow, net: nn.Module, points: Callable[[], tuple[Any, ...]], *, compiled: bool
+    ) -> AlphaFlow:
+        """An objective that every process evaluates with as many collectives, before `net` is sharded.
+
+        points: z, v, r, t, y, on which to try which derivative the network supports.
+
+        Raises:
+            UserError: sharded weights do not go with what the settings ask for.
+        """
+        if not self.sharded:
             return objective
-        for name, asked in (("--compile", compiled), ("derivative 'reverse'", objective.derivative == "reverse")):
-            if asked:
-                raise UserError(
-                    f"{name} does not go with sharded weights: choose --parallel.strategy ddp", status=2
-                )
+        if compiled:
+            raise UserError("--compile does not go with sharded weights: choose --parallel.strategy ddp", status=2)
+        if objective.derivative == "auto" and (callable(objective.alpha) or objective.alpha == 0):
+            objective = replace(objective, derivative=choose_method(net, *points()))
+        if objective.derivative == "reverse":
+            raise UserError(
+                "derivative 'reverse' needs all weights after the forward pass, when sharded ones are gone: "
+                "choose --parallel.strategy ddp or --objective.derivative difference",
+                status=2,
+            )
         return replace(objective, even=True)
 
-    def shard(self, net: nn.Module, device: torch.device) -> None:
+    def shard(self, net: nn.Module) -> None:
         """With fsdp or hsdp: shard a network in place, each child of its module lists on its own."""
-        if self.strategy not in ("fsdp", "hsdp"):
+        if not self.sharded:
             return
-        mesh = self._mesh(device)
         for module in [m for m in net.modules() if isinstance(m, nn.ModuleList)]:
             for child in module:
                 if not isinstance(child, nn.ModuleList | FSDPModule):
-                    fully_shard(child, mesh=mesh, reshard_after_forward=True)
+                    fully_shard(child, mesh=self._mesh_, reshard_after_forward=True)
                     _carry_tangents(child)
-        # the root's weights too, or an average's network would go on with those of its first evaluation
-        fully_shard(net, mesh=mesh, reshard_after_forward=True)
+        # the root's too, or an average's network would go on with the weights of its first evaluation
+        fully_shard(net, mesh=self._mesh_, reshard_after_forward=True)
         _carry_tangents(net)
 
     def wrap(self, step: nn.Module) -> nn.Module:
@@ -132,21 +177,37 @@ class Parallel:
                 module.set_requires_gradient_sync(last, recurse=False)
         yield
 
-    def _mesh(self, device: torch.device) -> DeviceMesh:
+    def _mesh(self, device: torch.device) -> DeviceMesh | None:
+        if not self.sharded:
+            return None
         if self.strategy == "fsdp":
             return init_device_mesh(device.type, (self.world,))
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.world)))
-        return init_device_mesh(device.type, (self.world // local, local), mesh_dim_names=("replicate", "shard"))
+        size = self.config.shard_size or int(os.environ.get("LOCAL_WORLD_SIZE", str(self.world)))
+        if self.world % size:
+            raise UserError(
+                f"parallel.shard_size {size} does not divide {self.world} processes into equal groups", status=2
+            )
+        return init_device_mesh(device.type, (self.world // size, size), mesh_dim_names=("replicate", "shard"))
 
     # ------------------------------------------------------------------ values
 
-    def any(self, flag: bool) -> bool:
-        """Whether it is true on any process."""
+    def vote(self, flag: bool) -> bool:
+        """Whether any process said so in the *last* vote: answers come a step late, and nobody waits."""
         if self.world == 1:
             return flag
-        votes = torch.tensor([float(flag)], device=_voice())
-        dist.all_reduce(votes)
-        return bool(votes.item())
+        answer = self.count_votes()
+        mine = torch.tensor([int(flag)])
+        self._votes.append((mine, dist.all_reduce(mine, group=self._host, async_op=True)))
+        return answer
+
+    def count_votes(self) -> bool:
+        """The answer of the last vote, now."""
+        answer = False
+        while self._votes:
+            votes, work = self._votes.pop()
+            work.wait()
+            answer = bool(votes.item())
+        return answer
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over processes of a tensor that each has, by value."""
@@ -164,18 +225,50 @@ class Parallel:
         dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
-    def gather_words(self, words: list[str]) -> list[str]:
-        """What all processes have to say, in the order of ranks."""
-        if self.world == 1:
-            return words
-        said: list[Any] = [None] * self.world
-        dist.all_gather_object(said, words)
-        return [word for each in said for word in each]
+    def exchange(self, value: Any) -> list[Any]:
+        """What each process says, in the order of ranks; values must be JSON's."""
+        return [value] if self.world == 1 else exchange(value, self._host, self.world)
 
     def wait(self) -> None:
         """Until all processes are here."""
-        if self.world > 1:
-            dist.barrier()
+        self.exchange(None)
+
+    def writers(self) -> Writers:
+        """All processes, on a new channel, for a thread that writes checkpoints; all must call."""
+        group = None if self.world == 1 else dist.new_group(backend="gloo", timeout=self._limit)
+        return Writers(self.rank, self.world, group)
+
+    def board(self) -> StoreBoard | None:
+        """Where processes post where they are; None for one that is alone."""
+        return None if self.world == 1 else StoreBoard(self._store, self.rank, self.world, self.config.timeout)
+
+    # ------------------------------------------------------------------ tensors on disk
+
+    def pieces(self, tensors: Mapping[str, Tensor]) -> dict[str, Piece]:
+        """What this process writes of them: its rows of sharded ones, an even share of those that all hold."""
+        found, loads = {}, [0] * self.world
+        for name, tensor in tensors.items():
+            if isinstance(tensor, DTensor):
+                start = _first_row(tensor)
+                rows = tensor.to_local()
+                if _is_first_copy(tensor) and len(rows):
+                    found[name] = Piece(rows, tuple(tensor.shape), start)
+                continue
+            writer = loads.index(min(loads))
+            loads[writer] += tensor.numel() + 1
+            if writer == self.rank:
+                found[name] = Piece(tensor, tuple(tensor.shape))
+        return found
+
+
+def load_into(tensor: Tensor, read: Callable[[slice | None], Tensor]) -> None:
+    """Fill a tensor, or this process's rows of a sharded one, with what `read` gives."""
+    with torch.no_grad():
+        if isinstance(tensor, DTensor):
+            start, rows = _first_row(tensor), tensor.to_local()
+            rows.copy_(read(slice(start, start + len(rows))))
+        else:
+            tensor.copy_(read(None))
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -183,17 +276,25 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def local(tensor: Tensor) -> Tensor:
-    """This process's piece of a sharded tensor; any other as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+def _first_row(tensor: DTensor) -> int:
+    """Where this process's rows begin: FSDP2 cuts dimension 0 as `torch.chunk` does."""
+    for dimension, placement in enumerate(tensor.placements):
+        if isinstance(placement, Shard):
+            assert placement.dim == 0
+            mesh = tensor.device_mesh
+            size = -(-tensor.shape[0] // mesh.size(dimension))
+            return min(size * mesh.get_local_rank(dimension), tensor.shape[0])
+    return 0
 
 
-def sharded_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `whole`, laid out like `like`."""
-    tensor = tensor.to(like.device, copy=True)
-    if not isinstance(like, DTensor) or tensor.ndim == 0:
-        return tensor
-    return distribute_tensor(tensor, like.device_mesh, like.placements)
+def _is_first_copy(tensor: DTensor) -> bool:
+    """Whether no process of lower rank holds the same rows."""
+    mesh = tensor.device_mesh
+    return all(
+        mesh.get_local_rank(dimension) == 0
+        for dimension, placement in enumerate(tensor.placements)
+        if not isinstance(placement, Shard)
+    )
 
 
 def _carry_tangents(module: nn.Module) -> None:
@@ -218,13 +319,3 @@ def _carry_tangents(module: nn.Module) -> None:
 
     module.register_forward_pre_hook(open_up, prepend=True, with_kwargs=True)
     module.register_forward_pre_hook(close, with_kwargs=True)
-
-
-def _voice() -> str:
-    """The device on which small messages travel."""
-    return "cuda" if dist.get_backend() == "nccl" else "cpu"
-
-
-def _leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()

@@ -14,7 +14,7 @@ from .config import Config, from_dict, to_dict
 
 @dataclass(frozen=True)
 class RunFolder:
-    """config.yaml, metrics.jsonl, checkpoints/, samples/, tensorboard/, report.html under one path."""
+    """config.yaml, metrics.jsonl, checkpoints/, averages/, samples/, tensorboard/, report.html under one path."""
 
     path: Path
 
@@ -29,6 +29,10 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def averages(self) -> Path:
+        return self.path / "averages"
 
     @property
     def samples(self) -> Path:
@@ -47,6 +51,17 @@ class RunFolder:
         if self.config_file.exists():
             raise UserError(
                 f"{self.path} already holds a run: go on with --resume {self.path}, or choose another --out"
+            )
+
+    def refuse_other(self, config: Config) -> None:
+        """An error if the run here has other settings, apart from those that do not change what it computes."""
+        free = {"steps", "schedule_steps", "device", "parallel", "accumulate", "wandb", "peak_tflops"}
+        ours, theirs = to_dict(config), to_dict(self.read_config())
+        other = sorted(key for key in ours.keys() - free if ours[key] != theirs[key])
+        if other:
+            raise UserError(
+                f"{self.path} holds a run with other settings ({', '.join(other)}): choose another --out, "
+                f"or go on with it as it is by --resume {self.path}"
             )
 
     def create(self, config: Config, data: dict[str, Any]) -> None:

@@ -1,37 +1,37 @@
 """The trainer, on one process or, with torchrun, on many."""
 
-import contextlib
 import dataclasses
 import logging
-import math
-import signal
 import threading
-import time
-from collections.abc import Iterator
-from types import FrameType
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import schedules
-from ..compiled import Compiled
 from ..data import Batches, Dataset
 from ..data.loader import Batch
 from ..derivative import check_derivative
-from ..ema import EMA
+from ..ema import EMA, PowerEMA
 from ..errors import UserError
-from ..objectives import AlphaFlow, Output, binned
+from ..objectives import Output, binned
 from ..path import interpolate
 from ..rng import KeyedRandom, hash_key
 from . import checkpoint
+from .averages import forget_after, tensors_of
 from .build import build_dataset, build_model, build_objective
-from .config import Config
+from .config import Config, to_dict
 from .devices import choose_device, prepare
+from .guard import Guard, on_signal
 from .log import MetricsLog, ProgressBar
-from .parallel import Parallel, whole
+from .loss import Loss, autocast, largest_rows, offending_rows
+from .meter import Meter, forward_flops
+from .parallel import Parallel, load_into, whole
 from .run import RunFolder
+from .saver import Saver
 from .snapshots import save_snapshot
+from .watchdog import Watchdog
 
 log = logging.getLogger("alphaflow")
 
@@ -41,62 +41,94 @@ class Trainer:
 
     Args:
         config: the settings.
-        folder: the run's folder. `start` and `resume` make one or find one; use them.
+        folder: the run's folder. `start`, `resume` and `go_on` make one or find one; use them.
     """
 
-    def __init__(self, config: Config, folder: RunFolder) -> None:
+    def __init__(self, config: Config, folder: RunFolder, parallel: Parallel | None = None) -> None:
         self.config, self.folder = config, folder
-        self.parallel = Parallel(config.parallel.strategy)
+        self.parallel = parallel or Parallel(config.parallel)
         self.parallel.check_batch(config.batch_size, config.accumulate)
+        self.parts = self.parallel.parts(config.accumulate)
         self.device = self.parallel.device(choose_device(config.device))
         prepare(self.device, tf32=config.tf32)
         self.dataset = build_dataset(config.data)
-        classes = self.dataset.num_classes
-        self.net: nn.Module = build_model(config.model, self.dataset.shape, classes, config.seed).to(self.device)
+        shape, classes = self.dataset.shape, self.dataset.num_classes
+        self.net: nn.Module = build_model(config.model, shape, classes, config.seed).to(self.device)
         self.objective = build_objective(config, classes)
         self.batches = Batches(self.dataset, config.batch_size, config.seed, flip=config.data.flip)
         self.warmup = schedules.warmup(config.optimizer.warmup)
-        self.decay = schedules.parse(
-            config.optimizer.decay, config.schedule_steps or config.steps, "learning rate schedule"
-        )
+        horizon = config.schedule_steps or config.steps
+        self.decay = schedules.parse(config.optimizer.decay, horizon, "learning rate schedule")
+        self.store_every = config.ema.store_every or max(1, horizon // 20)
         self.ema = EMA(self.net, config.ema.half_life, config.ema.ramp)
+        flops = 3.0 * forward_flops(self.net, shape, classes) / self.parallel.world
+        self.meter = Meter(config.batch_size, flops, config.peak_tflops * 1e12, self.device, config.precision)
+        self.guard = Guard(config.max_bad_steps, config.spike_factor, config.spike_rollback)
+        self.watchdog = Watchdog(self.parallel.board(), 60 * config.parallel.timeout)
+        self.saver = Saver(
+            folder.checkpoints,
+            keep=config.keep_checkpoints,
+            keep_every=config.keep_every,
+            peers=self.parallel.writers(),
+        )
+        self.store = Saver(folder.averages, peers=self.parallel.writers())
         self.step = 0
-        self.bad_steps = 0
+        self._where = ""
         self._stop = threading.Event()
 
     @classmethod
-    def start(cls, config: Config, folder: RunFolder) -> "Trainer":
+    def start(cls, config: Config, folder: RunFolder, parallel: Parallel | None = None) -> "Trainer":
         """A new run. Its folder appears only when everything that the settings name could be built."""
         folder.refuse_existing()
         config = dataclasses.replace(config, schedule_steps=config.schedule_steps or config.steps)
-        trainer = cls(config, folder)
+        trainer = cls(config, folder, parallel)
         trainer.check_first_batch()
+        trainer.share_out()
         trainer.parallel.wait()  # for all to have seen that there was no run
         if trainer.parallel.main:
             folder.create(config, describe(trainer.dataset))
-        trainer.share_out()
         return trainer
 
     @classmethod
-    def resume(cls, folder: RunFolder, steps: int | None = None, device: str | None = None) -> "Trainer":
-        """Go on with a run, to `steps` and on `device` if given. Schedules keep the length that they had."""
-        changes = {key: value for key, value in (("steps", steps), ("device", device)) if value is not None}
-        config = dataclasses.replace(folder.read_config(), **changes)  # type: ignore[arg-type]
-        trainer = cls(config, folder)
-        found = bool(checkpoint.steps_in(folder.checkpoints))
-        moments = trainer.restore() if found else {}
-        trainer.check_first_batch()  # before weights are sharded, which the check cannot take
-        trainer.share_out(moments)
+    def resume(cls, folder: RunFolder, processes: Parallel | None = None, **changes: Any) -> "Trainer":
+        """Go on with a run; `changes` are settings that may differ from now on, `steps` or `device` for instance.
+
+        Schedules keep the length that they had, and nothing depends on the number of processes.
+        """
+        changes, config = {key: value for key, value in changes.items() if value is not None}, folder.read_config()
+        if "strategy" in changes:
+            changes["parallel"] = dataclasses.replace(config.parallel, strategy=changes.pop("strategy"))
+        config = dataclasses.replace(config, **changes)
+        trainer = cls(config, folder, processes)
+        trainer.share_out()
+        if checkpoint.steps_in(folder.checkpoints):
+            trainer.restore()
         if changes and trainer.parallel.main:
             folder.write_config(config, describe(trainer.dataset))
         return trainer
 
-    def share_out(self, moments: dict[str, Tensor] | None = None) -> None:
-        """Lay the network out over the processes, and make its optimizer, which goes on from `moments`."""
+    @classmethod
+    def go_on(cls, config: Config, folder: RunFolder) -> "Trainer":
+        """Resume the run in this folder, which must have these settings; start it where there is none yet."""
+        parallel = Parallel(config.parallel)
+        parallel.device(choose_device(config.device))
+        if not parallel.exchange(folder.config_file.exists())[0]:  # the first process decides: the others may see
+            return cls.start(config, folder, parallel)  # a folder that it has made meanwhile
+        folder.refuse_other(config)
+        changes = {"steps": config.steps, "device": config.device, "parallel": config.parallel}
+        return cls.resume(folder, parallel, **changes, accumulate=config.accumulate)
+
+    def share_out(self) -> None:
+        """Lay the network out over the processes, and make what follows that layout."""
         config = self.config
-        objective = self.parallel.suit(self.objective, compiled=config.compile)
-        self.parallel.shard(self.net, self.device)
-        self.parallel.shard(self.ema.module, self.device)
+        self.objective = self.parallel.suit(self.objective, self.net, self._first_points, compiled=config.compile)
+        self.parallel.shard(self.net)
+        self.parallel.shard(self.ema.module)
+        try:
+            self.profiles = [PowerEMA(self.net, std) for std in config.ema.profiles]
+            self.averages: list[EMA | PowerEMA] = [self.ema, *self.profiles]
+        except ValueError as error:
+            raise UserError(str(error), status=2) from None
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(),
             lr=config.optimizer.lr,
@@ -104,8 +136,7 @@ class Trainer:
             weight_decay=config.optimizer.weight_decay,
             fused=True,
         )
-        checkpoint.restore_optimizer(self.net, self.optimizer, moments or {})
-        self.loss = Loss(self.net, objective, config)
+        self.loss = Loss(self.net, self.objective, config)
         self.wrapped = self.parallel.wrap(self.loss)
 
     # ------------------------------------------------------------------ the loop
@@ -114,32 +145,43 @@ class Trainer:
         """Train to the last step, or for `stop_after` steps from here, and write a checkpoint.
 
         Returns:
-            True; False when SIGTERM ended it early, with a checkpoint written.
+            True; False when a signal ended it early, with a checkpoint written.
+
+        Raises:
+            UserError: the run is not sound, or its last checkpoint could not be written.
         """
-        config, first = self.config, self.step
+        config, first, stopped = self.config, self.step, False
         last = config.steps if stop_after is None else min(config.steps, first + stop_after)
-        metrics = MetricsLog(self.folder.path, self.step) if self.parallel.main else None
-        clock, logged = time.monotonic(), self.step
-        with _on_sigterm(self._stop), ProgressBar("training", first, config.steps, shown=bool(metrics)) as bar:
-            while self.step < last and not self.parallel.any(self._stop.is_set()):
-                outs, grad_norm, rate = self.train_step()
-                if self.step % config.log_every == 0 or self.step == last:
-                    values, now = self.collect(outs), time.monotonic()
-                    speed = (self.step - logged) * config.batch_size / (now - clock)
-                    clock, logged = now, self.step
-                    if metrics:
-                        own = {"lr": rate, "grad_norm": grad_norm, "samples_per_second": speed}
-                        metrics.write(self.step, values | own)
-                    bar.update(self.step, f"residual {values['residual']:.4f}  α {values['alpha']:.3f}")
-                if self.step % config.sample_every == 0 or self.step == config.steps:
-                    self.save_samples()
-                if self.step % config.checkpoint_every == 0 and self.step != last:
+        self.metrics = self._open_log()
+        bar = ProgressBar("training", first, config.steps, shown=self.parallel.main)
+        try:
+            with on_signal(self._stop), self.watchdog, bar:
+                while self.step < last and not stopped:
+                    outs, grad_norm, rate = self.train_step()
+                    self.meter.count()
+                    if self.step % config.log_every == 0 or self.step == last:
+                        self.record(outs, grad_norm, rate, bar)
+                    if self.guard.reason:
+                        self.roll_back()
+                        continue
+                    if self.step % config.sample_every == 0 or self.step == config.steps:
+                        self.save_samples()
+                    if self.profiles and (self.step % self.store_every == 0 or self.step == config.steps):
+                        self.store_averages()
+                    if self.step % config.checkpoint_every == 0 and self.step != last:
+                        self.save()
+                    stopped = self.parallel.vote(self._stop.is_set())
+                if self.step > first or first == 0:
                     self.save()
-        if metrics:
-            metrics.close()
-        if self.step > first or first == 0:
-            self.save()
-        return not self.parallel.any(self._stop.is_set())
+        finally:
+            self.saver.wait()
+            self.store.wait()
+        self.parallel.count_votes()
+        if self.metrics:
+            self.metrics.close()
+        self.saver.finish()
+        self.store.finish()
+        return not stopped
 
     def train_step(self) -> tuple[list[Output], float, float]:
         """One step: batch → objective → backward → guard → clip → optimizer → EMA.
@@ -153,18 +195,28 @@ class Trainer:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         flow_rows = self.loss.objective.flow_rows(config.batch_size, self.step)
-        parts, outs = self.parallel.parts(config.accumulate), []
-        for part in parts:
-            x, y, ids = self._to_device(self.batches(self.step, part.rows))
-            with self.parallel.syncing(self.wrapped, last=part is parts[-1]):
+        outs = []
+        for part in self.parts:
+            x, y, ids = self._fetch(part.rows)
+            with self.parallel.syncing(self.wrapped, last=part is self.parts[-1]):
                 outs.append(self.wrapped(x, y, ids, self.step, part.below(flow_rows)))
                 (outs[-1].loss / config.accumulate).backward()
         grad_norm = whole(nn.utils.clip_grad_norm_(self.net.parameters(), config.optimizer.clip)).item()
         if self._is_sound(outs, grad_norm):
             self.optimizer.step()
-            self.ema.update(self.net, self.step + 1)
+            for average in self.averages:
+                average.update(self.net, self.step + 1)
         self.step += 1
         return outs, grad_norm, rate
+
+    def record(self, outs: list[Output], grad_norm: float, rate: float, bar: ProgressBar) -> None:
+        """Write a line of metrics, over all parts and processes, and look at it; all processes must call."""
+        self._at("logging")
+        values, speeds = self.collect(outs), self.meter.read()
+        self.guard.watch(self.step, values["residual"], values["alpha"])
+        if self.metrics:
+            self.metrics.write(self.step, values | {"lr": rate, "grad_norm": grad_norm} | speeds)
+        bar.update(self.step, f"residual {values['residual']:.4f}  α {values['alpha']:.3f}")
 
     def collect(self, outs: list[Output]) -> dict[str, float]:
         """The metrics of a step over all parts and processes; all processes must call."""
@@ -188,109 +240,152 @@ class Trainer:
         needs = {self.objective.alpha_at(k) for k in (0, horizon // 2, horizon)} | {1.0}
         if 0.0 not in needs:
             return
-        x, y, ids = self._to_device(self.batches(0))
+        with autocast(self.config, self.device):
+            error = check_derivative(self.net, *self._first_points(), method=self.objective.derivative)
+        log.info("du/dt agrees with central differences to %.1e", error)
+
+    def _first_points(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+        """z, v, r, t, y of the first batch, the same on every process."""
+        x, y, ids = self.batches(0)
+        x, y = x.to(self.device), None if y is None else y.to(self.device)
         random = KeyedRandom(hash_key(self.config.seed, "check"), ids)
         r, t = (time.to(x) for time in self.objective.times.draw(random))
         z, v = interpolate(x, random.normal("noise", x.shape[1:], self.device), t)
-        with autocast(self.config, self.device):
-            error = check_derivative(self.net, z, v, r, t, y, method=self.objective.derivative)
-        log.info("du/dt agrees with central differences to %.1e", error)
+        return z, v, r, t, y
 
     def _is_sound(self, outs: list[Output], grad_norm: float) -> bool:
-        """Whether to take the step. A non-finite one is skipped and reported; too many in a row end training."""
-        if math.isfinite(grad_norm):  # a non-finite loss has a non-finite gradient
-            self.bad_steps = 0
+        """Whether to take the step. A non-finite one is skipped, on all processes alike, and its rows reported."""
+        if self.guard.accepts(grad_norm):
             return True
-        self.bad_steps += 1
-        bad = self.parallel.gather_words([words for out in outs for words in _offending(out)])
+        bad = [row for rows in self.parallel.exchange(offending_rows(outs, self.parts)) for row in rows]
         what = f"{len(bad)} rows not finite" if bad else "gradient not finite, largest residuals"
-        where = "; ".join((bad or _largest(outs[-1]))[:4])
-        log.warning("step %d skipped, %s (α=%.3g): %s", self.step + 1, what, outs[-1].metrics["alpha"], where)
-        if self.bad_steps >= self.config.max_bad_steps:
-            newest = checkpoint.steps_in(self.folder.checkpoints)
-            kept = f"the checkpoint of step {newest[-1]} is intact" if newest else "there is no checkpoint yet"
-            raise UserError(
-                f"training stopped at step {self.step + 1}: {self.bad_steps} steps in a row had a non-finite loss "
-                f"or gradient, the last at {where}; {kept}; lower optimizer.lr or optimizer.clip"
-            )
+        self._where = "; ".join((bad or largest_rows(outs, self.parts))[:4])
+        alpha = float(outs[-1].metrics["alpha"])
+        log.warning("step %d skipped, %s (α=%.3g): %s", self.step + 1, what, alpha, self._where)
         return False
+
+    def roll_back(self) -> None:
+        """Go back to the newest whole checkpoint, once, and on from there with other data and noise.
+
+        Where there is none yet, a run that only leapt goes on as it is.
+
+        Raises:
+            UserError: the run cannot go on, and has gone back before or has no checkpoint.
+        """
+        self.saver.wait()
+        self.store.wait()
+        found = checkpoint.steps_in(self.folder.checkpoints)
+        reason, step, self.guard.reason = self.guard.reason, self.step, ""
+        if not found and not self.guard.fatal:
+            return
+        if self.guard.rolled_back or not found:
+            kept = f"the checkpoint of step {found[-1]} is intact" if found else "there is no checkpoint yet"
+            again = " after going back once" if self.guard.rolled_back else ""
+            raise UserError(
+                f"training stopped at step {step}{again}: {reason}, the last at {self._where}; {kept}; "
+                "lower optimizer.lr or optimizer.clip"
+            )
+        self.restore()
+        self.guard.note_rollback()
+        self._set_order()
+        log.warning("%s: going back from step %d to %d, once, with other data and noise", reason, step, self.step)
+        if self.metrics:
+            self.metrics.close()
+            self.metrics = self._open_log()
 
     # ------------------------------------------------------------------ checkpoints
 
     def save(self) -> None:
         """Write a checkpoint of everything that the next step depends on; all processes must call."""
+        self._at("saving")
         parts = {
             "model": self.net.state_dict(),
             "ema": self.ema.module.state_dict(),
             "optimizer": checkpoint.optimizer_tensors(self.net, self.optimizer),
+            **tensors_of(self.profiles),
         }
-        tensors = {
-            part: {name: whole(value) for name, value in content.items()} for part, content in parts.items()
-        }
-        state = {"bad_steps": self.bad_steps, "data": self.dataset.fingerprint}
-        if self.parallel.main:
-            checkpoint.save(self.folder.checkpoints, self.step, tensors, state, self.config.keep_checkpoints)
-        self.parallel.wait()
+        state = {"data": self.dataset.fingerprint, **self.guard.state()}
+        with self.meter.waiting("save"):
+            self.saver.save(
+                self.step, {part: self.parallel.pieces(content) for part, content in parts.items()}, state
+            )
 
-    def restore(self) -> dict[str, Tensor]:
-        """Go on from the newest whole checkpoint. Random numbers and data order follow from the step alone.
+    def store_averages(self) -> None:
+        """Keep the power-function averages as they are now, for `alphaflow ema`; all processes must call."""
+        self._at("saving")
+        parts = {part: self.parallel.pieces(content) for part, content in tensors_of(self.profiles).items()}
+        with self.meter.waiting("save"):
+            self.store.save(self.step, parts, {"profiles": [one.std for one in self.profiles]})
 
-        Returns:
-            the optimizer's moments.
-        """
-        tensors, state = checkpoint.load(self.folder.checkpoints)
-        if state["data"] != self.dataset.fingerprint:
+    def restore(self) -> None:
+        """Go on from the newest whole checkpoint. Random numbers and data order follow from the step alone."""
+        found = checkpoint.newest(self.folder.checkpoints).step if self.parallel.main else None
+        step = self.parallel.exchange(found)[0]
+        stored = checkpoint.Checkpoint(self.folder.checkpoints / f"step-{step:08d}")
+        if stored.state["data"] != self.dataset.fingerprint:
             raise UserError(
                 f"the data has changed since this run began (fingerprint {self.dataset.fingerprint}, was "
-                f"{state['data']}): restore it, or start a new run"
+                f"{stored.state['data']}): restore it, or start a new run"
             )
-        self.net.load_state_dict(tensors["model"])
-        self.ema.module.load_state_dict(tensors["ema"])
-        self.step, self.bad_steps = state["step"], state["bad_steps"]
-        return tensors["optimizer"]
+        parts = {"model": self.net.state_dict(), "ema": self.ema.module.state_dict(), **tensors_of(self.profiles)}
+        for part, content in parts.items():
+            for name, tensor in content.items():
+                load_into(tensor, partial(stored.read, part, name))
+        restore_optimizer(self.net, self.optimizer, stored)
+        self.step = stored.step
+        self.guard.load(stored.state)
+        self._set_order()
+        if self.parallel.main:
+            forget_after(self.folder, self.step)
 
     def save_samples(self) -> None:
         """A picture of one-step samples; with sharded weights all processes must call."""
+        self._at("sampling")
         folder = self.folder.samples if self.parallel.main else None
         save_snapshot(self.ema.module, self.dataset, folder, self.step, self.config.seed)
 
-    def _to_device(self, batch: Batch) -> Batch:
-        x, y, ids = batch
-        y = None if y is None else y.to(self.device, non_blocking=True)
-        return Batch(x.to(self.device, non_blocking=True), y, ids)
+    # ------------------------------------------------------------------ small parts
+
+    def _fetch(self, rows: slice) -> Batch:
+        """These rows of the step's batch, on the device."""
+        self._at("fetching data")
+        with self.meter.waiting("data"):
+            x, y, ids = self.batches(self.step, rows)
+            y = None if y is None else y.to(self.device, non_blocking=True)
+            batch = Batch(x.to(self.device, non_blocking=True), y, ids)
+        self._at("computing")
+        return batch
+
+    def _at(self, stage: str) -> None:
+        """Tell the watchdog; what follows a step belongs to it, though it is counted by then."""
+        within = stage in ("fetching data", "computing")
+        self.watchdog.at(stage, self.step if within else self.step - 1, self.guard.rolled_back)
+
+    def _set_order(self) -> None:
+        """The order of the data and the noise: after a roll-back another than before, or it would come again."""
+        config, turn = self.config, self.guard.rolled_back
+        seed = hash_key(config.seed, "again", turn) if turn else config.seed
+        self.batches = Batches(self.dataset, config.batch_size, seed, flip=config.data.flip)
+        self.loss.seed = seed
+
+    def _open_log(self) -> MetricsLog | None:
+        if not self.parallel.main:
+            return None
+        settings = to_dict(self.config)
+        return MetricsLog(self.folder.path, self.step, project=self.config.wandb, settings=settings)
 
 
-class Loss(nn.Module):
-    """The whole objective as one module's forward, which is what distributed wrappers must wrap."""
-
-    def __init__(self, net: nn.Module, objective: AlphaFlow, config: Config) -> None:
-        super().__init__()
-        self.net, self.config = net, config
-        self.objective = Compiled(objective) if config.compile else objective
-
-    def forward(self, x: Tensor, y: Tensor | None, ids: Tensor, step: int, flow_rows: int) -> Output:
-        """Rows with the sample numbers `ids`, from which random numbers derive; `flow_rows` of them have r = t."""
-        random = KeyedRandom(hash_key(self.config.seed, "train"), ids, step)
-        with autocast(self.config, x.device):
-            return self.objective(self.net, x, y, step=step, generator=random, flow_rows=flow_rows)
-
-
-def autocast(config: Config, device: torch.device) -> torch.autocast:
-    """bfloat16 arithmetic where the settings ask for it; weights stay float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
-
-
-def _offending(out: Output) -> list[str]:
-    """The rows whose residual is not finite, in words."""
-    return [_row(out, i) for i in torch.nonzero(~torch.isfinite(out.residual))[:, 0].tolist()]
-
-
-def _largest(out: Output) -> list[str]:
-    return [_row(out, i) for i in out.residual.argsort(descending=True)[:4].tolist()]
-
-
-def _row(out: Output, i: int) -> str:
-    return f"row {i}: r={out.r[i]:.4f} t={out.t[i]:.4f} residual={out.residual[i]:.3g}"
+def restore_optimizer(net: nn.Module, optimizer: torch.optim.Optimizer, stored: checkpoint.Checkpoint) -> None:
+    """The inverse of `checkpoint.optimizer_tensors`, laid out as the network is now."""
+    weights = dict(net.named_parameters())
+    for key in stored.names("optimizer"):
+        name, moment = key.rsplit("/", 1)
+        weight = weights[name]
+        if moment == "step":
+            optimizer.state[weight][moment] = stored.read("optimizer", key).clone().to(weight.device)
+        else:
+            optimizer.state[weight][moment] = torch.zeros_like(weight.detach())
+            load_into(optimizer.state[weight][moment], partial(stored.read, "optimizer", key))
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -303,20 +398,3 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "count": len(dataset),
         "fingerprint": dataset.fingerprint,
     }
-
-
-@contextlib.contextmanager
-def _on_sigterm(event: threading.Event) -> Iterator[None]:
-    """Within this block SIGTERM sets `event` and lets the step end."""
-
-    def note(number: int, frame: FrameType | None) -> None:
-        event.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,55 @@
+"""The objective as a module, and what its outputs say of single rows."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..compiled import Compiled
+from ..objectives import AlphaFlow, Output
+from ..rng import KeyedRandom, hash_key
+from .config import Config
+from .parallel import Part
+
+
+class Loss(nn.Module):
+    """The whole objective as one module's forward, which is what distributed wrappers must wrap.
+
+    seed: of noise, times and dropped labels; the data have one of their own.
+    """
+
+    def __init__(self, net: nn.Module, objective: AlphaFlow, config: Config) -> None:
+        super().__init__()
+        self.net, self.config, self.seed = net, config, config.seed
+        self.objective = Compiled(objective) if config.compile else objective
+
+    def forward(self, x: Tensor, y: Tensor | None, ids: Tensor, step: int, flow_rows: int) -> Output:
+        """Rows with the sample numbers `ids`, from which random numbers derive; `flow_rows` have r = t."""
+        random = KeyedRandom(hash_key(self.seed, "train"), ids, step)
+        with autocast(self.config, x.device):
+            return self.objective(self.net, x, y, step=step, generator=random, flow_rows=flow_rows)
+
+
+def autocast(config: Config, device: torch.device) -> torch.autocast:
+    """bfloat16 arithmetic where the settings ask for it; weights stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+
+
+def offending_rows(outs: Sequence[Output], parts: Sequence[Part]) -> list[str]:
+    """The rows whose residual is not finite, in words; numbered within the whole batch."""
+    return [
+        _row(out, part, i)
+        for out, part in zip(outs, parts)
+        for i in torch.nonzero(~torch.isfinite(out.residual))[:, 0].tolist()
+    ]
+
+
+def largest_rows(outs: Sequence[Output], parts: Sequence[Part], count: int = 4) -> list[str]:
+    """The rows with the largest residuals of the last part, in words."""
+    out, part = outs[-1], parts[-1]
+    return [_row(out, part, i) for i in out.residual.argsort(descending=True)[:count].tolist()]
+
+
+def _row(out: Output, part: Part, i: int) -> str:
+    place = part.start + i * part.stride
+    return f"row {place}: r={out.r[i]:.4f} t={out.t[i]:.4f} residual={out.residual[i]:.3g}"

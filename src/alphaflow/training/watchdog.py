@@ -1,0 +1,130 @@
+"""Ends a group of processes in which one hangs, and says which.
+
+A collective that waits for a hung process ends, if at all, with a timeout that names nobody. So every process
+posts where it is, a thread of each reads what the others post, and when a process has stood at one place for too
+long, the one furthest behind is named and all end, so that torchrun can start the group again.
+"""
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol
+
+log = logging.getLogger("alphaflow")
+
+STAGES = ("fetching data", "computing", "logging", "sampling", "saving")
+"""What a process does in a step, in this order."""
+
+
+class Board(Protocol):
+    """Where processes post lines to each other without waiting."""
+
+    rank: int
+
+    def post(self, line: str) -> None: ...
+
+    def read(self) -> list[str | None]:
+        """The newest line of each process; None where there is none yet."""
+
+
+class Watchdog:
+    """Watches while it is entered. Tell it by `at` where this process is.
+
+    Args:
+        board: None for a process without others: then nothing is watched.
+        timeout: seconds at one place after which a process counts as hung.
+        end: what ends this process; the main thread cannot, it waits.
+    """
+
+    def __init__(
+        self,
+        board: Board | None,
+        timeout: float,
+        end: Callable[[int], object] = os._exit,
+        period: float | None = None,
+    ) -> None:
+        self._board, self._timeout, self._end = board, timeout, end
+        self._period = period or min(5.0, timeout / 5)
+        self._place: tuple[int, int, int] = (0, 0, 0)
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> "Watchdog":
+        if self._board is not None:
+            self._over.clear()
+            self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def at(self, stage: str, step: int, attempt: int = 0) -> None:
+        """This process begins a stage of a step; `attempt` counts roll-backs, after which steps come again."""
+        self._place = (attempt, step, STAGES.index(stage))
+
+    def _watch(self) -> None:
+        assert self._board is not None
+        seen: dict[int, Sight] = {}
+        beat = 0
+        who = f"pid {os.getpid()} on {socket.gethostname()}"
+        while not self._over.wait(self._period):
+            beat += 1
+            try:
+                self._board.post(json.dumps([beat, list(self._place), who]))
+                lines = self._board.read()
+            except Exception as error:  # the store went with its process: torchrun ends the others
+                log.warning("the watchdog lost its store (%s) and watches no more", error)
+                return
+            now = time.monotonic()
+            for rank, line in enumerate(lines):
+                if line is not None:
+                    seen.setdefault(rank, Sight()).look(json.loads(line), now)
+            blame = self._blame(seen, now)
+            if blame is not None:
+                log.error("%s", blame)
+                self._end(1)
+                return
+
+    def _blame(self, seen: "dict[int, Sight]", now: float) -> str | None:
+        """Who hangs, in words; None while nobody does."""
+        behind = min((one.place for one in seen.values()), default=None)
+        ranks = [rank for rank, one in seen.items() if one.place == behind]
+        if not ranks or any(now - seen[rank].moved <= self._timeout for rank in ranks):
+            return None
+        words = []
+        for rank in ranks:
+            one = seen[rank]
+            _, step, stage = one.place
+            dead = now - one.beaten > max(3 * self._period, self._timeout / 2)
+            sign = "no sign of life" if dead else "no progress"
+            words.append(
+                f"rank {rank} ({one.who}) hangs: {sign} for {now - one.moved:.0f} s, "
+                f"{STAGES[stage]} at step {step + 1}"
+            )
+        others = "" if len(ranks) == len(seen) else "; the others wait for it"
+        return "; ".join(words) + others + "; if it only takes long, raise parallel.timeout"
+
+
+class Sight:
+    """What one process sees of another: where it is, and since when on this process's own clock."""
+
+    def __init__(self) -> None:
+        self.beat, self.place, self.who = 0, (-1, -1, -1), ""
+        self.moved = self.beaten = 0.0
+
+    def look(self, line: tuple[int, list[int], str], now: float) -> None:
+        beat, place, who = line
+        if beat != self.beat:
+            self.beat, self.beaten = beat, now
+        if (here := (place[0], place[1], place[2])) != self.place:
+            self.place, self.moved, self.who = here, now, who
