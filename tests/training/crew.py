@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from alphaflow.cli import run
 from alphaflow.cli.train import parse_settings
+from alphaflow.training.channels import end_process
 from alphaflow.training.parallel import whole
 from alphaflow.training.run import RunFolder
 from alphaflow.training.trainer import Trainer
@@ -44,3 +45,4 @@ def write_gradient(file: Path, words: list[str]) -> None:
 
 if __name__ == "__main__":
     main(json.loads(Path(sys.argv[1]).read_text()))
+    end_process(0)

@@ -181,7 +181,7 @@ def test_a_signal_to_one_worker_ends_all_with_status_143(tmp_path):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_hung_process_is_named(tmp_path, rank):
-    launch = Launch(tmp_path / "run", launcher=("--shutdown-timeout=2",))
+    launch = Launch(tmp_path / "run")
     launch.wait_for(lambda: launch.step() >= 8)
     hung = launch.workers()[rank]
     os.kill(hung, signal.SIGSTOP)

@@ -75,6 +75,25 @@ def test_a_frozen_process_gives_no_sign_of_life(caplog):
     assert "rank 1 (pid" in caplog.text and "no sign of life" in caplog.text and "at step 4" in caplog.text
 
 
+def test_the_silent_one_is_named_even_if_nothing_was_ever_heard_of_it(caplog):
+    crew = Crew(2)
+    crew.corners[1].frozen.set()
+    with crew:
+        crew.dogs[0].at("computing", 9)
+        assert crew.ended[0].wait(10)
+    assert "rank 1 (not heard of yet) hangs: no sign of life" in caplog.text and "rank 0" not in caplog.text
+
+
+def test_the_silent_one_is_named_even_if_it_was_ahead(caplog):
+    with Crew(2) as crew:
+        crew.dogs[0].at("computing", 3)
+        crew.dogs[1].at("logging", 3)
+        time.sleep(0.2)
+        crew.corners[1].frozen.set()
+        assert crew.ended[0].wait(10)
+    assert "rank 1 (pid" in caplog.text and "no sign of life" in caplog.text and "rank 0" not in caplog.text
+
+
 def test_where_all_stand_at_one_place_all_are_named(caplog):
     with Crew(2) as crew:
         for dog in crew.dogs:

@@ -77,7 +77,7 @@ class Watchdog:
         seen: dict[int, Sight] = {}
         beat = 0
         who = f"pid {os.getpid()} on {socket.gethostname()}"
-        while not self._over.wait(self._period):
+        while True:  # the first post at once: who hangs before it could not be told from who waits
             beat += 1
             try:
                 self._board.post(json.dumps([beat, list(self._place), who]))
@@ -87,30 +87,29 @@ class Watchdog:
                 return
             now = time.monotonic()
             for rank, line in enumerate(lines):
+                sight = seen.setdefault(rank, Sight(now))
                 if line is not None:
-                    seen.setdefault(rank, Sight()).look(json.loads(line), now)
+                    sight.look(json.loads(line), now)
             blame = self._blame(seen, now)
             if blame is not None:
                 log.error("%s", blame)
                 self._end(1)
                 return
+            if self._over.wait(self._period):
+                return
 
     def _blame(self, seen: "dict[int, Sight]", now: float) -> str | None:
-        """Who hangs, in words; None while nobody does."""
-        behind = min((one.place for one in seen.values()), default=None)
-        ranks = [rank for rank, one in seen.items() if one.place == behind]
-        if not ranks or any(now - seen[rank].moved <= self._timeout for rank in ranks):
+        """Who hangs, in words; None while nobody does. The silent first, then those that are furthest behind."""
+        patience = max(3 * self._period, self._timeout / 2)
+        silent = [rank for rank, one in seen.items() if now - one.beaten > patience]
+        last = min(one.place for one in seen.values())
+        ranks = silent or [rank for rank, one in seen.items() if one.place == last]
+        if any(now - seen[rank].moved <= self._timeout for rank in ranks):
             return None
-        words = []
-        for rank in ranks:
-            one = seen[rank]
-            _, step, stage = one.place
-            dead = now - one.beaten > max(3 * self._period, self._timeout / 2)
-            sign = "no sign of life" if dead else "no progress"
-            words.append(
-                f"rank {rank} ({one.who}) hangs: {sign} for {now - one.moved:.0f} s, "
-                f"{STAGES[stage]} at step {step + 1}"
-            )
+        sign = "no sign of life" if silent else "no progress"
+        words = [
+            f"rank {k} ({seen[k].who}) hangs: {sign} for {now - seen[k].moved:.0f} s, {seen[k]}" for k in ranks
+        ]
         others = "" if len(ranks) == len(seen) else "; the others wait for it"
         return "; ".join(words) + others + "; if it only takes long, raise parallel.timeout"
 
@@ -118,9 +117,9 @@ class Watchdog:
 class Sight:
     """What one process sees of another: where it is, and since when on this process's own clock."""
 
-    def __init__(self) -> None:
-        self.beat, self.place, self.who = 0, (-1, -1, -1), ""
-        self.moved = self.beaten = 0.0
+    def __init__(self, now: float) -> None:
+        self.beat, self.place, self.who = 0, (-1, -1, -1), "not heard of yet"
+        self.moved = self.beaten = now
 
     def look(self, line: tuple[int, list[int], str], now: float) -> None:
         beat, place, who = line
@@ -128,3 +127,7 @@ class Sight:
             self.beat, self.beaten = beat, now
         if (here := (place[0], place[1], place[2])) != self.place:
             self.place, self.moved, self.who = here, now, who
+
+    def __str__(self) -> str:
+        _, step, stage = self.place
+        return "before its first step" if step < 0 else f"{STAGES[stage]} at step {step + 1}"
