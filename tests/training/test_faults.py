@@ -5,6 +5,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -43,12 +44,7 @@ class Launch:
 
     def workers(self) -> list[int]:
         """Its children, in the order of ranks."""
-        return sorted(
-            int(pid)
-            for pid in Path("/proc").glob("[0-9]*")
-            for pid in [pid.name]
-            if _parent(pid) == self.process.pid
-        )
+        return sorted(int(pid) for pid in _processes() if _parent(pid) == self.process.pid)
 
     def step(self) -> int:
         """The last step that it logged."""
@@ -70,6 +66,10 @@ class Launch:
 
     def words(self) -> str:
         return self.said.read_text()
+
+
+def _processes() -> list[str]:
+    return [path.name for path in Path("/proc").glob("[0-9]*")]
 
 
 def _parent(pid: str) -> int:
@@ -177,6 +177,49 @@ def test_a_signal_to_one_worker_ends_all_with_status_143(tmp_path):
     assert launch.finish() != 0
     assert "exitcode  : 143" in launch.words()
     assert checkpoint.newest(launch.out / "checkpoints").step == launch.step() < 60
+
+
+@pytest.mark.parametrize("disturbed", [True, False])
+def test_the_slurm_script_goes_on_after_preemption_and_stays_down_after_an_error(undisturbed, tmp_path, disturbed):
+    """The script itself, with SLURM's two programs played by a few lines: here is no SLURM."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    asked = tmp_path / "requeued"
+    for name, text in {
+        "srun": 'exec "$@"',
+        "scontrol": f"[ $1 = requeue ] && touch {asked} || echo localhost",
+    }.items():
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    slurm = {
+        "SLURM_NNODES": "1",
+        "SLURM_GPUS_ON_NODE": "2",
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NODELIST": "localhost",
+    }
+    path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, **slurm, "PATH": path, "PORT": str(port), "OMP_NUM_THREADS": "1"}
+    out, script = tmp_path / "run", Path(__file__).parents[2] / "examples" / "slurm" / "train.sbatch"
+    words = ["bash", str(script), "digits", str(out), *SETTINGS]
+    if not disturbed:
+        assert subprocess.run([*words, "--batch-size", "31"], env=env, capture_output=True).returncode != 0
+        assert not asked.exists()
+        return
+    with (tmp_path / "said").open("w") as said:
+        job = subprocess.Popen(words, env=env, stdout=said, stderr=said)
+        end = time.monotonic() + PATIENCE
+        while not (out / "metrics.jsonl").exists() or (out / "metrics.jsonl").read_text().count("\n") < 8:
+            assert job.poll() is None and time.monotonic() < end, (tmp_path / "said").read_text()
+            time.sleep(0.01)
+        launcher = next(pid for pid in _processes() if _parent(pid) == job.pid)
+        os.kill(int(launcher), signal.SIGUSR1)
+        assert job.wait(PATIENCE) != 0
+    assert asked.exists(), (tmp_path / "said").read_text()
+    assert subprocess.run(words, env=env, capture_output=True).returncode == 0
+    assert_equal(out, undisturbed)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -98,6 +98,10 @@ def two(tmp_path_factory) -> Path:
         tasks.append(fresh(folder / f"to-one-{strategy}", *words, "--stop-after", "3"))
         tasks.append(fresh(folder / f"to-four-{strategy}", *words, "--stop-after", "3"))
         tasks.append(gradient(folder / f"gradient-{strategy}.safetensors", *words))
+    tasks.append(fresh(folder / "recomputed", *KINDS["meanflow"], "--recompute", "--parallel.strategy", "fsdp"))
+    blocks = [*KINDS["meanflow"], "--compile-blocks"]
+    tasks.append(fresh(folder / "compiled", *blocks, "--recompute", "--parallel.strategy", "fsdp"))
+    tasks.append(fresh(folder / "compiled-whole", *KINDS["meanflow"], "--compile"))
     tasks.append(fresh(folder / "to-fsdp", *KINDS["meanflow"], "--stop-after", "3"))
     tasks.append({"words": ["train", "--resume", str(folder / "to-fsdp"), "--parallel.strategy", "fsdp"]})
     half = [*KINDS["meanflow"], "--precision", "bfloat16", "--parallel.strategy", "fsdp"]
@@ -172,6 +176,11 @@ def test_parts_of_a_batch_train_as_the_whole_does(alone, two, strategy):
 def test_parts_of_a_batch_in_one_process_train_as_the_whole_does(alone, tmp_path):
     assert run(fresh(tmp_path / "run", *KINDS["meanflow"], "--accumulate", "4")["words"]) == 0
     assert_same_run(tmp_path / "run", alone("meanflow"))
+
+
+@pytest.mark.parametrize("how", ["recomputed", "compiled", "compiled-whole"])
+def test_processes_that_recompute_or_compile_train_as_a_plain_one(alone, two, how):
+    assert_same_run(two / how, alone("meanflow"))
 
 
 # ---------------------------------------------------------------------- the gradient

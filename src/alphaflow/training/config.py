@@ -154,6 +154,11 @@ class Config:
     """cuda: float32 matrix products in TF32, with 10 bits of mantissa, several times as fast."""
     compile: bool = False
     """Compile the objective with torch.compile: slow to start, then faster, above all on GPUs."""
+    compile_blocks: bool = False
+    """Compile each block of the network by itself: starts sooner than `compile`, and goes with sharded weights."""
+    recompute: bool = False
+    """Keep only the inputs of the network's blocks and compute the rest again in the backward pass: less memory,
+    one forward pass more."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto: cuda where there is one."""
     log_every: int = 20
@@ -191,6 +196,8 @@ class Config:
                 raise UserError(f"{name} {getattr(self, name)} must be at least 1", status=2)
         if self.keep_checkpoints < 1 or self.max_bad_steps < 1 or self.schedule_steps < 0:
             raise UserError("keep_checkpoints and max_bad_steps must be at least 1", status=2)
+        if self.compile and (self.compile_blocks or self.recompute):
+            raise UserError("compile does not go with compile_blocks or recompute: choose", status=2)
         if self.keep_every < 0 or self.spike_factor < 0 or self.peak_tflops < 0:
             raise UserError("keep_every, spike_factor and peak_tflops must not be negative", status=2)
         if self.batch_size % self.accumulate:

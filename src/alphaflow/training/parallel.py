@@ -25,10 +25,10 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 from torch.nn.parallel import DistributedDataParallel
 
-from ..derivative import choose_method
 from ..dual import Dual, make
 from ..errors import UserError
 from ..objectives import AlphaFlow
+from .blocks import blocks_of
 from .channels import StoreBoard, Writers, die_with_parent, exchange, fresh_store, leave
 from .checkpoint import Piece
 from .config import ParallelConfig
@@ -124,12 +124,8 @@ class Parallel:
 
     # ------------------------------------------------------------------ modules
 
-    def suit(
-        self, objective: AlphaFlow, net: nn.Module, points: Callable[[], tuple[Any, ...]], *, compiled: bool
-    ) -> AlphaFlow:
-        """An objective that every process evaluates with as many collectives, before `net` is sharded.
-
-        points: z, v, r, t, y, on which to try which derivative the network supports.
+    def suit(self, objective: AlphaFlow, *, compiled: bool) -> AlphaFlow:
+        """An objective that every process evaluates with as many collectives.
 
         Raises:
             UserError: sharded weights do not go with what the settings ask for.
@@ -137,9 +133,10 @@ class Parallel:
         if not self.sharded:
             return objective
         if compiled:
-            raise UserError("--compile does not go with sharded weights: choose --parallel.strategy ddp", status=2)
-        if objective.derivative == "auto" and (callable(objective.alpha) or objective.alpha == 0):
-            objective = replace(objective, derivative=choose_method(net, *points()))
+            raise UserError(
+                "--compile does not go with sharded weights: choose --compile-blocks, or --parallel.strategy ddp",
+                status=2,
+            )
         if objective.derivative == "reverse":
             raise UserError(
                 "derivative 'reverse' needs all weights after the forward pass, when sharded ones are gone: "
@@ -149,21 +146,20 @@ class Parallel:
         return replace(objective, even=True)
 
     def shard(self, net: nn.Module) -> None:
-        """With fsdp or hsdp: shard a network in place, each child of its module lists on its own."""
+        """With fsdp or hsdp: shard a network in place, each block on its own."""
         if not self.sharded:
             return
-        for module in [m for m in net.modules() if isinstance(m, nn.ModuleList)]:
-            for child in module:
-                if not isinstance(child, nn.ModuleList | FSDPModule):
-                    fully_shard(child, mesh=self._mesh_, reshard_after_forward=True)
-                    _carry_tangents(child)
+        for block in list(blocks_of(net)):
+            if not isinstance(block, FSDPModule):
+                fully_shard(block, mesh=self._mesh_, reshard_after_forward=True)
+                _carry_tangents(block)
         # the root's too, or an average's network would go on with the weights of its first evaluation
         fully_shard(net, mesh=self._mesh_, reshard_after_forward=True)
         _carry_tangents(net)
 
     def wrap(self, step: nn.Module) -> nn.Module:
         """A module whose forward is the whole objective: the derivative inside it, or gradients go unaveraged."""
-        return DistributedDataParallel(step, forward_sync_buffers=False) if self.strategy == "ddp" else step
+        return DistributedDataParallel(step, forward_sync_buffers=False, gradient_as_bucket_view=True) if self.strategy == "ddp" else step
 
     @contextlib.contextmanager
     def syncing(self, step: nn.Module, last: bool) -> Iterator[None]:

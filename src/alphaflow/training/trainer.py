@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import schedules
-from ..data import Batches, Dataset
+from ..data import Batches
 from ..data.loader import Batch
-from ..derivative import check_derivative
+from ..derivative import check_derivative, choose_method
 from ..ema import EMA, PowerEMA
 from ..errors import UserError
 from ..objectives import Output, binned
@@ -20,6 +20,7 @@ from ..path import interpolate
 from ..rng import KeyedRandom, hash_key
 from . import checkpoint
 from .averages import forget_after, tensors_of
+from .blocks import prepare_blocks
 from .build import build_dataset, build_model, build_objective
 from .config import Config, to_dict
 from .devices import choose_device, prepare
@@ -31,6 +32,7 @@ from .parallel import Parallel, load_into, whole
 from .run import RunFolder
 from .saver import Saver
 from .snapshots import save_snapshot
+from .state import describe, restore_optimizer
 from .watchdog import Watchdog
 
 log = logging.getLogger("alphaflow")
@@ -121,7 +123,11 @@ class Trainer:
     def share_out(self) -> None:
         """Lay the network out over the processes, and make what follows that layout."""
         config = self.config
-        self.objective = self.parallel.suit(self.objective, self.net, self._first_points, compiled=config.compile)
+        if self.objective.derivative == "auto" and self._needs_derivative():  # tried while the network is plain
+            method = choose_method(self.net, *self._first_points())
+            self.objective = dataclasses.replace(self.objective, derivative=method)
+        self.objective = self.parallel.suit(self.objective, compiled=config.compile)
+        prepare_blocks(self.net, config, self.objective.derivative)
         self.parallel.shard(self.net)
         self.parallel.shard(self.ema.module)
         try:
@@ -236,13 +242,15 @@ class Trainer:
 
         Peers trained for days on silently wrong tangents. Raises `DerivativeError` with the figures.
         """
-        horizon = self.config.steps
-        needs = {self.objective.alpha_at(k) for k in (0, horizon // 2, horizon)} | {1.0}
-        if 0.0 not in needs:
+        if not self._needs_derivative():
             return
         with autocast(self.config, self.device):
             error = check_derivative(self.net, *self._first_points(), method=self.objective.derivative)
         log.info("du/dt agrees with central differences to %.1e", error)
+
+    def _needs_derivative(self) -> bool:
+        horizon = self.config.steps
+        return 0.0 in {self.objective.alpha_at(k) for k in (0, horizon // 2, horizon)}
 
     def _first_points(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """z, v, r, t, y of the first batch, the same on every process."""
@@ -373,28 +381,3 @@ class Trainer:
             return None
         settings = to_dict(self.config)
         return MetricsLog(self.folder.path, self.step, project=self.config.wandb, settings=settings)
-
-
-def restore_optimizer(net: nn.Module, optimizer: torch.optim.Optimizer, stored: checkpoint.Checkpoint) -> None:
-    """The inverse of `checkpoint.optimizer_tensors`, laid out as the network is now."""
-    weights = dict(net.named_parameters())
-    for key in stored.names("optimizer"):
-        name, moment = key.rsplit("/", 1)
-        weight = weights[name]
-        if moment == "step":
-            optimizer.state[weight][moment] = stored.read("optimizer", key).clone().to(weight.device)
-        else:
-            optimizer.state[weight][moment] = torch.zeros_like(weight.detach())
-            load_into(optimizer.state[weight][moment], partial(stored.read, "optimizer", key))
-
-
-def describe(dataset: Dataset) -> dict[str, Any]:
-    """What config.yaml records of the data, so that sampling needs no data set."""
-    return {
-        "shape": list(dataset.shape),
-        "num_classes": dataset.num_classes,
-        "class_names": list(dataset.class_names),
-        "kind": dataset.kind,
-        "count": len(dataset),
-        "fingerprint": dataset.fingerprint,
-    }
