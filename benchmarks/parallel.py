@@ -24,13 +24,19 @@ from alphaflow.training.averages import make_average
 from alphaflow.training.run import RunFolder
 from alphaflow.training.trainer import Trainer
 
-LARGE = "--model.width 512 --model.depth 6 --model.heads 8 --batch-size 128 --sample-every 100000".split()
+LARGE = "--model.width 512 --model.depth 6 --model.heads 8 --model.patch 2 --batch-size 128".split()
+QUIET = "--sample-every 100000 --checkpoint-every 100000".split()
+WORK = {
+    "digits, batch 128": (120, "--batch-size", "128"),
+    "digits, batch 512": (36, "--batch-size", "512"),
+    "digits, patch 1, batch 128": (18, "--batch-size", "128", "--model.patch", "1"),
+}
 WIDTHS = (0.03, 0.06, 0.08, 0.12)
 
 
-def saving(folder: Path, interval: int = 20, rounds: int = 3) -> dict[str, float]:
+def saving(folder: Path, interval: int = 20, rounds: int = 2) -> dict[str, float]:
     """Seconds a step with a checkpoint every `interval` steps and with none, in turn, in one run."""
-    config = parse_settings("digits", [*LARGE, "--steps", "100000", "--checkpoint-every", str(interval)])
+    config = parse_settings("digits", [*LARGE, *QUIET, "--steps", "100000"])
     trainer = Trainer.start(config, RunFolder(folder / "saving"))
     steps: dict[bool, list[float]] = {True: [], False: []}
     for turn in range(2 * rounds + 1):
@@ -54,27 +60,30 @@ def saving(folder: Path, interval: int = 20, rounds: int = 3) -> dict[str, float
     }
 
 
-def processes(folder: Path, rounds: int = 3) -> dict[str, float]:
+def processes(folder: Path, rounds: int = 2) -> dict[str, Any]:
     """Samples a second of two processes with a thread each, and of one with two; in turn."""
-    rates: dict[int, list[float]] = {1: [], 2: []}
-    words = "--steps 120 --log-every 20 --sample-every 100000 --checkpoint-every 100000".split()
-    for turn in range(rounds):
-        for count in (1, 2):
-            out = folder / f"processes-{count}-{turn}"
-            launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-            command = [*launch, "-m", "alphaflow", "train", "digits", "--out", str(out), *words]
-            threads = {"OMP_NUM_THREADS": str(2 // count)}
-            subprocess.run(command, check=True, capture_output=True, env={**os.environ, **threads})
-            lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-            rates[count].append(statistics.median(line["samples_per_second"] for line in lines[2:]))
-    one, two = (statistics.median(rates[count]) for count in (1, 2))
-    return {"one_process_two_threads": one, "two_processes": two, "ratio": two / one}
+    found = {}
+    for name, (steps, *words) in WORK.items():
+        rates: dict[int, list[float]] = {1: [], 2: []}
+        words += ["--steps", str(steps), "--log-every", str(steps // 6), *QUIET]
+        for turn in range(rounds):
+            for count in (1, 2):
+                out = folder / f"{name}-{count}-{turn}"
+                launch = ["torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m", "alphaflow"]
+                command = [sys.executable, "-m", *launch, "train", "digits", "--out", str(out), *words]
+                threads = {"OMP_NUM_THREADS": str(2 // count)}
+                subprocess.run(command, check=True, capture_output=True, env={**os.environ, **threads})
+                lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+                rates[count].append(statistics.median(line["samples_per_second"] for line in lines[2:]))
+        one, two = (statistics.median(rates[count]) for count in (1, 2))
+        found[name] = {"one_process_two_threads": one, "two_processes": two, "ratio": two / one}
+    return found
 
 
 def averages(folder: Path) -> dict[str, Any]:
     """Relative error of averages made from those of widths 0.05 and 0.1, stored twenty times, beside true ones."""
-    words = "--steps 600 --ema.profiles 0.05 0.1 --sample-every 100000 --checkpoint-every 100000".split()
-    trainer = Trainer.start(parse_settings("digits", words), RunFolder(folder / "averages"))
+    words = "--steps 600 --ema.profiles 0.05 0.1".split()
+    trainer = Trainer.start(parse_settings("digits", [*words, *QUIET]), RunFolder(folder / "averages"))
     true = {std: PowerEMA(trainer.net, std) for std in WIDTHS}
     trainer.averages.extend(true.values())
     trainer.train()

@@ -1,5 +1,6 @@
 """Checkpoints as files: pieces from several writers, faults of the disk, rotation. Real threads, real files."""
 
+import hashlib
 import json
 import os
 import resource
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from alphaflow.errors import UserError
 from alphaflow.training import checkpoint
@@ -269,3 +271,18 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_newest_one(tmp_path):
         assert stored.step >= told[-1] == last + 3
         assert torch.equal(stored.read("model", "w"), torch.full((50_000,), float(stored.step)))
         last = stored.step
+
+
+def test_files_are_those_of_safetensors(tmp_path):
+    """Of every kind of number, of no size and of no rows; a hash is that of the file."""
+    floats = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    kinds = (*floats, torch.int64, torch.int32, torch.uint8, torch.bool)
+    tensors = {str(kind): torch.arange(6).reshape(2, 3).to(kind) for kind in kinds}
+    tensors |= {"scalar": torch.tensor(3.0), "empty": torch.zeros(0, 3), "é": torch.randn(4, 700_000).T}
+    parts = {"model": {name: Piece(one, tuple(one.shape)) for name, one in tensors.items()}}
+    written = checkpoint.write(tmp_path / "checkpoints", 1, parts, {}) / "model.safetensors"
+    read = load_file(written)
+    assert read.keys() == tensors.keys()
+    assert all(torch.equal(read[name], one) and read[name].dtype == one.dtype for name, one in tensors.items())
+    hashes = json.loads((written.parent / "state.json").read_text())["sha256"]
+    assert hashes == {written.name: hashlib.sha256(written.read_bytes()).hexdigest()}

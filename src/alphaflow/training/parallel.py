@@ -159,7 +159,13 @@ class Parallel:
 
     def wrap(self, step: nn.Module) -> nn.Module:
         """A module whose forward is the whole objective: the derivative inside it, or gradients go unaveraged."""
-        return DistributedDataParallel(step, forward_sync_buffers=False, gradient_as_bucket_view=True) if self.strategy == "ddp" else step
+        if self.strategy != "ddp":
+            return step
+        # gloo's threads would take the processor from the backward pass that they are meant to hide behind
+        bucket = 4096 if dist.get_backend() == "gloo" else None
+        return DistributedDataParallel(
+            step, forward_sync_buffers=False, gradient_as_bucket_view=True, bucket_cap_mb=bucket
+        )
 
     @contextlib.contextmanager
     def syncing(self, step: nn.Module, last: bool) -> Iterator[None]:
