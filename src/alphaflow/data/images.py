@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alphaflow.data.dataset import fingerprint
+from alphaflow.data.sources import decode
 from alphaflow.errors import UserError
 from alphaflow.pixels import mirror, scale_pixels
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _NAMED_AT_MOST = 10
@@ -81,35 +79,8 @@ class ImageFolder:
 
 
 def load_image(path: str | os.PathLike[str], size: int) -> NDArray[np.uint8]:
-    """Decode one image as `ImageFolder` does: RGB uint8 (3, size, size).
-
-    Raises:
-        OSError: the file cannot be read, or is no whole PNG, JPEG or WebP image. Pillow's decoders raise
-            other exceptions too on files that are damaged in unusual ways.
-    """
-    from PIL import Image, ImageOps
-
-    with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as opened:
-        opened.load()
-        image = _to_rgb(ImageOps.exif_transpose(opened))
-    # The box is the largest centred square. The filter sees the pixels beyond it, so this equals a resize
-    # of the whole image and a crop, without rounding the crop and without the wide intermediate.
-    left, top = (image.width - min(image.size)) / 2, (image.height - min(image.size)) / 2
-    box = (left, top, image.width - left, image.height - top)
-    square = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
-    return np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)
-
-
-def _to_rgb(image: "Image.Image") -> "Image.Image":
-    from PIL import Image
-
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it at 255
-        levels = np.asarray(image).astype(np.float64) / 257.0
-        image = Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
-    if {"A", "a"} & set(image.getbands()) or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    """Decode one image file as `ImageFolder` does: RGB uint8 (3, size, size); see `sources.decode`."""
+    return decode(path, size)
 
 
 def _images_in(folder: Path, pattern: str) -> list[Path]:
