@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from .. import models, schedules, times
-from ..data import TOYS, Dataset, Digits, ImageFolder, Toy
+from ..data import TOYS, Dataset, Digits, Images, Toy
 from ..derivative import METHODS
 from ..errors import UserError, choose
 from ..guidance import Guidance
@@ -27,7 +27,7 @@ def build_dataset(config: DataConfig) -> Dataset:
     if config.name == "folder":
         if not config.path:
             raise UserError("no folder of images given: add --data.path DIR", status=2)
-        return ImageFolder(config.path, config.size, tolerance=config.tolerance)
+        return Images(config.path, config.size, tolerance=config.tolerance)
     return Digits()
 
 

@@ -5,7 +5,7 @@ done with it, decoding into memory, into a cache file or through a VAE, is not i
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -36,6 +36,10 @@ class Source(Protocol):
     @property
     def digest(self) -> str:
         """16 hexadecimal digits: of names, sizes, labels and class names. No pixels are read for it."""
+
+    @property
+    def stamp(self) -> str:
+        """Changes when the files on this machine do, even where the digest cannot tell: caches are kept by it."""
 
     def __len__(self) -> int:
         """Number of images N, broken ones included."""
@@ -69,9 +73,15 @@ class Names(Sequence[str]):
     def __len__(self) -> int:
         return len(self.ends)
 
+    def __iter__(self) -> Iterator[str]:
+        start = 0
+        for end in self.ends.tolist():
+            yield self.blob[start:end].decode("utf-8", "surrogateescape")
+            start = end
+
     def __getitem__(self, index):
         if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(len(self)))]
+            return list(self)[index]
         if not -len(self) <= index < len(self):
             raise IndexError(f"name {index} of {len(self)}")
         index %= len(self)

@@ -14,4 +14,4 @@ def open_source(address: str, *, labels: str | None = None) -> Source:
     Raises:
         UserError: nothing there that could be read, and what to give instead.
     """
-    return Tree(address)
+    return Tree(address, labels=labels)
