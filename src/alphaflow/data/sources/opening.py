@@ -1,5 +1,8 @@
 """From an address to a source."""
 
+from pathlib import Path
+
+from .archive import ENDINGS, Archive
 from .base import Source
 from .tree import Tree
 
@@ -14,4 +17,7 @@ def open_source(address: str, *, labels: str | None = None) -> Source:
     Raises:
         UserError: nothing there that could be read, and what to give instead.
     """
-    return Tree(address, labels=labels)
+    path = Path(address)
+    if path.name.lower().endswith(ENDINGS):
+        return Archive(path, labels=labels)
+    return Tree(path, labels=labels)
