@@ -182,6 +182,8 @@ def test_a_broken_image_is_named_and_skipped(folder, tmp_path, capsys):
     try:
         assert run(["train", "folder", "--out", str(tmp_path / "run"), *words, *TINY]) == 0
         assert "broken.png" in capsys.readouterr().err
+        skipped = (tmp_path / "run" / "skipped.txt").read_text()
+        assert skipped == f"{folder}/dark/broken.png: not a PNG, JPEG or WebP image\n"
         assert (
             run(["train", "folder", "--out", str(tmp_path / "no"), *words, *TINY, "--data.tolerance", "0.01"]) == 1
         )

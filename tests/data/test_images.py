@@ -245,3 +245,33 @@ def test_the_fingerprint_follows_content_labels_and_size(tmp_path: Path) -> None
     assert Images(tmp_path / "two", 8).fingerprint == first
     assert Images(tmp_path / "three", 8).fingerprint != first
     assert Images(tmp_path / "one", 4).fingerprint != first
+
+
+def test_the_box_crop_halves_then_takes_the_short_side_then_cuts() -> None:
+    image = noise(60, 131)
+    halved = image.resize((65, 30), Image.Resampling.BOX).resize((32, 15), Image.Resampling.BOX)
+    scaled = halved.resize((17, 8), Image.Resampling.BICUBIC)
+    expected = np.asarray(scaled)[:, 4:12]
+    found = decode(np.asarray(image), 8, "box").transpose(1, 2, 0)
+    assert np.array_equal(found, expected)
+    assert not np.array_equal(found, decode(np.asarray(image), 8).transpose(1, 2, 0))
+
+
+def test_both_crops_agree_where_there_is_nothing_to_resize() -> None:
+    pixels = np.asarray(noise(8, 14))
+    assert np.array_equal(decode(pixels, 8), decode(pixels, 8, "box"))
+    assert np.array_equal(decode(pixels, 8).transpose(1, 2, 0), pixels[:, 3:11])
+
+
+def test_pixels_are_taken_as_they_are_and_grey_becomes_rgb() -> None:
+    pixels = np.asarray(noise(8, 8))
+    assert np.array_equal(decode(pixels, 8).transpose(1, 2, 0), pixels)
+    assert np.array_equal(decode(pixels[..., :1], 8), np.repeat(pixels[None, ..., 0], 3, 0))
+    for wrong in (pixels[..., :2], pixels[..., 0], pixels.astype(np.float32)):
+        with pytest.raises(OSError, match="not uint8"):
+            decode(wrong, 8)
+
+
+def test_an_unknown_crop_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown crop 'lanczo': did you mean 'lanczos'"):
+        Images(tmp_path, 8, crop="lanczo")  # type: ignore[arg-type]

@@ -65,7 +65,7 @@ class Images:
         self.source = source
         count = len(source)
         kept: Decoded | None = None
-        if count * 3 * size * size <= memory * 1e9:
+        if count * 3 * size * size <= round(memory * 1e9):
             pixels = np.empty((count, 3, size, size), np.uint8)
             bad = decode_range(source, pixels, crop, range(count))
         else:

@@ -27,11 +27,9 @@ def build_dataset(config: DataConfig) -> Dataset:
         return Toy(config.toy)
     if config.name == "folder":
         if not config.path:
-            raise UserError("no images given: add --data.path ADDRESS, such as a folder", status=2)
+            raise UserError("no images given: add --data.path DIR, or another address of images", status=2)
         source = open_source(config.path, labels=config.labels or None)
-        return Images(
-            source, config.size, crop=config.crop, tolerance=config.tolerance, memory=config.memory
-        )
+        return Images(source, config.size, crop=config.crop, tolerance=config.tolerance, memory=config.memory)
     return Digits()
 
 
