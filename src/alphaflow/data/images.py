@@ -78,7 +78,7 @@ class Images:
         labels = np.zeros(count, np.int64) if source.labels is None else source.labels
         labels = labels if self._rows is None else labels[self._rows]
         self.class_names = source.class_names
-        for label in np.flatnonzero(np.bincount(labels, minlength=len(self.class_names)) == 0):
+        for label in np.setdiff1d([] if source.labels is None else source.labels, labels):
             raise UserError(
                 f"{source.address}: class {self.class_names[label]!r}: none of its images can be read: remove it"
             )
