@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Crop = Literal["lanczos", "box"]
 """How an image becomes a square: see `decode`."""
 
+_ORIENTATION = 0x0112  # the tag of EXIF
 FORMATS = ("PNG", "JPEG", "WEBP")
 
 
@@ -38,16 +39,27 @@ def decode(
         OSError: no whole PNG, JPEG or WebP image. Pillow's decoders raise other exceptions too on files that are
             damaged in unusual ways; `decode_or_reason` turns them all into words.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if isinstance(data, np.ndarray):
-        image = _from_pixels(data)
-    else:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS) as opened:
-            opened.load()
-            image = _to_rgb(ImageOps.exif_transpose(opened))
-    square = _CROPS[crop](image, size)
+        return _square(_from_pixels(data), size, crop)
+    with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS) as opened:
+        opened.load()
+        return _square(_to_rgb(_upright(opened)), size, crop)
+
+
+def _square(image: "Image.Image", size: int, crop: Crop) -> NDArray[np.uint8]:
+    square = image if image.size == (size, size) else _CROPS[crop](image, size)
     return np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)
+
+
+def _upright(image: "Image.Image") -> "Image.Image":
+    """Turned as its EXIF orientation says. Pillow's own function copies images that need no turning."""
+    from PIL import ImageOps
+
+    if image.getexif().get(_ORIENTATION, 1) == 1:
+        return image
+    return ImageOps.exif_transpose(image)
 
 
 def decode_or_reason(
@@ -102,7 +114,7 @@ def _from_pixels(pixels: NDArray[np.uint8]) -> "Image.Image":
 
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
         raise OSError(f"pixels are {pixels.dtype} {pixels.shape}, not uint8 (H, W, 3) or (H, W, 1)")
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
+    return _to_rgb(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
 
 
 def _to_rgb(image: "Image.Image") -> "Image.Image":
@@ -114,4 +126,4 @@ def _to_rgb(image: "Image.Image") -> "Image.Image":
     if {"A", "a"} & set(image.getbands()) or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
