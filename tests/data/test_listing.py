@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from alphaflow.data.sources import tree
 from alphaflow.data.sources.base import Names
 from alphaflow.data.sources.cache import cache_folder
+from alphaflow.data.sources.classes import by_value
 from alphaflow.data.sources.tree import Tree
 from alphaflow.errors import UserError
 
@@ -156,6 +157,16 @@ def test_whole_numbers_are_classes_in_their_order(tmp_path: Path) -> None:
     rows = "".join(f"{k:02},{11 - k}\n" for k in range(12))
     source = Tree(tmp_path / "root", labels=csv(tmp_path, rows))
     assert source.class_names == tuple(map(str, range(12))) and source.labels.tolist() == list(range(11, -1, -1))
+
+
+@given(st.lists(st.one_of(st.text(max_size=3), st.integers(-20, 20), st.sampled_from(["1", "01", " 1"]))))
+def test_classes_are_the_values_that_occur(values: list[object]) -> None:
+    labels, names = by_value(values)
+    assert [names[k] for k in labels] == [str(value).strip() for value in values]
+    assert len(set(names)) == len(names) and set(labels.tolist()) == set(range(len(names)))
+    assert by_value(values[::-1])[1] == names
+    if all(isinstance(value, int) for value in values):
+        assert [int(name) for name in names] == sorted(map(int, names))
 
 
 @pytest.mark.parametrize(

@@ -126,8 +126,8 @@ def decode_range(source: Source, pixels: NDArray[np.uint8], crop: Crop, which: S
 
     skipped: Skipped = []
     bar = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
-    with bar, ThreadPoolExecutor(min(64, os.cpu_count() or 1)) as pool:
-        task = bar.add_task("decoding images", total=len(which))
+    with bar, ThreadPoolExecutor(min(64, len(os.sched_getaffinity(0)))) as pool:
+        task = bar.add_task("decoding images", total=len(source), completed=which[0] if which else 0)
         for start in range(0, len(which), _ROUND):  # bounds the number of tasks that wait at once
             some = which[start : start + _ROUND]
             for bad in pool.map(work, (some[k : k + _BLOCK] for k in range(0, len(some), _BLOCK))):

@@ -80,7 +80,7 @@ def by_value(values: Sequence[Any]) -> Classes:
     texts = [str(value).strip() for value in values]
     distinct = set(texts)
     try:
-        names = sorted(distinct, key=int)
+        names = sorted(distinct, key=lambda text: (int(text), text))
     except ValueError:
         names = sorted(distinct)
     number = {name: k for k, name in enumerate(names)}
