@@ -20,6 +20,12 @@ def _one_thread() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listings and decoded pixels of one test are not found by another, nor left in the user's cache."""
+    monkeypatch.setenv("ALPHAFLOW_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def net() -> SmallNet:
     """A smooth random network u(z, r, t, y) in float64 over (B, 3), with classes 0 … 3 and 4 for none."""

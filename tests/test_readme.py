@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ def test_every_command_of_the_readme_runs(tmp_path, monkeypatch):
         for k in range(8):
             pixels = np.full((80, 70, 3), 20 * k, np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{k}.jpg")
+    shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path / "photos")
     seen = set()
     for words in commands():
         small = SMALL if words[0] == "train" and "--resume" not in words else []

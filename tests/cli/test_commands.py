@@ -1,12 +1,14 @@
 """Every command, as a user types it, on a tiny run; and every mistake we could think of, case by case."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import alphaflow as af
@@ -176,12 +178,31 @@ def test_a_folder_of_images_end_to_end(folder, tmp_path, capsys):
     assert "sliced_wasserstein" in capsys.readouterr().out
 
 
+def test_an_archive_with_every_setting_of_images_end_to_end(folder, tmp_path, capsys):
+    """Labels from a CSV, the other crop, decoded into the cache; training goes on from there."""
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", folder)
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*g"))
+    (tmp_path / "labels.csv").write_text("".join(f"{name},{k % 3}\n" for k, name in enumerate(names)))
+    out = tmp_path / "run"
+    words = f"--data.path {packed} --data.labels {tmp_path}/labels.csv --data.crop box --data.memory 0".split()
+    assert run(["train", "folder", "--out", str(out), "--data.size", "16", "--steps", "3", *words, *TINY]) == 0
+    data = yaml.safe_load((out / "config.yaml").read_text())["data"]
+    assert data["class_names"] == ["0", "1", "2"] and data["count"] == len(names)
+    assert not (out / "skipped.txt").exists()
+    assert run(["train", "--resume", str(out), "--steps", "4"]) == 0
+    (tmp_path / "labels.csv").write_text("".join(f"{name},{k % 2}\n" for k, name in enumerate(names)))
+    assert run(["train", "--resume", str(out), "--steps", "5"]) == 1
+    assert "the data has changed" in capsys.readouterr().err
+
+
 def test_a_broken_image_is_named_and_skipped(folder, tmp_path, capsys):
     (folder / "dark" / "broken.png").write_bytes(b"not an image")
     words = f"--data.path {folder} --data.size 16 --steps 1".split()
     try:
         assert run(["train", "folder", "--out", str(tmp_path / "run"), *words, *TINY]) == 0
         assert "broken.png" in capsys.readouterr().err
+        skipped = (tmp_path / "run" / "skipped.txt").read_text()
+        assert skipped == f"{folder}/dark/broken.png: not a PNG, JPEG or WebP image\n"
         assert (
             run(["train", "folder", "--out", str(tmp_path / "no"), *words, *TINY, "--data.tolerance", "0.01"]) == 1
         )

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from alphaflow.data import Dataset, ImageFolder, to_uint8
-from alphaflow.data.images import load_image
+from alphaflow.data import Dataset, Images, to_uint8
+from alphaflow.data.sources import decode
 from alphaflow.errors import UserError
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -30,7 +30,7 @@ def save(image: Image.Image, path: Path, **options: object) -> Path:
 
 def colour_of(path: Path) -> list[int]:
     """The colour of an image that is to come out plain; the codecs may be 4 levels off."""
-    pixels = load_image(path, 4)
+    pixels = decode(path, 4)
     assert pixels.shape == (3, 4, 4) and pixels.dtype == np.uint8
     assert np.ptp(pixels.reshape(3, -1).astype(int), axis=1).max() <= 4
     return [int(v) for v in pixels.reshape(3, -1).mean(1).round()]
@@ -44,7 +44,7 @@ def test_classes_labels_and_order(tmp_path: Path) -> None:
     save(plain(WHITE), tmp_path / "ant" / "._a.png")
     save(plain(WHITE), tmp_path / ".cache" / "a.png")
     (tmp_path / "empty").mkdir()
-    data = ImageFolder(tmp_path, 8)
+    data = Images(tmp_path, 8)
     checked: Dataset = data
     x, y = checked.batch(torch.tensor([2, 0, 1]))
     assert data.class_names == ("ant", "zebra") and data.num_classes == 2 and len(data) == 3
@@ -56,7 +56,7 @@ def test_classes_labels_and_order(tmp_path: Path) -> None:
 def test_images_directly_in_the_root_are_one_unlabelled_set(tmp_path: Path) -> None:
     for k in range(3):
         save(noise(8, 8, k), tmp_path / f"{k}.png")
-    data = ImageFolder(str(tmp_path), 8)
+    data = Images(str(tmp_path), 8)
     x, y = data.batch(torch.arange(3))
     assert y is None and data.num_classes == 0 and data.class_names == ()
     assert np.array_equal(to_uint8(x)[2], np.asarray(noise(8, 8, 2)))
@@ -64,7 +64,7 @@ def test_images_directly_in_the_root_are_one_unlabelled_set(tmp_path: Path) -> N
 
 def test_flip(tmp_path: Path) -> None:
     save(noise(8, 8), tmp_path / "a.png")
-    data = ImageFolder(tmp_path, 8)
+    data = Images(tmp_path, 8)
     row = torch.tensor([0])
     assert torch.equal(data.batch(row, torch.tensor([True]))[0], data.batch(row)[0].flip(-1))
 
@@ -75,10 +75,10 @@ def test_the_crop_is_central_and_unresized_pixels_are_kept(tmp_path: Path, heigh
     if (height - width) % 2 == 0:
         top, left = (height - 8) // 2, (width - 8) // 2
         expected = np.asarray(noise(height, width))[top : top + 8, left : left + 8]
-        assert np.array_equal(load_image(path, 8).transpose(1, 2, 0), expected)
+        assert np.array_equal(decode(path, 8).transpose(1, 2, 0), expected)
     else:  # half a pixel either side: symmetric under mirroring
         mirrored = save(noise(height, width).transpose(Image.Transpose.ROTATE_180), tmp_path / "b.png")
-        assert np.array_equal(load_image(mirrored, 8), load_image(path, 8)[:, ::-1, ::-1])
+        assert np.array_equal(decode(mirrored, 8), decode(path, 8)[:, ::-1, ::-1])
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 80), (80, 32), (32, 32)])
@@ -89,11 +89,11 @@ def test_it_is_the_lanczos_resize_of_the_short_side_followed_by_the_crop(
     resized = noise(height, width).resize((width // 4, height // 4), Image.Resampling.LANCZOS)
     top, left = (height // 4 - 8) // 2, (width // 4 - 8) // 2
     expected = np.asarray(resized)[top : top + 8, left : left + 8].astype(int)
-    assert np.abs(load_image(path, 8).transpose(1, 2, 0) - expected).max() <= 1
+    assert np.abs(decode(path, 8).transpose(1, 2, 0) - expected).max() <= 1
 
 
 def test_small_images_are_enlarged(tmp_path: Path) -> None:
-    assert load_image(save(plain(RED, (3, 2)), tmp_path / "a.png"), 16).shape == (3, 16, 16)
+    assert decode(save(plain(RED, (3, 2)), tmp_path / "a.png"), 16).shape == (3, 16, 16)
 
 
 def test_jpeg_webp_and_palette(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = save(stored, tmp_path / "a.png", exif=exif)
-    assert np.array_equal(load_image(path, 8).transpose(1, 2, 0), np.asarray(upright)[:, 2:10])
+    assert np.array_equal(decode(path, 8).transpose(1, 2, 0), np.asarray(upright)[:, 2:10])
 
 
 def break_some(folder: Path) -> None:
@@ -166,8 +166,8 @@ def test_broken_files_are_named_and_skipped(tmp_path: Path, capsys: pytest.Captu
         save(plain((k, 0, 0)), tmp_path / "a" / f"{k}.png")
     break_some(tmp_path / "a")
     save(plain((9, 0, 0)), tmp_path / "b" / "last.png")
-    data = ImageFolder(tmp_path, 8, tolerance=0.5)
-    reasons = {path.name: reason for path, reason in data.skipped}
+    data = Images(tmp_path, 8, tolerance=0.5)
+    reasons = {Path(path).name: reason for path, reason in data.skipped}
     assert "truncated" in reasons.pop("truncated.jpg")
     assert reasons == {
         "gif.png": "not a PNG, JPEG or WebP image",
@@ -186,7 +186,7 @@ def test_only_the_first_ten_broken_files_are_named(tmp_path: Path, capsys: pytes
     save(plain(RED), tmp_path / "ok.png")
     for k in range(13):
         (tmp_path / f"{k:02}.png").write_bytes(b"")
-    assert len(ImageFolder(tmp_path, 8, tolerance=1).skipped) == 13
+    assert len(Images(tmp_path, 8, tolerance=1).skipped) == 13
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 11 and errors[-1] == "skipped 3 more unreadable images"
 
@@ -196,16 +196,16 @@ def test_too_many_broken_files_are_an_error(tmp_path: Path) -> None:
         save(plain(RED), tmp_path / f"{k}.png")
     (tmp_path / "x.png").write_bytes(b"")
     (tmp_path / "y.png").write_bytes(b"")
-    assert len(ImageFolder(tmp_path, 8)) == 18
+    assert len(Images(tmp_path, 8)) == 18
     (tmp_path / "z.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"3 of 21 images cannot be read.*10%.*x\.png: the file is empty"):
-        ImageFolder(tmp_path, 8)
+        Images(tmp_path, 8)
 
 
 def test_nothing_readable_is_an_error_at_any_tolerance(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"")
     with pytest.raises(UserError, match="1 of 1 images cannot be read"):
-        ImageFolder(tmp_path, 8, tolerance=1)
+        Images(tmp_path, 8, tolerance=1)
 
 
 def test_a_class_left_without_images_is_an_error(tmp_path: Path) -> None:
@@ -213,25 +213,25 @@ def test_a_class_left_without_images_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "b.png").write_bytes(b"")
     with pytest.raises(UserError, match="none of its images can be read"):
-        ImageFolder(tmp_path, 8, tolerance=0.5)
+        Images(tmp_path, 8, tolerance=0.5)
 
 
 def test_refusals_name_the_value_and_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no images: put \.png"):
-        ImageFolder(tmp_path, 8)
+        Images(tmp_path, 8)
     with pytest.raises(UserError, match="missing does not exist"):
-        ImageFolder(tmp_path / "missing", 8)
+        Images(tmp_path / "missing", 8)
     path = save(plain(RED), tmp_path / "a.png")
     with pytest.raises(UserError, match="is not a folder"):
-        ImageFolder(path, 8)
+        Images(path, 8)
     for size in (0, -4, 8.0, True):
         with pytest.raises(UserError, match=f"image size {size!r} is not a positive whole number"):
-            ImageFolder(tmp_path, size)  # type: ignore[arg-type]
+            Images(tmp_path, size)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="tolerance 10 is not a share"):
-        ImageFolder(tmp_path, 8, tolerance=10)
+        Images(tmp_path, 8, tolerance=10)
     save(plain(RED), tmp_path / "b" / "b.png")
     with pytest.raises(UserError, match=r"a\.png\) beside class folders \(such as b\)"):
-        ImageFolder(tmp_path, 8)
+        Images(tmp_path, 8)
 
 
 def test_the_fingerprint_follows_content_labels_and_size(tmp_path: Path) -> None:
@@ -241,7 +241,37 @@ def test_the_fingerprint_follows_content_labels_and_size(tmp_path: Path) -> None
     save(noise(8, 8, 1), tmp_path / "two" / "b" / "b.png")
     save(noise(8, 8, 0), tmp_path / "three" / "a" / "a.png")
     save(noise(8, 8, 2), tmp_path / "three" / "b" / "b.png")
-    first = ImageFolder(tmp_path / "one", 8).fingerprint
-    assert ImageFolder(tmp_path / "two", 8).fingerprint == first
-    assert ImageFolder(tmp_path / "three", 8).fingerprint != first
-    assert ImageFolder(tmp_path / "one", 4).fingerprint != first
+    first = Images(tmp_path / "one", 8).fingerprint
+    assert Images(tmp_path / "two", 8).fingerprint == first
+    assert Images(tmp_path / "three", 8).fingerprint != first
+    assert Images(tmp_path / "one", 4).fingerprint != first
+
+
+def test_the_box_crop_halves_then_takes_the_short_side_then_cuts() -> None:
+    image = noise(60, 131)
+    halved = image.resize((65, 30), Image.Resampling.BOX).resize((32, 15), Image.Resampling.BOX)
+    scaled = halved.resize((17, 8), Image.Resampling.BICUBIC)
+    expected = np.asarray(scaled)[:, 4:12]
+    found = decode(np.asarray(image), 8, "box").transpose(1, 2, 0)
+    assert np.array_equal(found, expected)
+    assert not np.array_equal(found, decode(np.asarray(image), 8).transpose(1, 2, 0))
+
+
+def test_both_crops_agree_where_there_is_nothing_to_resize() -> None:
+    pixels = np.asarray(noise(8, 14))
+    assert np.array_equal(decode(pixels, 8), decode(pixels, 8, "box"))
+    assert np.array_equal(decode(pixels, 8).transpose(1, 2, 0), pixels[:, 3:11])
+
+
+def test_pixels_are_taken_as_they_are_and_grey_becomes_rgb() -> None:
+    pixels = np.asarray(noise(8, 8))
+    assert np.array_equal(decode(pixels, 8).transpose(1, 2, 0), pixels)
+    assert np.array_equal(decode(pixels[..., :1], 8), np.repeat(pixels[None, ..., 0], 3, 0))
+    for wrong in (pixels[..., :2], pixels[..., 0], pixels.astype(np.float32)):
+        with pytest.raises(OSError, match="not uint8"):
+            decode(wrong, 8)
+
+
+def test_an_unknown_crop_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown crop 'lanczo': did you mean 'lanczos'"):
+        Images(tmp_path, 8, crop="lanczo")  # type: ignore[arg-type]

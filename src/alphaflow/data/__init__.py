@@ -2,7 +2,7 @@
 
 from alphaflow.data.dataset import Dataset
 from alphaflow.data.digits import Digits
-from alphaflow.data.images import ImageFolder
+from alphaflow.data.images import Images
 from alphaflow.data.loader import Batch, Batches
 from alphaflow.data.toys import TOYS, Toy, toy_points
 from alphaflow.pixels import from_uint8, to_uint8
@@ -13,7 +13,7 @@ __all__ = [
     "Batches",
     "Dataset",
     "Digits",
-    "ImageFolder",
+    "Images",
     "Toy",
     "from_uint8",
     "to_uint8",

@@ -1,197 +1,175 @@
-"""A folder of images as a data set: one class a sub-folder, decoded once and held in memory."""
+"""Images of a source as a data set: decoded once, into memory or, if they are many, into a file of the cache."""
 
+import hashlib
 import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alphaflow.data.dataset import fingerprint
+from alphaflow.data.pixel_cache import Decoded, decoded_file
+from alphaflow.data.sources import Crop, Source, decode_or_reason, open_source
+from alphaflow.data.sources.decoding import check_size_and_crop
 from alphaflow.errors import UserError
 from alphaflow.pixels import mirror, scale_pixels
 
-if TYPE_CHECKING:
-    from PIL import Image
+Skipped = list[tuple[int, str]]
+"""The images that cannot be decoded, by number, each with the reason."""
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _NAMED_AT_MOST = 10
-_FILES_PER_ROUND = 4096  # bounds the number of decoding tasks that wait at once
+_BLOCK = 8  # images a task of the pool: enough to hide what a task costs
+_ROUND = 4096  # images between two marks of progress
 
 
-class ImageFolder:
-    """The images below `root`, as RGB of `size` x `size` pixels in [-1, 1].
+class Images:
+    """The images of a source, as RGB of `size` x `size` pixels in [-1, 1]; see `sources.decode` for the
+    conversion.
 
-    `root` holds one folder a class, with images at any depth below it; the classes are sorted by name. A
-    root that holds images and no such folder is one unlabelled set. Hidden files and folders (those whose
-    name starts with a dot) are passed over, and so are files that are not PNG, JPEG or WebP by suffix.
-
-    Each image is turned as its EXIF orientation says, brought to 8-bit RGB (transparency over white),
-    resized with the Lanczos filter so that its short side is `size`, and cropped about its centre. All of
-    them are decoded once into 3 · size² bytes an image. Files that cannot be decoded are named on stderr
-    and left out.
+    All of them are decoded once, into 3 · size² bytes an image: into memory if they fit into `memory`, otherwise
+    into a file of the cache, which is mapped, shared by the processes of a machine and found again by the next
+    run. Images that cannot be decoded are named on stderr and left out.
 
     Args:
-        root: the folder.
+        source: the images, or their address; see `open_source`.
         size: side of the images in pixels, at least 1.
-        tolerance: the largest share of undecodable files, in [0, 1], that is not an error.
+        crop: how an image becomes a square; see `sources.decode`.
+        tolerance: the largest share of undecodable images, in [0, 1], that is not an error.
+        memory: GB (10⁹ bytes) of decoded images that may be held in memory, at least 0.
 
     Raises:
-        UserError: no such folder, no images in it, images both beside and in class folders, a bad `size`
-            or `tolerance`, too many undecodable files, or a class left with none.
+        UserError: a bad argument, too many undecodable images, a class left with none, or no room for the cache.
     """
 
     kind: Literal["image", "points"] = "image"
 
-    def __init__(self, root: str | os.PathLike[str], size: int, *, tolerance: float = 0.1) -> None:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise UserError(f"image size {size!r} is not a positive whole number: give pixels, such as 64")
+    def __init__(
+        self,
+        source: Source | str | os.PathLike[str],
+        size: int,
+        *,
+        crop: Crop = "lanczos",
+        tolerance: float = 0.1,
+        memory: float = 4.0,
+    ) -> None:
+        check_size_and_crop(size, crop)
         if not 0 <= tolerance <= 1:
             raise UserError(f"tolerance {tolerance!r} is not a share: give a number from 0 to 1")
-        self.root = Path(root)
-        paths, labels, self.class_names = _find(self.root)
-        pixels, self.skipped = _decode_all(paths, size)
-        broken = {path for path, _ in self.skipped}
-        kept = np.array([path not in broken for path in paths])
+        if not memory >= 0:
+            raise UserError(f"memory {memory!r} is no amount: give GB, 0 or more")
+        source = open_source(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else source
+        self.source = source
+        count = len(source)
+        kept: Decoded | None = None
+        if count * 3 * size * size <= round(memory * 1e9):
+            pixels = np.empty((count, 3, size, size), np.uint8)
+            bad = decode_range(source, pixels, crop, range(count))
+        else:
+            kept = decoded_file(source, size, crop, decode_range)
+            pixels, bad = kept.pixels, kept.skipped
+        self.skipped = [(source.name(index), reason) for index, reason in bad]
         _report(self.skipped)
-        _check(self.root, self.skipped, len(paths), tolerance)
-        labels = labels[kept]
-        for label, name in enumerate(self.class_names):
-            if not np.any(labels == label):
-                raise UserError(f"class folder {self.root / name}: none of its images can be read: remove it")
+        _check(source.address, self.skipped, count, tolerance)
+        self._rows = np.setdiff1d(np.arange(count), [index for index, _ in bad]) if bad else None
+        labels = np.zeros(count, np.int64) if source.labels is None else source.labels
+        labels = labels if self._rows is None else labels[self._rows]
+        self.class_names = source.class_names
+        for label in np.setdiff1d([] if source.labels is None else source.labels, labels):
+            raise UserError(
+                f"{source.address}: class {self.class_names[label]!r}: none of its images can be read: remove it"
+            )
         self.shape: tuple[int, ...] = (3, size, size)
         self.num_classes: int = len(self.class_names)
-        settings = f"folder {size} lanczos centre {self.class_names}"
-        self.fingerprint: str = fingerprint(settings, pixels, labels)
+        settings = f"folder {size} {crop} centre {self.class_names}"
+
+        def hashed() -> str:
+            return _fingerprint(settings, pixels, self._rows, labels)
+
+        self.fingerprint: str = kept.remember(settings, hashed) if kept else hashed()
         self._pixels = torch.from_numpy(pixels)
         self._y = torch.from_numpy(labels) if self.num_classes else None
+        self._count = len(labels)
 
     def __len__(self) -> int:
-        return self._pixels.shape[0]
+        return self._count
 
     def batch(self, indices: Tensor, flip: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Return x, float32 (B, 3, size, size) in [-1, 1], and y, int64 (B,), or `None`; see `Dataset`."""
         y = None if self._y is None else self._y[indices]
-        return mirror(scale_pixels(self._pixels[indices]), flip), y
+        rows = indices if self._rows is None else torch.from_numpy(self._rows[indices.numpy()])
+        return mirror(scale_pixels(self._pixels[rows]), flip), y
 
 
-def load_image(path: str | os.PathLike[str], size: int) -> NDArray[np.uint8]:
-    """Decode one image as `ImageFolder` does: RGB uint8 (3, size, size).
+def decode_range(source: Source, pixels: NDArray[np.uint8], crop: Crop, which: Sequence[int]) -> Skipped:
+    """Decode the images `which` of a source into their rows of `pixels`, uint8 (N, 3, size, size), on all cores.
 
-    Raises:
-        OSError: the file cannot be read, or is no whole PNG, JPEG or WebP image. Pillow's decoders raise
-            other exceptions too on files that are damaged in unusual ways.
+    Returns:
+        those that cannot be decoded; their rows are zero.
     """
-    from PIL import Image, ImageOps
-
-    with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as opened:
-        opened.load()
-        image = _to_rgb(ImageOps.exif_transpose(opened))
-    # The box is the largest centred square. The filter sees the pixels beyond it, so this equals a resize
-    # of the whole image and a crop, without rounding the crop and without the wide intermediate.
-    left, top = (image.width - min(image.size)) / 2, (image.height - min(image.size)) / 2
-    box = (left, top, image.width - left, image.height - top)
-    square = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
-    return np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)
-
-
-def _to_rgb(image: "Image.Image") -> "Image.Image":
-    from PIL import Image
-
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it at 255
-        levels = np.asarray(image).astype(np.float64) / 257.0
-        image = Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
-    if {"A", "a"} & set(image.getbands()) or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def _images_in(folder: Path, pattern: str) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.glob(pattern)
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
-
-
-def _find(root: Path) -> tuple[list[Path], NDArray[np.int64], tuple[str, ...]]:
-    """List the image files with their labels, and the class names; no names when there are no classes."""
-    if not root.is_dir():
-        wrong = "is not a folder" if root.exists() else "does not exist"
-        raise UserError(f"image folder {root} {wrong}: give a folder with one sub-folder of images a class")
-    direct = _images_in(root, "*")
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    by_class = {folder.name: found for folder in folders if (found := _images_in(folder, "**/*"))}
-    if direct and by_class:
-        raise UserError(
-            f"image folder {root} holds images (such as {direct[0].name}) beside class folders (such as "
-            f"{next(iter(by_class))}): put every image into a class folder, or all of them directly inside"
-        )
-    if not direct and not by_class:
-        raise UserError(f"image folder {root} holds no images: put {', '.join(SUFFIXES)} files into it")
-    if direct:
-        return direct, np.zeros(len(direct), np.int64), ()
-    paths = [path for found in by_class.values() for path in found]
-    labels = np.repeat(np.arange(len(by_class)), [len(found) for found in by_class.values()])
-    return paths, labels.astype(np.int64), tuple(by_class)
-
-
-def _decode_all(paths: Sequence[Path], size: int) -> tuple[NDArray[np.uint8], list[tuple[Path, str]]]:
-    """Decode the files in order into uint8 (N, 3, size, size), leaving out those listed with a reason."""
     from rich.console import Console
     from rich.progress import Progress
 
-    pixels = np.empty((len(paths), 3, size, size), np.uint8)
-    skipped: list[tuple[Path, str]] = []
-    count = 0
+    size = pixels.shape[-1]
+
+    def work(block: Sequence[int]) -> Skipped:
+        bad: Skipped = []
+        for index in block:
+            outcome = _read(source, index, size, crop)
+            pixels[index] = 0 if isinstance(outcome, str) else outcome
+            if isinstance(outcome, str):
+                bad.append((index, outcome))
+        return bad
+
+    skipped: Skipped = []
     bar = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
-    with bar, ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        task = bar.add_task("decoding images", total=len(paths))
-        for start in range(0, len(paths), _FILES_PER_ROUND):
-            some = paths[start : start + _FILES_PER_ROUND]
-            for path, outcome in zip(some, pool.map(lambda path: _try(path, size), some)):
-                if isinstance(outcome, str):
-                    skipped.append((path, outcome))
-                else:
-                    pixels[count] = outcome
-                    count += 1
-                bar.advance(task)
-    return pixels[:count], skipped
+    with bar, ThreadPoolExecutor(min(64, len(os.sched_getaffinity(0)))) as pool:
+        task = bar.add_task("decoding images", total=len(source), completed=which[0] if which else 0)
+        for start in range(0, len(which), _ROUND):  # bounds the number of tasks that wait at once
+            some = which[start : start + _ROUND]
+            for bad in pool.map(work, (some[k : k + _BLOCK] for k in range(0, len(some), _BLOCK))):
+                skipped += bad
+            bar.advance(task, len(some))
+    return skipped
 
 
-def _try(path: Path, size: int) -> NDArray[np.uint8] | str:
-    """Decode one file, or say why it cannot be."""
-    from PIL import UnidentifiedImageError
-
+def _read(source: Source, index: int, size: int, crop: Crop) -> NDArray[np.uint8] | str:
+    """One image, or why there is none."""
     try:
-        if path.stat().st_size == 0:
-            return "the file is empty"
-        return load_image(path, size)
-    except UnidentifiedImageError:
-        return "not a PNG, JPEG or WebP image"
-    except Exception as error:  # a damaged file can make a decoder raise nearly anything
-        return " ".join(str(error).split()) or type(error).__name__
+        data = source.read(index)
+    except OSError as error:
+        return error.strerror or " ".join(str(error).split()) or type(error).__name__
+    return decode_or_reason(data, size, crop)
 
 
-def _report(skipped: Sequence[tuple[Path, str]]) -> None:
-    for path, reason in skipped[:_NAMED_AT_MOST]:
-        print(f"skipped {path}: {reason}", file=sys.stderr)
+def _fingerprint(
+    settings: str, pixels: NDArray[np.uint8], rows: NDArray[np.int64] | None, labels: NDArray[np.int64]
+) -> str:
+    """What `dataset.fingerprint` gives for the chosen rows and the labels, without a copy of the rows."""
+    digest = hashlib.sha256(settings.encode())
+    digest.update(f"|{pixels.dtype.str}{(len(labels), *pixels.shape[1:])}|".encode())
+    for start in range(0, len(labels), _ROUND):
+        part = slice(start, start + _ROUND)
+        digest.update(np.ascontiguousarray(pixels[part] if rows is None else pixels[rows[part]]).data)
+    digest.update(f"|{labels.dtype.str}{labels.shape}|".encode())
+    digest.update(np.ascontiguousarray(labels).data)
+    return digest.hexdigest()[:16]
+
+
+def _report(skipped: Sequence[tuple[str, str]]) -> None:
+    for name, reason in skipped[:_NAMED_AT_MOST]:
+        print(f"skipped {name}: {reason}", file=sys.stderr)
     if len(skipped) > _NAMED_AT_MOST:
         print(f"skipped {len(skipped) - _NAMED_AT_MOST} more unreadable images", file=sys.stderr)
 
 
-def _check(root: Path, skipped: Sequence[tuple[Path, str]], total: int, tolerance: float) -> None:
+def _check(address: str, skipped: Sequence[tuple[str, str]], total: int, tolerance: float) -> None:
     if len(skipped) == total or len(skipped) > tolerance * total:
-        path, reason = skipped[0]
+        name, reason = skipped[0]
         raise UserError(
-            f"image folder {root}: {len(skipped)} of {total} images cannot be read, more than the tolerated "
-            f"{tolerance:.0%} (first {path}: {reason}): repair or remove them, or raise the tolerance"
+            f"{address}: {len(skipped)} of {total} images cannot be read, more than the tolerated "
+            f"{tolerance:.0%} (first {name}: {reason}): repair or remove them, or raise the tolerance"
         )

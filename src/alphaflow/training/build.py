@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from .. import models, schedules, times
-from ..data import TOYS, Dataset, Digits, ImageFolder, Toy
+from ..data import TOYS, Dataset, Digits, Images, Toy
+from ..data.sources import open_source
 from ..derivative import METHODS
 from ..errors import UserError, choose
 from ..guidance import Guidance
@@ -26,8 +27,9 @@ def build_dataset(config: DataConfig) -> Dataset:
         return Toy(config.toy)
     if config.name == "folder":
         if not config.path:
-            raise UserError("no folder of images given: add --data.path DIR", status=2)
-        return ImageFolder(config.path, config.size, tolerance=config.tolerance)
+            raise UserError("no images given: add --data.path DIR, or another address of images", status=2)
+        source = open_source(config.path, labels=config.labels or None)
+        return Images(source, config.size, crop=config.crop, tolerance=config.tolerance, memory=config.memory)
     return Digits()
 
 

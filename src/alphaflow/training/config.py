@@ -16,11 +16,19 @@ from ..errors import UserError, choose
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     name: Literal["digits", "toy", "folder"] = "digits"
-    """Which data: scikit-learn's digits, a 2-D toy, or a folder of images."""
+    """Which data: scikit-learn's digits, a 2-D toy, or images at an address (folder)."""
     path: str = ""
-    """folder: the directory, with one sub-directory for each class."""
+    """folder: the address: a directory with one sub-directory for each class, or another form that docs/data.md
+    lists."""
+    labels: str = ""
+    """folder: where labels come from, if not from the data's own: FILE.csv, a column, or none."""
     size: int = 64
     """folder: images are resized and cropped to size × size pixels."""
+    crop: Literal["lanczos", "box"] = "lanczos"
+    """folder: the central square by Lanczos (α-Flow's), or halved by box and then bicubic (ADM's, DiT's,
+    SiT's)."""
+    memory: float = 4.0
+    """folder: sets that decoded take more than this many GB go into a file of the cache; 0: all."""
     flip: bool = False
     """Mirror images left-right with probability 1/2."""
     tolerance: float = 0.1

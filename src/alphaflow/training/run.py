@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,13 @@ class RunFolder:
             self.write_config(config, data)
         except OSError as error:
             raise UserError(f"cannot write to {self.path} ({error.strerror}): choose another --out") from None
+
+    def list_skipped(self, skipped: Sequence[tuple[str, str]]) -> None:
+        """Write skipped.txt: the samples that could not be read, one a line with the reason; no file without
+        any."""
+        if skipped:
+            lines = "".join(f"{name}: {reason}\n" for name, reason in skipped)
+            (self.path / "skipped.txt").write_text(lines, errors="surrogateescape")
 
     def write_config(self, config: Config, data: dict[str, Any]) -> None:
         """(Re)write config.yaml, atomically. `data` describes the data set."""

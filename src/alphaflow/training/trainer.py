@@ -89,6 +89,7 @@ class Trainer:
         trainer.parallel.wait()  # for all to have seen that there was no run
         if trainer.parallel.main:
             folder.create(config, describe(trainer.dataset))
+            folder.list_skipped(getattr(trainer.dataset, "skipped", ()))
         return trainer
 
     @classmethod

@@ -1,0 +1,131 @@
+"""Arrays in the layouts in which people keep images."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alphaflow.data.sources import decode, open_source
+from alphaflow.errors import UserError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (7, 6, 5, 3), dtype=np.uint8)
+GREY = PIXELS[..., :1]
+LABELS = np.array([2, 0, 1, 1, 0, 2, 2])
+
+
+def save(path: Path, **arrays: np.ndarray) -> str:
+    if path.suffix == ".npy":
+        np.save(path, arrays["images"])
+    else:
+        np.savez_compressed(path, **arrays)
+    return str(path)
+
+
+@pytest.mark.parametrize("end", ["npy", "npz"])
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (PIXELS, PIXELS),
+        (PIXELS.transpose(0, 3, 1, 2), PIXELS),
+        (GREY, GREY),
+        (GREY.transpose(0, 3, 1, 2), GREY),
+        (GREY[..., 0], GREY),
+    ],
+)
+def test_layouts(tmp_path: Path, end: str, array: np.ndarray, expected: np.ndarray) -> None:
+    path = save(tmp_path / f"a.{end}", images=array)
+    source = open_source(path)
+    assert len(source) == 7 and source.labels is None and source.class_names == ()
+    assert all(np.array_equal(source.read(k), expected[k]) for k in range(7))
+    assert decode(source.read(3), 4).shape == (3, 4, 4)
+    assert source.name(3) == f"image 3 of {path}"
+
+
+def test_labels_of_an_npz(tmp_path: Path) -> None:
+    words = np.array(["b", "a", "c", "c", "a", "b", "b"])
+    path = save(tmp_path / "a.npz", x=PIXELS, y=LABELS, words=words, other=PIXELS)
+    assert open_source(path).labels.tolist() == LABELS.tolist()
+    assert open_source(path, labels="words").class_names == ("a", "b", "c")
+    assert open_source(path, labels="none").labels is None
+    np.save(tmp_path / "l.npy", LABELS[:, None] + 5)
+    beside = open_source(path, labels=str(tmp_path / "l.npy"))
+    assert beside.class_names == ("5", "6", "7") and beside.labels.tolist() == LABELS.tolist()
+    with pytest.raises(UserError, match=r"unknown array of .* 'word': did you mean 'words'"):
+        open_source(path, labels="word")
+
+
+def test_the_only_array_of_bytes_is_taken_whatever_its_name(tmp_path: Path) -> None:
+    assert len(open_source(save(tmp_path / "a.npz", samples=PIXELS, labels=LABELS))) == 7
+    with pytest.raises(UserError, match=r"no array named images, x or arr_0, but a uint8 .* b uint8"):
+        open_source(save(tmp_path / "b.npz", a=PIXELS, b=PIXELS))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": PIXELS.astype(np.float32)}, "of type float32: images must be uint8"),
+        ({"images": PIXELS[0, 0]}, r"has the shape \(5, 3\)"),
+        ({"images": np.zeros((7, 6, 5, 4), np.uint8)}, r"has the shape \(7, 6, 5, 4\)"),
+        ({"images": PIXELS[:0]}, r"has the shape \(0, 6, 5, 3\)"),
+        ({"images": PIXELS, "labels": LABELS[:6]}, r"are int64 \(6,\), not 7 whole numbers"),
+        ({"images": PIXELS, "labels": LABELS / 2}, "are float64"),
+    ],
+)
+def test_arrays_that_cannot_be_used_are_refused(
+    tmp_path: Path, arrays: dict[str, np.ndarray], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        open_source(save(tmp_path / "a.npz", **arrays))
+
+
+@pytest.mark.parametrize("end", ["npy", "npz"])
+def test_nothing_pickled_is_loaded(tmp_path: Path, end: str) -> None:
+    class Trap:
+        def __reduce__(self):  # type: ignore[no-untyped-def]
+            return (Path.touch, (tmp_path / "executed",))
+
+    path = tmp_path / f"a.{end}"
+    trap = np.array([Trap()], dtype=object)
+    np.save(path, trap, allow_pickle=True) if end == "npy" else np.savez(path, images=trap)
+    with pytest.raises(UserError, match="no whole array file"):
+        open_source(str(path))
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("end", ["npy", "npz"])
+def test_damaged_and_missing_files_are_refused(tmp_path: Path, end: str) -> None:
+    path = tmp_path / f"a.{end}"
+    save(path, images=PIXELS)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"nonsense" * 99):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"a\.{end}"):
+            open_source(str(path))
+    path.unlink()
+    with pytest.raises(UserError, match="No such file"):
+        open_source(str(path))
+
+
+def test_an_array_that_declares_more_than_it_holds_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (1 << 60, 3)})
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("images.npy", header.getvalue() + bytes(99))
+    with pytest.raises(
+        UserError, match=r"images\.npy is refused: it declares an array of \(1152921504606846976, 3\)"
+    ):
+        open_source(str(tmp_path / "a.npz"))
+
+
+def test_a_bomb_of_zeros_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npz", images=np.zeros((10_000, 32, 32, 3), np.uint8))
+    with pytest.raises(UserError, match="it declares 30720128 bytes in"):
+        open_source(path)
+
+
+def test_other_pixels_of_the_same_shape_have_another_stamp(tmp_path: Path) -> None:
+    one = open_source(save(tmp_path / "a.npy", images=PIXELS))
+    two = open_source(save(tmp_path / "a.npy", images=255 - PIXELS))
+    assert one.digest == two.digest and one.stamp != two.stamp
