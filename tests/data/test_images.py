@@ -161,7 +161,9 @@ def test_the_orientation_is_found_in_every_format(tmp_path: Path, name: str) -> 
     upright.paste(BLUE, (0, 4, 8, 8))
     stored = upright.transpose(Image.Transpose.ROTATE_90)
     path = save(stored, tmp_path / name, exif=exif, quality=95)
-    assert np.abs(decode(path, 8).transpose(1, 2, 0) - np.asarray(upright, int)).mean() < 40  # turned wrongly: 85 or more
+    assert (
+        np.abs(decode(path, 8).transpose(1, 2, 0) - np.asarray(upright, int)).mean() < 40
+    )  # turned wrongly: 85 or more
 
 
 def test_the_orientation_is_found_in_xmp(tmp_path: Path) -> None:

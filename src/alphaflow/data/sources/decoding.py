@@ -21,7 +21,10 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 def decode(
-    data: bytes | NDArray[np.uint8] | str | os.PathLike[str], size: int, crop: Crop = "lanczos"
+    data: bytes | NDArray[np.uint8] | str | os.PathLike[str],
+    size: int,
+    crop: Crop = "lanczos",
+    out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
     """Bring one image to RGB uint8 (3, size, size).
 
@@ -35,6 +38,7 @@ def decode(
         crop: "lanczos" resizes the central square in one go with the Lanczos filter, as the α-Flow protocol does.
             "box" is ADM's crop, which DiT and SiT use: halve with the box filter while the short side is at least
             2 · size, then bicubic to the short side, then cut out the centre.
+        out: where to put it, uint8 (3, size, size); `None`: into a new array.
 
     Raises:
         OSError: no whole PNG, JPEG or WebP image. Pillow's decoders raise other exceptions too on files that are
@@ -43,15 +47,18 @@ def decode(
     from PIL import Image
 
     if isinstance(data, np.ndarray):
-        return _square(_from_pixels(data), size, crop)
+        return _square(_from_pixels(data), size, crop, out)
     with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS) as opened:
         opened.load()
-        return _square(_to_rgb(_upright(opened)), size, crop)
+        return _square(_to_rgb(_upright(opened)), size, crop, out)
 
 
-def _square(image: "Image.Image", size: int, crop: Crop) -> NDArray[np.uint8]:
+def _square(image: "Image.Image", size: int, crop: Crop, out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
     square = image if image.size == (size, size) else _CROPS[crop](image, size)
-    return np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)
+    pixels = np.empty((3, size, size), np.uint8) if out is None else out
+    for channel, name in zip(pixels, "RGB"):  # half the time of one array, transposed
+        channel[:] = np.frombuffer(square.tobytes("raw", name), np.uint8).reshape(size, size)
+    return pixels
 
 
 def _upright(image: "Image.Image") -> "Image.Image":
@@ -65,7 +72,10 @@ def _upright(image: "Image.Image") -> "Image.Image":
 
 
 def decode_or_reason(
-    data: bytes | NDArray[np.uint8], size: int, crop: Crop = "lanczos"
+    data: bytes | NDArray[np.uint8],
+    size: int,
+    crop: Crop = "lanczos",
+    out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8] | str:
     """`decode`, or why it cannot be, in words that follow a file's name."""
     from PIL import UnidentifiedImageError
@@ -73,7 +83,7 @@ def decode_or_reason(
     try:
         if len(data) == 0:
             return "the file is empty"
-        return decode(data, size, crop)
+        return decode(data, size, crop, out)
     except UnidentifiedImageError:
         return "not a PNG, JPEG or WebP image"
     except Exception as error:  # a damaged file can make a decoder raise nearly anything
