@@ -21,9 +21,9 @@ from alphaflow.data import Images
 from alphaflow.data.images import decode_range
 from alphaflow.data.sources import open_source
 
-COUNT = 400
+COUNT = 200
 ROUNDS = 5
-REPEATS = 3  # of the files in a round, or starting the threads would weigh
+REPEATS = 4  # of the files in a round, or starting the threads would weigh
 BATCH = 128
 CASES = {"256x256": ((256, 256), 256), "500x375 to 256": ((500, 375), 256), "500x375 to 64": ((500, 375), 64)}
 
