@@ -153,6 +153,25 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     assert np.array_equal(decode(path, 8).transpose(1, 2, 0), np.asarray(upright)[:, 2:10])
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "a.webp", "a.png"])
+def test_the_orientation_is_found_in_every_format(tmp_path: Path, name: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = plain(RED, (8, 8))
+    upright.paste(BLUE, (0, 4, 8, 8))
+    stored = upright.transpose(Image.Transpose.ROTATE_90)
+    path = save(stored, tmp_path / name, exif=exif, quality=95)
+    assert (
+        np.abs(decode(path, 8).transpose(1, 2, 0) - np.asarray(upright, int)).mean() < 40
+    )  # turned wrongly: 85 or more
+
+
+def test_the_orientation_is_found_in_xmp(tmp_path: Path) -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="3"/></x:xmpmeta>'
+    path = save(noise(8, 8), tmp_path / "a.webp", lossless=True, xmp=xmp)
+    assert np.array_equal(decode(path, 8).transpose(1, 2, 0), np.asarray(noise(8, 8))[::-1, ::-1])
+
+
 def break_some(folder: Path) -> None:
     whole = save(noise(64, 64), folder / "whole.jpg").read_bytes()
     (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])

@@ -113,15 +113,13 @@ def decode_range(source: Source, pixels: NDArray[np.uint8], crop: Crop, which: S
     from rich.console import Console
     from rich.progress import Progress
 
-    size = pixels.shape[-1]
-
     def work(block: Sequence[int]) -> Skipped:
         bad: Skipped = []
         for index in block:
-            outcome = _read(source, index, size, crop)
-            pixels[index] = 0 if isinstance(outcome, str) else outcome
-            if isinstance(outcome, str):
-                bad.append((index, outcome))
+            reason = _read(source, index, crop, pixels[index])
+            if reason is not None:
+                pixels[index] = 0
+                bad.append((index, reason))
         return bad
 
     skipped: Skipped = []
@@ -136,13 +134,14 @@ def decode_range(source: Source, pixels: NDArray[np.uint8], crop: Crop, which: S
     return skipped
 
 
-def _read(source: Source, index: int, size: int, crop: Crop) -> NDArray[np.uint8] | str:
-    """One image, or why there is none."""
+def _read(source: Source, index: int, crop: Crop, out: NDArray[np.uint8]) -> str | None:
+    """Decode one image into `out`, or say why it cannot be."""
     try:
         data = source.read(index)
     except OSError as error:
         return error.strerror or " ".join(str(error).split()) or type(error).__name__
-    return decode_or_reason(data, size, crop)
+    outcome = decode_or_reason(data, out.shape[-1], crop, out)
+    return outcome if isinstance(outcome, str) else None
 
 
 def _fingerprint(

@@ -55,7 +55,8 @@ class Tree:
         return str(self.root / self._names[index])
 
     def read(self, index: int) -> bytes:
-        return (self.root / self._names[index]).read_bytes()
+        with open(f"{self.root}/{self._names[index]}", "rb", buffering=0) as file:  # noqa: PTH123  # half the time
+            return file.readall()
 
 
 def list_tree(root: Path) -> tuple[Names, NDArray[np.int64], NDArray[np.int64]]:
