@@ -2,6 +2,7 @@
 
 import os
 import resource
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from alphaflow.rng import KeyedRandom, hash_key
 from .manifest import Manifest, read_manifest
 from .shards import Shard, open_shard
 
-_BLOCK = 16  # rows that are computed together, few enough to stay in the processor's cache
+_BLOCK = 32  # rows that are computed together, few enough to stay in the processor's cache
 
 
 class Latents:
@@ -51,9 +52,9 @@ class Latents:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # bound now: modules may go first
         for file in getattr(self, "_files", {}).values():
-            os.close(file)
+            close(file)
 
     def labels(self) -> NDArray[np.int64] | None:
         """The labels of all rows, int64 (N,), read from the shards; `None` without classes."""
