@@ -21,8 +21,21 @@ FLOORS: list[dict[str, set[str]]] = [
         "models": {"models"},
         "data": {"data"},
         "metrics": {"metrics"},
+        "autoencoders": {"vae"},
     },
-    {"running": {"training", "generate", "evaluate", "figures", "report", "report_figures", "bench"}},
+    {
+        "running": {
+            "training",
+            "generate",
+            "evaluate",
+            "figures",
+            "report",
+            "report_figures",
+            "bench",
+            "encoding",
+            "decoder",
+        }
+    },
     {"recipes": {"recipes"}},
     {"command line": {"cli", "__main__"}},
 ]

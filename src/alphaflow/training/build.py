@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from .. import models, schedules, times
-from ..data import TOYS, Dataset, Digits, Images, Toy
+from ..data import TOYS, Dataset, Digits, Images, Latents, Toy
 from ..data.sources import open_source
 from ..derivative import METHODS
 from ..errors import UserError, choose
@@ -30,6 +30,10 @@ def build_dataset(config: DataConfig) -> Dataset:
             raise UserError("no images given: add --data.path DIR, or another address of images", status=2)
         source = open_source(config.path, labels=config.labels or None)
         return Images(source, config.size, crop=config.crop, tolerance=config.tolerance, memory=config.memory)
+    if config.name == "latents":
+        if not config.path:
+            raise UserError("no latents given: add --data.path DST, as `alphaflow encode` made it", status=2)
+        return Latents(config.path)
     return Digits()
 
 
