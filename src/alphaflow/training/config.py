@@ -150,6 +150,8 @@ class Config:
     """Optimizer steps of the whole run."""
     schedule_steps: int = 0
     """What 100 % means in schedules; 0: `steps`. A lengthened run keeps its own."""
+    init: str = ""
+    """Begin where this run ended: weights, averages and moments from its newest checkpoint; steps count anew."""
     seed: int = 0
     """Of weights, data order, noise and times."""
     batch_size: int = 128
