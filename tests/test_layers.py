@@ -22,7 +22,7 @@ FLOORS: list[dict[str, set[str]]] = [
         "data": {"data"},
         "metrics": {"metrics"},
     },
-    {"running": {"training", "generate", "evaluate", "figures", "report", "report_figures", "bench"}},
+    {"running": {"training", "generate", "evaluate", "figures", "report", "report_figures", "bench", "plan"}},
     {"recipes": {"recipes"}},
     {"command line": {"cli", "__main__"}},
 ]

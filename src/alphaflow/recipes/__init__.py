@@ -6,8 +6,9 @@ Importing this loads no torch, so that `alphaflow recipes` answers at once.
 from .base import Recipe
 from .digits import DIGITS
 from .folder import FOLDER
+from .imagenet import IMAGENET
 from .toy import TOY
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (DIGITS, TOY, FOLDER)}
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (DIGITS, TOY, FOLDER, *IMAGENET)}
 
 __all__ = ["RECIPES", "Recipe"]

@@ -30,6 +30,8 @@ def build_dataset(config: DataConfig) -> Dataset:
             raise UserError("no images given: add --data.path DIR, or another address of images", status=2)
         source = open_source(config.path, labels=config.labels or None)
         return Images(source, config.size, crop=config.crop, tolerance=config.tolerance, memory=config.memory)
+    if config.name == "latents":
+        raise UserError("no latents given: add --data.path DIR, the folder of a latent set", status=2)
     return Digits()
 
 

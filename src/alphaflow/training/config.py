@@ -15,8 +15,9 @@ from ..errors import UserError, choose
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    name: Literal["digits", "toy", "folder"] = "digits"
-    """Which data: scikit-learn's digits, a 2-D toy, or images at an address (folder)."""
+    name: Literal["digits", "toy", "folder", "latents"] = "digits"
+    """Which data: scikit-learn's digits, a 2-D toy, images at an address (folder), or latents made of them
+    beforehand."""
     path: str = ""
     """folder: the address: a directory with one sub-directory for each class, or another form that docs/data.md
     lists."""
