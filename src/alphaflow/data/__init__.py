@@ -4,6 +4,7 @@ from alphaflow.data.dataset import Dataset
 from alphaflow.data.digits import Digits
 from alphaflow.data.images import Images
 from alphaflow.data.loader import Batch, Batches
+from alphaflow.data.moving import MovingDigits
 from alphaflow.data.toys import TOYS, Toy, toy_points
 from alphaflow.pixels import from_uint8, to_uint8
 
@@ -14,6 +15,7 @@ __all__ = [
     "Dataset",
     "Digits",
     "Images",
+    "MovingDigits",
     "Toy",
     "from_uint8",
     "to_uint8",

@@ -49,7 +49,7 @@ class Batches:
             raise UserError("the data set holds no samples: nothing can be drawn from it")
         if batch_size < 1:
             raise UserError(f"batch size {batch_size} is not positive: give at least 1")
-        if flip and dataset.kind != "image":
+        if flip and dataset.kind not in ("image", "video"):
             raise UserError(f"flip mirrors images, and this data set holds {dataset.kind}: leave flip off")
         self.dataset = dataset
         self.batch_size = batch_size
