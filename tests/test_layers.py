@@ -22,7 +22,19 @@ FLOORS: list[dict[str, set[str]]] = [
         "data": {"data"},
         "metrics": {"metrics"},
     },
-    {"running": {"training", "generate", "evaluate", "figures", "report", "report_figures", "bench", "plan"}},
+    {
+        "running": {
+            "training",
+            "generate",
+            "evaluate",
+            "figures",
+            "report",
+            "report_figures",
+            "bench",
+            "plan",
+            "films",
+        }
+    },
     {"recipes": {"recipes"}},
     {"command line": {"cli", "__main__"}},
 ]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import metrics
-from .data import Dataset
+from .data import Dataset, MovingDigits
 from .errors import UserError, choose
 from .generate import Generator
 from .pixels import to_uint8
@@ -163,7 +163,7 @@ def evaluate(
     Raises:
         UserError: a metric that is unknown or does not apply, too few samples.
     """
-    detector = metrics.load_digits_detector() if dataset.shape == (1, 8, 8) else None
+    detector = _detector(dataset)
     names = _choose_metrics(names, dataset, detector is not None)
     size = min(len(dataset), AT_MOST)
     count = size if count is None else count
@@ -199,6 +199,13 @@ def evaluate(
     )
 
 
+def _detector(dataset: Dataset) -> metrics.Detector | None:
+    """The network whose features fit the data, if there is one."""
+    if isinstance(dataset, MovingDigits):
+        return metrics.load_moving_digits_detector(dataset.frames, dataset.size)
+    return metrics.load_digits_detector() if dataset.shape == (1, 8, 8) else None
+
+
 def _choose_metrics(names: Sequence[str] | None, dataset: Dataset, has_detector: bool) -> list[str]:
     apply = [name for name in METRICS if has_detector or name not in NEEDS_DETECTOR]
     if dataset.kind == "points":
@@ -215,7 +222,7 @@ def _choose_metrics(names: Sequence[str] | None, dataset: Dataset, has_detector:
 def _examine(x: Tensor, y: Tensor | None, detector: metrics.Detector | None) -> Samples:
     """Samples as a PNG would hold them, and what the detector says of them."""
     values = x.flatten(1).double()
-    if x.ndim != 4:
+    if x.ndim < 4:
         return Samples(values, y)
     images = to_uint8(x)
     values = torch.from_numpy(images.reshape(len(images), -1).astype(np.float64)) / 127.5 - 1

@@ -63,7 +63,7 @@ class Generator:
     """A trained network with what is needed to sample from it. Made by `load`; call it for images.
 
     net: u(z, r, t, y), in evaluation mode, with the averaged weights, on `device`.
-    shape: of a sample: (C, H, W), or (D,) for points. kind: "image" or "points".
+    shape: of a sample: (C, H, W), (C, T, H, W) for videos, (D,) for points. kind: "image", "video" or "points".
     num_classes, class_names: of the data; 0 and none without classes.
     step: how many steps it was trained.
     weights: which ones these are, in words.
@@ -86,8 +86,8 @@ class Generator:
         method: str | Sequence[str] = "ode",
         times: Sequence[float] | None = None,
     ) -> NDArray[np.uint8]:
-        """Images uint8 (N, H, W, C), one for each label; see `samples` for the arguments."""
-        if self.kind != "image":
+        """Images uint8 (N, H, W, C), or videos (N, T, H, W, C), one for each label; see `samples`."""
+        if self.kind not in ("image", "video"):
             raise UserError(f"this run generates {self.kind}, not images: use generator.samples(...)")
         return to_uint8(self.samples(labels, nfe, seed, method, times))
 

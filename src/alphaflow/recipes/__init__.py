@@ -7,8 +7,9 @@ from .base import Recipe
 from .digits import DIGITS
 from .folder import FOLDER
 from .imagenet import IMAGENET
+from .moving import MOVING_DIGITS
 from .toy import TOY
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (DIGITS, TOY, FOLDER, *IMAGENET)}
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (DIGITS, TOY, FOLDER, MOVING_DIGITS, *IMAGENET)}
 
 __all__ = ["RECIPES", "Recipe"]

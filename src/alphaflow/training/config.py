@@ -15,16 +15,18 @@ from ..errors import UserError, choose
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    name: Literal["digits", "toy", "folder", "latents"] = "digits"
-    """Which data: scikit-learn's digits, a 2-D toy, images at an address (folder), or latents made of them
-    beforehand."""
+    name: Literal["digits", "toy", "folder", "latents", "moving-digits"] = "digits"
+    """Which data: scikit-learn's digits, a 2-D toy, images at an address (folder), latents made of them beforehand,
+    or videos of digits that move."""
     path: str = ""
     """folder: the address: a directory with one sub-directory for each class, or another form that docs/data.md
     lists."""
     labels: str = ""
     """folder: where labels come from, if not from the data's own: FILE.csv, a column, or none."""
     size: int = 64
-    """folder: images are resized and cropped to size × size pixels."""
+    """folder: images are resized and cropped to size × size pixels. moving-digits: of a frame."""
+    frames: int = 8
+    """moving-digits: frames of a video."""
     crop: Literal["lanczos", "box"] = "lanczos"
     """folder: the central square by Lanczos (α-Flow's), or halved by box and then bicubic (ADM's, DiT's,
     SiT's)."""
@@ -40,8 +42,8 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    name: Literal["dit", "mlp", "unet"] = "dit"
-    """The network: a diffusion transformer, an MLP for points, a U-Net for pixels."""
+    name: Literal["dit", "video-dit", "mlp", "unet"] = "dit"
+    """The network: a diffusion transformer for images or for videos, an MLP for points, a U-Net for pixels."""
     width: int = 96
     """Channels: tokens of the DiT, hidden units of the MLP, the first level of the U-Net."""
     depth: int = 4
@@ -52,6 +54,8 @@ class ModelConfig:
     """dit: pixels along the side of a patch."""
     activation: Literal["gelu-tanh", "gelu", "silu"] = "gelu-tanh"
     """dit: of the blocks' MLPs. gelu-tanh is DiT's; silu is the quickest on a CPU."""
+    attention: Literal["joint", "factorised"] = "joint"
+    """video-dit: each token sees all of the video, or by turns its frame and its place in all frames."""
     predicts: Literal["velocity", "data"] = "velocity"
     """What the network's output means: the average velocity u, or the data f with u = (z - f) / t."""
 

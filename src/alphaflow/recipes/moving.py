@@ -1,0 +1,35 @@
+"""Moving digits: the smallest videos there are, for one-step video generation on two cores."""
+
+from ..training.config import Config, DataConfig, EMAConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
+from .base import Recipe
+
+MOVING_DIGITS = Recipe(
+    name="moving-digits",
+    summary="videos of a handwritten digit that moves and bounces, 8 frames of 16 × 16, with a small video DiT",
+    command="alphaflow train moving-digits --out runs/moving-digits",
+    cost="",
+    expected="",
+    config=Config(
+        recipe="moving-digits",
+        steps=2000,
+        batch_size=64,
+        checkpoint_every=1000,
+        sample_every=500,
+        data=DataConfig(name="moving-digits", size=16, frames=8),
+        model=ModelConfig(
+            name="video-dit", width=192, depth=6, heads=4, patch=8, predicts="data", activation="silu"
+        ),
+        objective=ObjectiveConfig(
+            name="alphaflow",
+            alpha="sigmoid(-20%, 80%)",
+            shift="velocity",
+            weight="scaled",
+            weight_power=0.5,
+            t_law="logit-normal(-0.1, 1)",
+            r_law="logit-normal(-1.2, 1)",
+            relaxation=0.25,
+        ),
+        optimizer=OptimizerConfig(lr=2e-3, warmup=100, decay="linear(50%, 100%, last=0.05)"),
+        ema=EMAConfig(half_life=200, ramp=0.1),
+    ),
+)
