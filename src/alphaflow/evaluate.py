@@ -93,8 +93,8 @@ METRICS: dict[str, Metric] = {
     "sliced": _sliced,
 }
 NEEDS_DETECTOR = ("frechet", "accuracy", "manifold")
-AT_MOST = 10_000
-"""Real samples that the metrics look at, and generated ones unless asked otherwise."""
+AT_MOST = {"image": 10_000, "points": 10_000, "video": 2_000}
+"""Real samples that the metrics look at, by their kind, and generated ones unless asked otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,7 @@ def evaluate(
     """
     detector = _detector(dataset)
     names = _choose_metrics(names, dataset, detector is not None)
-    size = min(len(dataset), AT_MOST)
+    size = min(len(dataset), AT_MOST[dataset.kind])
     count = size if count is None else count
     if count < 8:
         raise UserError(f"--count {count} is too few to measure anything: give at least 8", status=2)

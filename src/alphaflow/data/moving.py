@@ -15,7 +15,7 @@ from alphaflow.errors import UserError
 from alphaflow.pixels import mirror
 from alphaflow.rng import KeyedRandom, hash_key
 
-SPEEDS = (-2, -1, 0, 1, 2)
+SPEEDS = (-1, 0, 1)
 """Pixels a frame, along each axis; no digit stands still."""
 DIGIT = 8
 
