@@ -185,6 +185,10 @@ def test_more_gpus_shorten_the_run_and_sharding_divides_the_states() -> None:
     assert plan(sharded, published.SHAPE, published.CLASSES, Machine(gpus=8)).states == eight.states / 8
     in_parts = plan(dataclasses.replace(config, accumulate=4), published.SHAPE, published.CLASSES)
     assert in_parts.activations < eight.activations / 2
+    again = plan(dataclasses.replace(config, recompute=True), published.SHAPE, published.CLASSES)
+    assert again.evaluations == eight.evaluations + 1
+    inputs = 32 * 12 * 256 * 768 * 4  # of 12 blocks, 256 tokens in float32, 32 rows a GPU
+    assert inputs < again.activations < eight.activations / 4
     slower = plan(dataclasses.replace(config, peak_tflops=98.9), published.SHAPE, published.CLASSES)
     assert slower.seconds == pytest.approx(10 * plan(config, published.SHAPE, published.CLASSES).seconds)
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .dual import Dual
 from .errors import UserError
 from .objectives import AlphaFlow
 from .rng import KeyedRandom
+from .training.blocks import blocks_of, recompute_blocks
 from .training.build import build_model, build_objective
 from .training.config import Config
 from .training.meter import forward_flops
@@ -128,7 +129,8 @@ def plan(config: Config, shape: Sequence[int], num_classes: int, machine: Machin
 def evaluations(config: Config, num_classes: int) -> float:
     """Forward passes a sample and step, averaged over the schedules of the run.
 
-    A tangent counts as one more pass over its rows, which is what the fused derivative takes.
+    A tangent counts as one more pass over its rows, which is what the fused derivative takes, and computing the
+    blocks again in the backward pass as one over all rows.
     """
     objective: AlphaFlow = dataclasses.replace(build_objective(config, num_classes), derivative="fused")
     rows, total = config.batch_size, 0
@@ -139,7 +141,7 @@ def evaluations(config: Config, num_classes: int) -> float:
         counting = _Counting()
         objective(counting, x, y, step=int(step), generator=KeyedRandom(0, torch.arange(rows), int(step)))
         total += counting.rows
-    return total / rows / len(steps)
+    return total / rows / len(steps) + config.recompute
 
 
 class _Counting:
@@ -172,10 +174,17 @@ def _saved(config: Config, shape: Sequence[int], num_classes: int, rows: int) ->
         sizes[storage._cdata] = storage.nbytes()
         return x
 
+    def keep_input(block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        pack(inputs[0])
+
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x)
     half = torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16")
     with FakeTensorMode():
         net = build_model(config.model, shape, num_classes)
+        if config.recompute:
+            recompute_blocks(net)
+            for block in blocks_of(net):
+                block.register_forward_pre_hook(keep_input)
         y = torch.empty(rows, dtype=torch.int64) if num_classes else None
         with hooks, half:
             kept = net(torch.empty(rows, *shape), torch.empty(rows), torch.empty(rows), y)
