@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .data.clips import require_av
 from .errors import UserError
 from .figures import image_grid, picture
 
@@ -94,12 +95,3 @@ def write_mp4(frames: Sequence[Image.Image], out: Path, rate: float) -> None:
             pixels = np.pad(pixels, [(0, side % 2) for side in pixels.shape[:2]] + [(0, 0)], mode="edge")
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
-
-
-def require_av(what: str) -> Any:
-    """PyAV, or an error that names the command which installs it."""
-    try:
-        import av
-    except ImportError:
-        raise UserError(f"{what} needs PyAV: pip install 'alphaflow[video]'") from None
-    return av

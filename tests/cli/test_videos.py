@@ -12,6 +12,7 @@ from PIL import Image
 
 import alphaflow as af
 from alphaflow.cli import run
+from clips import write_clip
 
 TINY = "--batch-size 8 --model.width 16 --model.depth 2 --model.heads 2 --log-every 1 --data.frames 3".split()
 
@@ -73,3 +74,26 @@ def test_mistakes_with_videos(words, message, tmp_path, capsys) -> None:
     assert run(["train", "moving-digits", "--out", str(tmp_path / "run"), *words]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_video_files_end_to_end(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("ALPHAFLOW_CACHE", str(tmp_path / "cache"))
+    for k in range(8):
+        write_clip(tmp_path / "videos" / "ab"[k % 2] / f"{k}.mp4", 12)
+    (tmp_path / "videos" / "a" / "broken.mp4").write_bytes(b"")
+    out = str(tmp_path / "run")
+    words = "--data.name clips --data.rate 5 --data.size 8 --data.tolerance 0.2 --data.flip".split()
+    words = ["moving-digits", "--out", out, "--data.path", str(tmp_path / "videos"), "--steps", "3", *TINY, *words]
+    assert run(["train", *words]) == 0
+    assert "skipped" in capsys.readouterr().err
+    assert run(["sample", out, "--out", str(tmp_path / "v.npz"), "--count", "4"]) == 0
+    with np.load(tmp_path / "v.npz", allow_pickle=False) as stored:
+        assert stored["videos"].shape == (4, 3, 8, 8, 3)
+    assert run(["evaluate", out, "--count", "8", "--nfe", "1"]) == 0
+    assert run(["report", out]) == 0
+    assert run(["train", "--resume", out, "--steps", "4"]) == 0
+
+
+def test_clips_need_a_path(tmp_path, capsys) -> None:
+    assert run(["train", "moving-digits", "--data.name", "clips", "--out", str(tmp_path / "run")]) == 2
+    assert "--data.path" in capsys.readouterr().err

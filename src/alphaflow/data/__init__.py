@@ -6,6 +6,7 @@ from alphaflow.data.images import Images
 from alphaflow.data.loader import Batch, Batches
 from alphaflow.data.moving import MovingDigits
 from alphaflow.data.toys import TOYS, Toy, toy_points
+from alphaflow.data.video import VideoClips
 from alphaflow.pixels import from_uint8, to_uint8
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Images",
     "MovingDigits",
     "Toy",
+    "VideoClips",
     "from_uint8",
     "to_uint8",
     "toy_points",

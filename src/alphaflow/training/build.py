@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from .. import models, schedules, times
-from ..data import TOYS, Dataset, Digits, Images, MovingDigits, Toy
+from ..data import TOYS, Dataset, Digits, Images, MovingDigits, Toy, VideoClips
 from ..data.sources import open_source
 from ..derivative import METHODS
 from ..errors import UserError, choose
@@ -30,6 +30,12 @@ def build_dataset(config: DataConfig) -> Dataset:
             raise UserError("no images given: add --data.path DIR, or another address of images", status=2)
         source = open_source(config.path, labels=config.labels or None)
         return Images(source, config.size, crop=config.crop, tolerance=config.tolerance, memory=config.memory)
+    if config.name == "clips":
+        if not config.path:
+            raise UserError("no videos given: add --data.path DIR, or a list of them", status=2)
+        return VideoClips(
+            config.path, frames=config.frames, rate=config.rate, size=config.size, tolerance=config.tolerance
+        )
     if config.name == "moving-digits":
         return MovingDigits(config.frames, config.size)
     if config.name == "latents":

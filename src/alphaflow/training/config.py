@@ -15,18 +15,20 @@ from ..errors import UserError, choose
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    name: Literal["digits", "toy", "folder", "latents", "moving-digits"] = "digits"
+    name: Literal["digits", "toy", "folder", "latents", "moving-digits", "clips"] = "digits"
     """Which data: scikit-learn's digits, a 2-D toy, images at an address (folder), latents made of them beforehand,
-    or videos of digits that move."""
+    videos of digits that move, or video files."""
     path: str = ""
     """folder: the address: a directory with one sub-directory for each class, or another form that docs/data.md
-    lists."""
+    lists. clips: such a directory of videos, or a list, .txt or .csv."""
     labels: str = ""
     """folder: where labels come from, if not from the data's own: FILE.csv, a column, or none."""
     size: int = 64
-    """folder: images are resized and cropped to size × size pixels. moving-digits: of a frame."""
+    """folder: images are resized and cropped to size × size pixels. moving-digits, clips: of a frame."""
     frames: int = 8
-    """moving-digits: frames of a video."""
+    """moving-digits, clips: frames of a video."""
+    rate: float = 8.0
+    """clips: frames a second that are taken of a file."""
     crop: Literal["lanczos", "box"] = "lanczos"
     """folder: the central square by Lanczos (α-Flow's), or halved by box and then bicubic (ADM's, DiT's,
     SiT's)."""
@@ -35,7 +37,7 @@ class DataConfig:
     flip: bool = False
     """Mirror images left-right with probability 1/2."""
     tolerance: float = 0.1
-    """folder: share of unreadable files above which training does not start."""
+    """folder, clips: share of unreadable files above which training does not start."""
     toy: str = "checkerboard"
     """toy: checkerboard, moons, gaussians or spirals."""
 
