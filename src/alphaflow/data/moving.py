@@ -37,7 +37,7 @@ class MovingDigits:
     class_names: tuple[str, ...] = tuple("0123456789")
     kind: Literal["image", "video", "points"] = "video"
 
-    def __init__(self, frames: int = 8, size: int = 16, *, count: int = 100_000, seed: int = 0) -> None:
+    def __init__(self, frames: int = 8, size: int = 12, *, count: int = 100_000, seed: int = 0) -> None:
         if frames < 1:
             raise UserError(
                 f"a video of {frames} frames has nothing to show: give --data.frames 1 or more", status=2

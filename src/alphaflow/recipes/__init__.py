@@ -7,9 +7,12 @@ from .base import Recipe
 from .digits import DIGITS
 from .folder import FOLDER
 from .imagenet import IMAGENET
+from .kinetics import KINETICS
 from .moving import MOVING_DIGITS
 from .toy import TOY
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (DIGITS, TOY, FOLDER, MOVING_DIGITS, *IMAGENET)}
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe for recipe in (DIGITS, TOY, FOLDER, MOVING_DIGITS, *IMAGENET, KINETICS)
+}
 
 __all__ = ["RECIPES", "Recipe"]

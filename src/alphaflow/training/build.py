@@ -38,7 +38,7 @@ def build_dataset(config: DataConfig) -> Dataset:
         )
     if config.name == "moving-digits":
         return MovingDigits(config.frames, config.size)
-    if config.name == "latents":
+    if config.name in ("latents", "clip-latents"):
         raise UserError("no latents given: add --data.path DIR, the folder of a latent set", status=2)
     return Digits()
 

@@ -15,9 +15,9 @@ from ..errors import UserError, choose
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    name: Literal["digits", "toy", "folder", "latents", "moving-digits", "clips"] = "digits"
+    name: Literal["digits", "toy", "folder", "latents", "moving-digits", "clips", "clip-latents"] = "digits"
     """Which data: scikit-learn's digits, a 2-D toy, images at an address (folder), latents made of them beforehand,
-    videos of digits that move, or video files."""
+    videos of digits that move, video files, or latents of their frames."""
     path: str = ""
     """folder: the address: a directory with one sub-directory for each class, or another form that docs/data.md
     lists. clips: such a directory of videos, or a list, .txt or .csv."""
@@ -26,7 +26,7 @@ class DataConfig:
     size: int = 64
     """folder: images are resized and cropped to size × size pixels. moving-digits, clips: of a frame."""
     frames: int = 8
-    """moving-digits, clips: frames of a video."""
+    """moving-digits, clips, clip-latents: frames of a video."""
     rate: float = 8.0
     """clips: frames a second that are taken of a file."""
     crop: Literal["lanczos", "box"] = "lanczos"
