@@ -30,7 +30,7 @@ def test_videos_to_every_kind_of_file(moving, tmp_path) -> None:
     for name in ("v.npz", "v.gif", "v.mp4", "v.png", "v"):
         assert run(["sample", str(moving), "--out", str(tmp_path / name), "--count", "20", "--rate", "4"]) == 0
     with np.load(tmp_path / "v.npz", allow_pickle=False) as stored:
-        assert stored["videos"].shape == (20, 3, 16, 16, 1) and stored["videos"].dtype == np.uint8
+        assert stored["videos"].shape == (20, 3, 12, 12, 1) and stored["videos"].dtype == np.uint8
         assert stored["labels"].tolist() == [*range(10), *range(10)]
         videos = stored["videos"]
     with Image.open(tmp_path / "v.gif") as opened:
@@ -55,7 +55,7 @@ def test_a_run_of_videos_is_scored_and_reported_in_motion(moving, capsys) -> Non
     assert record["halves"]["accuracy"] > 0.98 and record["halves"]["frechet"] < figures["frechet"]
     assert run(["report", str(moving)]) == 0
     page = (moving / "report.html").read_text()
-    assert "a video DiT" in page and "videos of 1 × 3 × 16 × 16" in page
+    assert "a video DiT" in page and "videos of 1 × 3 × 12 × 12" in page
     pictures = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
     counts = [getattr(Image.open(io.BytesIO(picture)), "n_frames", 1) for picture in pictures]
     assert counts.count(3) >= 5  # one step, three numbers of evaluations, the data
@@ -65,7 +65,7 @@ def test_a_run_of_videos_is_scored_and_reported_in_motion(moving, capsys) -> Non
     ("words", "message"),
     [
         (["--model.attention", "factorised", "--model.depth", "1"], "no block across frames"),
-        (["--model.name", "dit"], "'dit' does not fit samples of shape (1, 8, 16, 16)"),
+        (["--model.name", "dit"], "'dit' does not fit samples of shape (1, 8, 12, 12)"),
         (["--data.size", "8"], "digits of 8 pixels cannot move in frames of 8"),
         (["--model.patch", "5"], "cannot be cut into patches of 5"),
     ],

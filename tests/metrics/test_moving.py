@@ -14,7 +14,7 @@ COUNT = 600
 def seen():
     """Real videos, the detector, and what it says of them."""
     x, y = MovingDigits().batch(torch.arange(COUNT))
-    detector = load_moving_digits_detector(8, 16)
+    detector = load_moving_digits_detector(8, 12)
     return x, y, detector, detector(to_uint8(x))
 
 
