@@ -35,7 +35,8 @@ def main() -> None:
                 _alphaflow("sample", run, "--out", RESULTS / "moving.gif", "--count", 50)
         figures = {result["nfe"]: result["figures"] for result in record["results"]}
         rows.append({"seed": seed, "seconds": seconds, "figures": figures, "halves": record["halves"]})
-        print(seed, f"{seconds:.1f} s", *(f"{nfe} NFE: {one}" for nfe, one in figures.items()), sep="\n  ", flush=True)
+        lines = [f"{nfe} NFE: {one}" for nfe, one in figures.items()]
+        print(seed, f"{seconds:.1f} s", *lines, sep="\n  ", flush=True)
     result = {"machine": machine(), "steps": known.steps, "rows": rows}
     (RESULTS / "moving.json").write_text(json.dumps(result, indent=1) + "\n")
     print("real halves:", rows[0]["halves"])

@@ -42,8 +42,8 @@ def test_videos_to_every_kind_of_file(moving, tmp_path) -> None:
 
 def test_training_leaves_film_strips(moving) -> None:
     (path,) = (moving / "samples").glob("step-*.png")
-    with Image.open(path) as strips:  # ten videos, three frames each, enlarged three times
-        assert strips.size == (3 * 17 * 3 + 3, 10 * 17 * 3 + 3)
+    with Image.open(path) as strips:  # ten videos, three frames each, enlarged four times
+        assert strips.size == (3 * 13 * 4 + 4, 10 * 13 * 4 + 4)
 
 
 def test_a_run_of_videos_is_scored_and_reported_in_motion(moving, capsys) -> None:
@@ -82,13 +82,13 @@ def test_a_folder_of_video_files_end_to_end(tmp_path, monkeypatch, capsys) -> No
         write_clip(tmp_path / "videos" / "ab"[k % 2] / f"{k}.mp4", 12)
     (tmp_path / "videos" / "a" / "broken.mp4").write_bytes(b"")
     out = str(tmp_path / "run")
-    words = "--data.name clips --data.rate 5 --data.size 8 --data.tolerance 0.2 --data.flip".split()
+    words = "--data.name clips --data.rate 5 --data.size 12 --data.tolerance 0.2 --data.flip".split()
     words = ["moving-digits", "--out", out, "--data.path", str(tmp_path / "videos"), "--steps", "3", *TINY, *words]
     assert run(["train", *words]) == 0
     assert "skipped" in capsys.readouterr().err
     assert run(["sample", out, "--out", str(tmp_path / "v.npz"), "--count", "4"]) == 0
     with np.load(tmp_path / "v.npz", allow_pickle=False) as stored:
-        assert stored["videos"].shape == (4, 3, 8, 8, 3)
+        assert stored["videos"].shape == (4, 3, 12, 12, 3)
     assert run(["evaluate", out, "--count", "8", "--nfe", "1"]) == 0
     assert run(["report", out]) == 0
     assert run(["train", "--resume", out, "--steps", "4"]) == 0

@@ -7,7 +7,7 @@ from alphaflow.data import MovingDigits, to_uint8
 from alphaflow.metrics import frechet_from_features, load_moving_digits_detector
 from alphaflow.metrics.moving import find_digits, ink_centres
 
-COUNT = 600
+COUNT = 1500
 
 
 @pytest.fixture(scope="module")
