@@ -1,11 +1,8 @@
 """Video files as a data set: decoded once, into a file that is mapped."""
 
-import contextlib
-import fcntl
 import json
 import os
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -17,6 +14,7 @@ from torch import Tensor
 
 from alphaflow.data.clips import ClipFiles, find_clips, read_clip, require_av
 from alphaflow.data.dataset import fingerprint
+from alphaflow.data.sources.cache import cache_folder, locked
 from alphaflow.errors import UserError
 from alphaflow.pixels import mirror, scale_pixels
 
@@ -91,30 +89,19 @@ Skipped = list[tuple[str, str]]
 
 def _decoded(files: ClipFiles, frames: int, rate: float, size: int) -> tuple[NDArray[np.uint8], Skipped]:
     """All clips, uint8 (N, T, size, size, 3), mapped from the cache, which is filled first if need be."""
-    own = os.environ.get("ALPHAFLOW_CACHE")
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alphaflow"
-    folder = (Path(own) if own else base) / "clips"
+    folder = cache_folder("clips")
     key = fingerprint(f"{files.digest} {list(map(str, files.paths))} {frames} {rate:g} {size}")
     pixels, record = folder / f"{key}.npy", folder / f"{key}.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / f"{key}.lock"):  # one process decodes, the others find what it made
-            if not record.exists():
+    with locked(folder / f"{key}.lock"):  # one process decodes, the others find what it made
+        if not record.exists():
+            try:
                 _decode_into(pixels, record, files, (frames, size, size, 3), rate)
-    except OSError as error:
-        raise UserError(
-            f"cannot keep decoded videos in {folder} ({error.strerror or error}): set ALPHAFLOW_CACHE to a folder "
-            "with room"
-        ) from None
+            except OSError as error:
+                raise UserError(
+                    f"cannot keep decoded videos in {folder} ({error.strerror or error}): set ALPHAFLOW_CACHE to "
+                    "a folder with room"
+                ) from None
     return np.load(pixels, mmap_mode="r"), [(path, reason) for path, reason in json.loads(record.read_text())]
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that the system lets go of when the process ends, however it ends."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _decode_into(pixels: Path, record: Path, files: ClipFiles, shape: tuple[int, ...], rate: float) -> None:

@@ -16,7 +16,7 @@ from ..errors import UserError, choose
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     name: Literal["digits", "toy", "folder", "latents", "moving-digits", "clips", "clip-latents"] = "digits"
-    """Which data: scikit-learn's digits, a 2-D toy, images at an address (folder), latents made of them beforehand,
+    """Which data: scikit-learn's digits, a 2-D toy, images at an address (folder), latents made of them,
     videos of digits that move, video files, or latents of their frames."""
     path: str = ""
     """folder: the address: a directory with one sub-directory for each class, or another form that docs/data.md
