@@ -7,8 +7,8 @@ MOVING_DIGITS = Recipe(
     name="moving-digits",
     summary="videos of a handwritten digit that moves and bounces, 8 frames of 12 × 12, with a small video DiT",
     command="alphaflow train moving-digits --out runs/moving-digits",
-    cost="",
-    expected="",
+    cost="284 s of processor time on one CPU core (measured 2026-11-21 on a busy machine)",
+    expected="class accuracy 0.98 at 1 NFE; Fréchet distance 3.4 at 1, 3.0 at 4 (real halves: 0.26); blurred",
     config=Config(
         recipe="moving-digits",
         steps=1500,
@@ -16,7 +16,7 @@ MOVING_DIGITS = Recipe(
         checkpoint_every=500,
         sample_every=250,
         data=DataConfig(name="moving-digits", size=12, frames=8),
-        # A token a frame: at equal time better than four of a quarter each.
+        # One token a frame: with as much time, far better than four.
         model=ModelConfig(
             name="video-dit", width=256, depth=4, heads=4, patch=12, predicts="data", activation="silu"
         ),
