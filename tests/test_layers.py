@@ -21,6 +21,7 @@ FLOORS: list[dict[str, set[str]]] = [
         "models": {"models"},
         "data": {"data"},
         "metrics": {"metrics"},
+        "autoencoders": {"vae"},
     },
     {
         "running": {
@@ -31,6 +32,8 @@ FLOORS: list[dict[str, set[str]]] = [
             "report",
             "report_figures",
             "bench",
+            "encoding",
+            "decoder",
             "plan",
             "films",
         }

@@ -93,7 +93,7 @@ METRICS: dict[str, Metric] = {
     "sliced": _sliced,
 }
 NEEDS_DETECTOR = ("frechet", "accuracy", "manifold")
-AT_MOST = {"image": 10_000, "points": 10_000, "video": 2_000}
+AT_MOST = {"image": 10_000, "latent": 10_000, "points": 10_000, "video": 2_000}
 """Real samples that the metrics look at, by their kind, and generated ones unless asked otherwise."""
 
 
@@ -169,13 +169,17 @@ def evaluate(
     count = size if count is None else count
     if count < 8:
         raise UserError(f"--count {count} is too few to measure anything: give at least 8", status=2)
-    real = _examine(*dataset.batch(torch.randperm(len(dataset), generator=seeded("real"))[:size]), detector)
+    rows, pixels = (
+        torch.randperm(len(dataset), generator=seeded("real"))[:size],
+        dataset.kind in ("image", "video"),
+    )
+    real = _examine(*dataset.batch(rows), detector, pixels)
     labels = torch.zeros(size, dtype=torch.int64) if real.labels is None else real.labels
     labels = labels[torch.arange(count) % size]
     results = []
     for nfe in [len(times) - 1] if times is not None else nfes:
         values = generator.samples(labels, nfe, seed, method, times)
-        fake = _examine(values, labels if generator.num_classes else None, detector)
+        fake = _examine(values, labels if generator.num_classes else None, detector, pixels)
         results.append(
             Result(
                 nfe=nfe,
@@ -219,10 +223,10 @@ def _choose_metrics(names: Sequence[str] | None, dataset: Dataset, has_detector:
     return list(names or apply)
 
 
-def _examine(x: Tensor, y: Tensor | None, detector: metrics.Detector | None) -> Samples:
-    """Samples as a PNG would hold them, and what the detector says of them."""
+def _examine(x: Tensor, y: Tensor | None, detector: metrics.Detector | None, pixels: bool) -> Samples:
+    """Samples, `pixels` as a PNG would hold them, and what the detector says of them."""
     values = x.flatten(1).double()
-    if x.ndim < 4:
+    if not pixels:
         return Samples(values, y)
     images = to_uint8(x)
     values = torch.from_numpy(images.reshape(len(images), -1).astype(np.float64)) / 127.5 - 1

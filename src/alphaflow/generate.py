@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .decoder import Decoder
 from .errors import UserError
 from .path import Network
 from .pixels import to_uint8
@@ -63,10 +64,12 @@ class Generator:
     """A trained network with what is needed to sample from it. Made by `load`; call it for images.
 
     net: u(z, r, t, y), in evaluation mode, with the averaged weights, on `device`.
-    shape: of a sample: (C, H, W), (C, T, H, W) for videos, (D,) for points. kind: "image", "video" or "points".
+    shape: of a sample: (C, H, W), (C, T, H, W) for videos, (D,) for points. kind: "image", "video", "latent" or
+        "points".
     num_classes, class_names: of the data; 0 and none without classes.
     step: how many steps it was trained.
     weights: which ones these are, in words.
+    decoder: makes pictures of samples, where they are latents.
     """
 
     net: nn.Module
@@ -77,6 +80,7 @@ class Generator:
     step: int
     device: torch.device
     weights: str = "ema"
+    decoder: Decoder | None = None
 
     def __call__(
         self,
@@ -87,9 +91,16 @@ class Generator:
         times: Sequence[float] | None = None,
     ) -> NDArray[np.uint8]:
         """Images uint8 (N, H, W, C), or videos (N, T, H, W, C), one for each label; see `samples`."""
-        if self.kind not in ("image", "video"):
-            raise UserError(f"this run generates {self.kind}, not images: use generator.samples(...)")
-        return to_uint8(self.samples(labels, nfe, seed, method, times))
+        if self.kind == "points":
+            raise UserError("this run generates points, not images: use generator.samples(...)")
+        return self.pictures(self.samples(labels, nfe, seed, method, times))
+
+    def pictures(self, samples: Tensor) -> NDArray[Any]:
+        """Samples as they are shown: images uint8 (N, H, W, C), videos (N, T, H, W, C), decoded where they are
+        latents; points (N, 2)."""
+        if self.kind == "points":
+            return samples.numpy()
+        return to_uint8(self.decoder(samples) if self.decoder else samples)
 
     def samples(
         self,
@@ -139,7 +150,12 @@ class Generator:
         return len(y), y
 
 
-def load(path: str | Path, device: str | torch.device = "cpu", ema: float | None = None) -> Generator:
+def load(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    ema: float | None = None,
+    vae: str | None = None,
+) -> Generator:
     """Open a run's newest checkpoint (its EMA weights) for sampling.
 
     Args:
@@ -147,6 +163,7 @@ def load(path: str | Path, device: str | torch.device = "cpu", ema: float | None
         device: "cpu", "cuda", or "auto": cuda where there is one.
         ema: average the weights over this share of the run instead, 0.08 for instance; the run must have stored
             averages (`ema.profiles`).
+        vae: of a run on latents: where the autoencoder is, if not where it was. Its weights are compared.
 
     Returns:
         The generator: `load(path)(labels=[0, 1], nfe=1, seed=0)` gives uint8 images (2, H, W, C).
@@ -175,6 +192,7 @@ def load(path: str | Path, device: str | torch.device = "cpu", ema: float | None
         step=step,
         device=where,
         weights="ema" if ema is None else f"ema {ema:g}",
+        decoder=Decoder(data["latents"], where, vae) if "latents" in data else None,
     )
 
 

@@ -45,3 +45,11 @@ def mirror(x: Tensor, flip: Tensor | None) -> Tensor:
     if flip is None:
         return x
     return torch.where(flip.reshape(-1, *(1,) * (x.ndim - 1)), x.flip(-1), x)
+
+
+def false_colours(x: Tensor) -> NDArray[np.uint8]:
+    """Show latents, floating (B, C, h, w) of about unit variance, as they are: uint8 (B, h, w, 3).
+
+    The first three channels become red, green and blue, from -3 to 3; missing ones repeat the last.
+    """
+    return to_uint8(x[:, [min(k, x.shape[1] - 1) for k in range(3)]] / 3)

@@ -21,10 +21,11 @@ from . import report_figures as show
 from .data import Dataset
 from .errors import UserError
 from .generate import Generator, load
-from .pixels import to_uint8
+from .pixels import false_colours, to_uint8
 from .rng import seeded
-from .training.build import build_dataset, build_objective
+from .training.build import build_objective
 from .training.config import Config
+from .training.data import data_of
 from .training.run import RunFolder
 
 log = logging.getLogger("alphaflow")
@@ -32,7 +33,7 @@ T = TypeVar("T")
 
 COLUMNS = 10
 POINTS = 4000
-EVALUATIONS = (1, 2, 4)
+NFES = (1, 2, 4)
 NEIGHBOURS = 3
 _NEEDED = {"results", "halves", "step", "detector", "real_count"}
 
@@ -53,6 +54,7 @@ class Material:
     rows: images in a column, fewer where they are large or move.
     samples: by number of evaluations, all from the same noise: uint8 (N, H, W, C), videos (N, T, H, W, C), or
         points (N, 2).
+    shown: the function that makes such of samples as the network makes them, and what to say of it.
     """
 
     folder: RunFolder
@@ -67,6 +69,7 @@ class Material:
     rows: int
     fresh: bool
     seed: int
+    shown: Found
 
     @property
     def columns(self) -> int:
@@ -123,19 +126,30 @@ def _gather(folder: RunFolder, seed: int, device: torch.device | str) -> Materia
     generator = load(folder.path, device)
     size, chosen = generator.shape[-1], show.spread(list(range(generator.num_classes)), COLUMNS)
     classes = [k for k in chosen for _ in range(COLUMNS // len(chosen))]
+    size *= 8 if generator.kind == "latent" else 1  # decoded
     rows = 10 if size <= 32 else 4 if size <= 64 else 2
-    rows = (rows + 1) // 2 if generator.kind == "video" else rows
+    rows = (rows + 1) // 2 if len(generator.shape) == 4 else rows
     labels: Any = classes * rows or COLUMNS * rows
     if generator.kind == "points":
         labels = torch.arange(POINTS) % generator.num_classes if generator.num_classes else POINTS
-    dataset = _attempt("the training data", lambda: build_dataset(config.data))
+    dataset = _attempt("the training data", lambda: data_of(folder))
     fresh = not folder.evaluation_file.exists()
     scores = _attempt("the evaluation", lambda: _scores(folder, generator, dataset, seed))
-    make = Tensor.numpy if generator.kind == "points" else to_uint8
-    samples = _attempt("the samples", lambda: {n: make(generator.samples(labels, n, seed)) for n in EVALUATIONS})
+    shown = _pictures(generator)
+    samples = _attempt("the samples", lambda: {n: shown.value(generator.samples(labels, n, seed)) for n in NFES})
     metrics = _read_metrics(folder.metrics_file)
-    return Material(
-        folder, config, record, generator, metrics, dataset, scores, samples, classes, rows, fresh, seed
+    scored = (metrics, dataset, scores, samples)
+    return Material(folder, config, record, generator, *scored, classes, rows, fresh, seed, shown)
+
+
+def _pictures(generator: Generator) -> Found:
+    """What makes pictures of samples; latents stay as they are, in false colours, where nothing decodes them."""
+    decoder = generator.decoder
+    found = _attempt("the autoencoder", lambda: decoder.vae) if decoder else Found()
+    return (
+        Found(false_colours, f" Latents in false colours: {found.problem}")
+        if found.problem
+        else Found(generator.pictures)
     )
 
 
@@ -190,7 +204,7 @@ def _header(m: Material) -> str:
     else:
         of = "A column for each class" if m.classes else "No classes"
         shown = _columns(m, m.samples.value[1], "generated in one step")
-        note = f"{of}, one network evaluation each; the first of seed {m.seed}, not selected."
+        note = f"{of}, one network evaluation each; the first of seed {m.seed}, not selected.{m.shown.problem}"
         shown += show.paragraph(note, "note") + _film(m)
     key_figures = show.section("figures", "Key figures", _key_figures(m))
     return (
@@ -202,7 +216,7 @@ def _header(m: Material) -> str:
 
 def _film(m: Material) -> str:
     """Of videos, the first ones frame by frame, for those who look at a page that stands still."""
-    if m.generator.kind != "video":
+    if len(m.generator.shape) != 4:
         return ""
     frames = m.samples.value[1][:4].swapaxes(0, 1)
     return show.pixels([list(frame) for frame in frames], "the first videos, a row each, frame by frame")
@@ -318,13 +332,13 @@ def _real_columns(m: Material, rows: int) -> list[list[NDArray[np.uint8]]]:
     found: list[list[Any]] = [[] for _ in wanted]
     for some in _order(m.dataset.value).split(256):
         x, y = m.dataset.value.batch(some)
-        for k, image in enumerate(to_uint8(x)):
+        for k, image in enumerate(x):
             label = None if y is None else int(y[k])
             free = (images for images, of in zip(found, wanted) if of == label and len(images) < rows)
             next(free, []).append(image)
         if all(len(images) == rows for images in found):
             break
-    return found
+    return [list(m.shown.value(torch.stack(images))) if images else [] for images in found]
 
 
 def _order(dataset: Dataset) -> Tensor:
@@ -356,8 +370,8 @@ def _alpha_plan(m: Material) -> show.Line | None:
 def _nearest(m: Material) -> str:
     """Generated samples beside the training images that are most like them."""
     title = "Nearest training images"
-    if m.generator.kind == "points":
-        body = "<p>Not shown for points: among so many, every good sample lies near one.</p>"
+    if m.generator.kind != "image":
+        body = "<p>Not shown for points and latents: among many points, every good sample lies near one.</p>"
         return show.section("nearest", title, body)
     if m.dataset.value is None or m.samples.value is None:
         return show.section("nearest", title, show.paragraph(m.dataset.problem or m.samples.problem))

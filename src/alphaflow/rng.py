@@ -15,6 +15,7 @@ from torch import Tensor
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
+_ROUNDS = 8  # of the Feistel network; four are enough in theory
 
 
 class Random(Protocol):
@@ -33,13 +34,20 @@ def _signed(value: int) -> int:
 
 
 def _shift(h: Tensor, bits: int) -> Tensor:
-    return (h >> bits) & ((1 << (64 - bits)) - 1)  # logical: torch shifts in the sign
+    return (h >> bits).bitwise_and_((1 << (64 - bits)) - 1)  # logical: torch shifts in the sign
 
 
 def _mix(h: Tensor) -> Tensor:
-    h = (h ^ _shift(h, 30)) * _signed(0xBF58476D1CE4E5B9)
-    h = (h ^ _shift(h, 27)) * _signed(0x94D049BB133111EB)
-    return h ^ _shift(h, 31)
+    return _mix_in_place(h.clone())
+
+
+def _mix_in_place(h: Tensor) -> Tensor:
+    h ^= _shift(h, 30)
+    h *= _signed(0xBF58476D1CE4E5B9)
+    h ^= _shift(h, 27)
+    h *= _signed(0x94D049BB133111EB)
+    h ^= _shift(h, 31)
+    return h
 
 
 def hash_key(*parts: int | str) -> int:
@@ -66,15 +74,15 @@ class KeyedRandom:
         key = hash_key(self.seed, stream, self.step)
         rows = _mix(self.index.to(device, torch.int64) * _signed(_GOLDEN) + key)
         columns = torch.arange(1, count + 1, device=device) * _signed(_GOLDEN)
-        return _mix(_mix(rows)[:, None] + columns)
+        return _mix_in_place(_mix(rows)[:, None] + columns)
 
     def normal(self, stream: str, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
         """Standard normal (B, *shape), float32, on `device`; the same on all devices to rounding."""
         count = math.prod(shape)
         bits = self._bits(stream, (count + 1) // 2, device)
-        radius = (-2 * ((_shift(bits, 40).float() + 0.5) * 2.0**-24).log()).sqrt()
-        angle = (bits & 0xFFFFFF).float() * (2.0**-24 * 2 * math.pi)
-        pairs = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
+        radius = _shift(bits, 40).float().add_(0.5).mul_(2.0**-24).log_().mul_(-2).sqrt_()
+        angle = bits.bitwise_and_(0xFFFFFF).float().mul_(2.0**-24 * 2 * math.pi)
+        pairs = torch.cat([radius * angle.cos(), angle.sin_().mul_(radius)], dim=1)
         return pairs[:, :count].reshape(-1, *shape)
 
     def uniform(self, stream: str) -> Tensor:
@@ -108,3 +116,38 @@ def as_random(generator: "torch.Generator | Random | None", rows: int) -> Random
 def seeded(*parts: int | str) -> torch.Generator:
     """A CPU generator that depends on all parts: `seeded(seed, "epoch", 3)`."""
     return torch.Generator().manual_seed(hash_key(*parts))
+
+
+def hash_keys(key: int, *parts: Tensor) -> Tensor:
+    """A 64-bit key, int64 (B,), for each row of the `parts`, int64 (B,) each; depends on their order."""
+    keys = torch.full_like(parts[0], key)
+    for part in parts:
+        keys = _mix(keys + part * _signed(_GOLDEN))
+    return keys
+
+
+def permuted(places: Tensor, sizes: Tensor, keys: Tensor) -> Tensor:
+    """Where keyed permutations of 0 … size-1 send `places`: each row has a size and a key of its own.
+
+    Nothing is stored: it is a Feistel network over the least power of four that holds the size, walked until it
+    comes out below it (Black & Rogaway, Ciphers with Arbitrary Finite Domains, 2002).
+
+    Args:
+        places: int64 (B,), each in [0, size).
+        sizes: int64 (B,), from 1 to 2^52. keys: int64 (B,).
+
+    Returns:
+        int64 (B,), each in [0, size). Rows with the same size and key go to different places from different ones.
+    """
+    half = ((sizes - 1).clamp(min=1).double().log2().floor().long() + 2) // 2  # bits of each of two halves
+    mask = (torch.ones_like(half) << half) - 1
+    rounds = [_mix(keys + _signed(turn * _GOLDEN)) for turn in range(1, _ROUNDS + 1)]
+    result, todo = places.clone(), torch.arange(len(places))
+    while len(todo):
+        at, bits, ones = result[todo], half[todo], mask[todo]
+        left, right = at >> bits, at & ones
+        for key in rounds:
+            left, right = right, left ^ (_mix(right * _signed(_GOLDEN) + key[todo]) & ones)
+        result[todo] = (left << bits) | right
+        todo = todo[result[todo] >= sizes[todo]]
+    return result

@@ -12,6 +12,7 @@ from PIL import Image
 
 import alphaflow as af
 from alphaflow.cli import run
+from autoencoders import save_vae
 from clips import write_clip
 
 TINY = "--batch-size 8 --model.width 16 --model.depth 2 --model.heads 2 --log-every 1 --data.frames 3".split()
@@ -97,3 +98,26 @@ def test_a_folder_of_video_files_end_to_end(tmp_path, monkeypatch, capsys) -> No
 def test_clips_need_a_path(tmp_path, capsys) -> None:
     assert run(["train", "moving-digits", "--data.name", "clips", "--out", str(tmp_path / "run")]) == 2
     assert "--data.path" in capsys.readouterr().err
+
+
+def test_videos_as_latents_end_to_end(tmp_path, monkeypatch, capsys) -> None:
+    """As Kinetics is meant to go: clips encoded frame by frame, a broken one left out, trained on, decoded."""
+    pytest.importorskip("diffusers")
+    vae, videos, latents, out = (tmp_path / name for name in ("vae", "videos", "latents", "run"))
+    save_vae(vae)
+    for k in range(8):
+        write_clip(videos / "ab"[k % 2] / f"{k}.mp4", 12)
+    (videos / "a" / "3broken.mp4").write_bytes(b"no video")
+    words = [str(videos), str(latents), "--vae", str(vae), "--size", "16", "--frames", "3", "--rate", "5"]
+    assert run(["encode", *words, "--tolerance", "0.2"]) == 0
+    assert "24 latents" in capsys.readouterr().out
+    model = "--model.width 16 --model.depth 2 --model.heads 2 --model.patch 2 --batch-size 8".split()
+    words = ["kinetics-700", "--out", str(out), "--data.path", str(latents), "--data.frames", "3", *model]
+    assert run(["train", *words, "--steps", "2", "--precision", "float32", "--data.flip"]) == 0
+    assert run(["sample", str(out), "--out", str(tmp_path / "v.npz"), "--count", "4"]) == 0
+    with np.load(tmp_path / "v.npz", allow_pickle=False) as stored:
+        assert stored["videos"].shape == (4, 3, 16, 16, 3)
+    assert run(["report", str(out)]) == 0
+    assert (
+        run(["encode", str(videos), str(tmp_path / "no"), "--vae", "x", "--frames", "3", "--flips", "drawn"]) == 2
+    )

@@ -17,6 +17,8 @@ COMMANDS = {
     "report": "write a run's report.html",
     "ema": "average a run's weights over any length, after training",
     "bench": "time a training step and sampling",
+    "encode": "turn images into latents of an autoencoder",
+    "inspect": "say what a set of latents is, and show some of it",
     "recipes": "list the recipes with their cost and expected result",
 }
 

@@ -22,14 +22,14 @@ def run(words: list[str]) -> None:
 
     from ..evaluate import evaluate
     from ..generate import load
-    from ..training.build import build_dataset
+    from ..training.data import data_of
     from ..training.run import RunFolder
 
     folder = RunFolder(known.run)
     generator = load(known.run, device=known.device, ema=known.ema)
     evaluation = evaluate(
         generator,
-        build_dataset(folder.read_config().data),
+        data_of(folder),
         run=str(known.run),
         nfes=known.nfe,
         method=method_of(known.method),

@@ -20,6 +20,7 @@ def run(words: list[str]) -> None:
     parser.add_argument("--labels", default="balanced", help="balanced, random, or a list to go round in: 0,1")
     parser.add_argument("--nfe", type=int, default=1, help="network evaluations (1)")
     parser.add_argument("--rate", type=float, default=8.0, help="of videos, frames a second (8)")
+    parser.add_argument("--vae", help="of a run on latents: where the autoencoder is, if not where it was")
     add_sampler_options(parser)
     known = parser.parse_args(words)
     if known.count < 1:
@@ -30,17 +31,16 @@ def run(words: list[str]) -> None:
     from ..figures import write_samples
     from ..films import write_videos
     from ..generate import choose_labels, load
-    from ..pixels import to_uint8
 
-    generator = load(known.run, device=known.device, ema=known.ema)
+    generator = load(known.run, device=known.device, ema=known.ema, vae=known.vae)
     labels = choose_labels(known.labels, known.count, generator.num_classes, known.seed)
     samples = generator.samples(labels, known.nfe, known.seed, method_of(known.method), times_of(known.times))
     columns = generator.num_classes if known.labels == "balanced" and 1 < generator.num_classes <= 20 else None
-    if generator.kind == "video":
-        write_videos(to_uint8(samples), labels.numpy(), known.out, columns, rate=known.rate)
+    pictures = generator.pictures(samples)
+    if pictures.ndim == 5:
+        write_videos(pictures, labels.numpy(), known.out, columns, rate=known.rate)
     else:
-        shown = to_uint8(samples) if generator.kind == "image" else samples.numpy()
-        write_samples(shown, labels.numpy(), known.out, columns)
+        write_samples(pictures, labels.numpy(), known.out, columns)
     print(known.out)
 
 

@@ -1,8 +1,9 @@
-"""Data sets held in memory, and the order in which training draws from them."""
+"""Data sets, in memory or on disk, and the order in which training draws from them."""
 
 from alphaflow.data.dataset import Dataset
 from alphaflow.data.digits import Digits
 from alphaflow.data.images import Images
+from alphaflow.data.latents import Latents
 from alphaflow.data.loader import Batch, Batches
 from alphaflow.data.moving import MovingDigits
 from alphaflow.data.toys import TOYS, Toy, toy_points
@@ -16,6 +17,7 @@ __all__ = [
     "Dataset",
     "Digits",
     "Images",
+    "Latents",
     "MovingDigits",
     "Toy",
     "VideoClips",

@@ -109,9 +109,38 @@ class ClipLatents:
     def __len__(self) -> int:
         return len(self.latents) // self.frames
 
+    @property
+    def manifest(self) -> Any:
+        """That of the latents."""
+        return self.latents.manifest
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether there are latents of the mirrored frames too."""
+        return getattr(self.latents, "mirrored", True)
+
+    def labels(self) -> NDArray[np.int64]:
+        """The labels of all clips, int64 (N,)."""
+        return self.latents.labels()[:: self.frames]
+
     def batch(self, indices: Tensor, flip: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Return x, float32 (B, C, frames, h, w), and y, int64 (B,), or `None` without classes; see `Dataset`."""
-        rows = (indices[:, None] * self.frames + torch.arange(self.frames)).flatten()
-        x, y = self.latents.batch(rows, None if flip is None else flip.repeat_interleave(self.frames))
+        return self._clips(*self.latents.batch(self._each(indices), self._repeated(flip)))
+
+    def draw(
+        self, indices: Tensor, sample_ids: Tensor, seed: int, flip: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The same with the noise of (seed, sample id), other in each frame; see `Latents.draw`."""
+        rows, ids = self._each(indices), self._each(sample_ids)
+        return self._clips(*self.latents.draw(rows, ids, seed, self._repeated(flip)))
+
+    def _each(self, numbers: Tensor) -> Tensor:
+        """The numbers of the frames of the clips with these numbers, in order."""
+        return (numbers[:, None] * self.frames + torch.arange(self.frames)).flatten()
+
+    def _repeated(self, flip: Tensor | None) -> Tensor | None:
+        return None if flip is None else flip.repeat_interleave(self.frames)
+
+    def _clips(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
         clips = x.unflatten(0, (-1, self.frames)).transpose(1, 2).contiguous()
         return clips, None if y is None else y[:: self.frames]

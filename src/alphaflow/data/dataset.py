@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Dataset(Protocol):
-    """A finite, indexable set of samples held in memory."""
+    """A finite, indexable set of samples, in memory or on disk."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -24,8 +24,8 @@ class Dataset(Protocol):
         """One name a class, in the order of the labels; empty without labels."""
 
     @property
-    def kind(self) -> Literal["image", "video", "points"]:
-        """Whether the samples are images or videos in [-1, 1], or points in the plane."""
+    def kind(self) -> Literal["image", "video", "latent", "points"]:
+        """Whether the samples are images or videos in [-1, 1], latents of an autoencoder, or points."""
 
     @property
     def fingerprint(self) -> str:

@@ -1,13 +1,16 @@
-"""The order of the data as a pure function of (seed, step), so that resuming needs no loader state."""
+"""Batches as pure functions of (seed, step), so that resuming needs no loader state."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from alphaflow.data.dataset import Dataset
-from alphaflow.errors import UserError
-from alphaflow.rng import seeded
+from alphaflow.data.order import Balanced, Epochs, Order, Runs
+from alphaflow.errors import UserError, choose
 
 
 class Batch(NamedTuple):
@@ -21,41 +24,60 @@ class Batch(NamedTuple):
     """int64 (B,): positions in the infinite stream of samples, unique over the whole run"""
 
 
-class _Epoch(NamedTuple):
-    order: Tensor
-    """int64 (N,): a permutation of the data set"""
-    flips: Tensor
-    """bool (N,): which positions of this epoch are mirrored"""
+@runtime_checkable
+class Drawn(Protocol):
+    """A data set whose samples are drawn anew at each visit, with noise of its own."""
+
+    def draw(
+        self, indices: Tensor, sample_ids: Tensor, seed: int, flip: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `Dataset.batch`, with the randomness that belongs to (seed, sample id)."""
 
 
 class Batches:
-    """Batches of the endless stream that strings together one permutation of the data set per epoch.
+    """Batches of an endless stream of samples.
 
-    Step k takes the positions [k·B, (k+1)·B) of that stream. Every epoch shows every sample exactly once,
-    no sample is dropped, and a batch may straddle epochs, or span several when B exceeds the data set.
+    Step k takes the positions [k·B, (k+1)·B) of that stream. It strings together one permutation of the data set
+    per epoch: every epoch shows every sample exactly once, no sample is dropped, and a batch may straddle epochs,
+    or span several when B exceeds the data set.
 
     Args:
         dataset: the samples; not empty.
         batch_size: samples a step, at least 1.
-        seed: fixes the order and the flips.
-        flip: mirror each image left-right with probability 1/2, drawn anew every epoch.
+        seed: fixes the order, the flips, and the noise of a data set that is `Drawn`.
+        flip: mirror each image left-right with probability 1/2, drawn anew every epoch. Of a set of latents it
+            takes the stored latent of the mirrored image.
+        classes: only samples of these classes, by number; empty: of all.
+        balanced: draw every class equally often instead of every sample.
 
     Raises:
-        UserError: an empty data set, a batch size below 1, or flips of points.
+        UserError: an empty data set, a batch size below 1, flips of what has no mirror image, or classes of a data
+            set that has none.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, seed: int, *, flip: bool = False) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int,
+        *,
+        flip: bool = False,
+        classes: Sequence[int] = (),
+        balanced: bool = False,
+    ) -> None:
         if len(dataset) == 0:
             raise UserError("the data set holds no samples: nothing can be drawn from it")
         if batch_size < 1:
             raise UserError(f"batch size {batch_size} is not positive: give at least 1")
-        if flip and dataset.kind not in ("image", "video"):
-            raise UserError(f"flip mirrors images, and this data set holds {dataset.kind}: leave flip off")
-        self.dataset = dataset
-        self.batch_size = batch_size
-        self.seed = seed
-        self.flip = flip
-        self._epochs: dict[int, _Epoch] = {}
+        if flip and dataset.kind == "points":
+            raise UserError("flip mirrors images, and this data set holds points: leave flip off")
+        if flip and not getattr(dataset, "mirrored", True):
+            raise UserError(
+                "data.flip needs mirrored images, and this set of latents was encoded without them: leave it off "
+                "(--data.flip False), or encode with --flips stored"
+            )
+        self.dataset, self.batch_size, self.seed, self.flip = dataset, batch_size, seed, flip
+        self.order = _order(dataset, seed, classes, balanced)
 
     def positions(self, step: int) -> Tensor:
         """Return step's positions in the infinite stream, int64 (B,)."""
@@ -65,26 +87,53 @@ class Batches:
 
     def indices(self, step: int) -> Tensor:
         """Return the rows of the data set that `step` draws, int64 (B,)."""
-        return torch.cat([epoch.order[rows] for epoch, rows in self._spans(step)])
+        return self.order.rows(self.positions(step))
 
     def __call__(self, step: int, part: slice = slice(None)) -> Batch:
         """Return the batch of `step`, or part of its rows, the same whenever and however often it is asked for."""
-        spans = self._spans(step)
-        indices = torch.cat([epoch.order[rows] for epoch, rows in spans])[part]
-        flips = torch.cat([epoch.flips[rows] for epoch, rows in spans])[part] if self.flip else None
-        x, y = self.dataset.batch(indices, flips)
-        return Batch(x, y, self.positions(step)[part])
+        positions = self.positions(step)[part]
+        rows = self.order.rows(positions)
+        flips = self.order.flips(positions) if self.flip else None
+        if isinstance(self.dataset, Drawn):
+            x, y = self.dataset.draw(rows, positions, self.seed, flips)
+        else:
+            x, y = self.dataset.batch(rows, flips)
+        return Batch(x, y, positions)
 
-    def _spans(self, step: int) -> list[tuple[_Epoch, slice]]:
-        """Cut step's positions at the epoch boundaries."""
-        positions = self.positions(step)
-        first, stop, size = int(positions[0]), int(positions[-1]) + 1, len(self.dataset)
-        needed = range(first // size, (stop - 1) // size + 1)
-        self._epochs = {e: self._epochs.get(e) or self._draw(e) for e in needed}
-        return [(self._epochs[e], slice(max(first - e * size, 0), min(stop - e * size, size))) for e in needed]
 
-    def _draw(self, epoch: int) -> _Epoch:
-        size = len(self.dataset)
-        order = torch.randperm(size, generator=seeded(self.seed, "order", epoch))
-        flips = torch.rand(size, generator=seeded(self.seed, "flip", epoch)) < 0.5
-        return _Epoch(order, flips)
+def class_numbers(words: str, names: Sequence[str]) -> list[int]:
+    """The classes that `0,3,7-9` or `cat,dog` mean, in their order; none for empty words.
+
+    Raises:
+        UserError: a number or a name that is none of the classes.
+    """
+    found: set[int] = set()
+    for word in filter(None, (word.strip() for word in words.split(","))):
+        first, dash, last = word.partition("-")
+        if word in names:
+            found.add(names.index(word))
+        elif first.isdigit() and (last.isdigit() or not dash):
+            numbers = range(int(first), int(last or first) + 1)
+            if not numbers or numbers[-1] >= len(names):
+                raise UserError(f"data.classes {word!r}: classes are 0 … {len(names) - 1}", status=2)
+            found |= set(numbers)
+        else:
+            choose("class", word, names, status=2)
+    return sorted(found)
+
+
+def _order(dataset: Dataset, seed: int, classes: Sequence[int], balanced: bool) -> Order:
+    if not classes and not balanced:
+        return Epochs(len(dataset), seed)
+    if not dataset.num_classes:
+        raise UserError("data.classes and data.balanced need classes, and this data set has none: leave them off")
+    runs = Runs(_labels(dataset), classes or range(dataset.num_classes))
+    return Balanced(runs, seed) if balanced else Epochs(len(dataset), seed, runs)
+
+
+def _labels(dataset: Dataset) -> NDArray[np.int64]:
+    """The labels of all rows, int64 (N,)."""
+    if hasattr(dataset, "labels"):
+        return dataset.labels()
+    parts = [dataset.batch(rows)[1] for rows in torch.arange(len(dataset)).split(1024)]
+    return torch.cat([part for part in parts if part is not None]).numpy()

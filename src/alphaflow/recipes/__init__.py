@@ -8,11 +8,12 @@ from .digits import DIGITS
 from .folder import FOLDER
 from .imagenet import IMAGENET
 from .kinetics import KINETICS
+from .latents import LATENTS
 from .moving import MOVING_DIGITS
 from .toy import TOY
 
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (DIGITS, TOY, FOLDER, MOVING_DIGITS, *IMAGENET, KINETICS)
+    recipe.name: recipe for recipe in (DIGITS, TOY, FOLDER, LATENTS, MOVING_DIGITS, *IMAGENET, KINETICS)
 }
 
 __all__ = ["RECIPES", "Recipe"]

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from .. import models, schedules, times
-from ..data import TOYS, Dataset, Digits, Images, MovingDigits, Toy, VideoClips
+from ..data import TOYS, Dataset, Digits, Images, Latents, MovingDigits, Toy, VideoClips
+from ..data.clip_latents import ClipLatents
 from ..data.sources import open_source
 from ..derivative import METHODS
 from ..errors import UserError, choose
@@ -39,7 +40,10 @@ def build_dataset(config: DataConfig) -> Dataset:
     if config.name == "moving-digits":
         return MovingDigits(config.frames, config.size)
     if config.name in ("latents", "clip-latents"):
-        raise UserError("no latents given: add --data.path DIR, the folder of a latent set", status=2)
+        if not config.path:
+            raise UserError("no latents given: add --data.path DST, as `alphaflow encode` made it", status=2)
+        latents = Latents(config.path)
+        return latents if config.name == "latents" else ClipLatents(latents, config.frames)
     return Digits()
 
 

@@ -20,7 +20,8 @@ class DataConfig:
     videos of digits that move, video files, or latents of their frames."""
     path: str = ""
     """folder: the address: a directory with one sub-directory for each class, or another form that docs/data.md
-    lists. clips: such a directory of videos, or a list, .txt or .csv."""
+    lists. clips: such a directory of videos, or a list, .txt or .csv. latents:
+    the DST of `alphaflow encode`."""
     labels: str = ""
     """folder: where labels come from, if not from the data's own: FILE.csv, a column, or none."""
     size: int = 64
@@ -35,11 +36,15 @@ class DataConfig:
     memory: float = 4.0
     """folder: sets that decoded take more than this many GB go into a file of the cache; 0: all."""
     flip: bool = False
-    """Mirror images left-right with probability 1/2."""
+    """Mirror images left-right with probability 1/2; latents: take that of the mirrored image."""
     tolerance: float = 0.1
     """folder, clips: share of unreadable files above which training does not start."""
     toy: str = "checkerboard"
     """toy: checkerboard, moons, gaussians or spirals."""
+    classes: str = ""
+    """Train on these classes only, by number or name: 0,3,7-9 or cat,dog."""
+    balanced: bool = False
+    """Draw every class equally often, instead of every sample once an epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,10 @@
-"""What a run's files hold beside the weights: the optimizer's moments, and what the data were."""
+"""What a run's files hold beside the weights: the optimizer's moments."""
 
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 
-from ..data import Dataset
 from .checkpoint import Checkpoint
 from .parallel import load_into
 
@@ -22,15 +20,3 @@ def restore_optimizer(net: nn.Module, optimizer: torch.optim.Optimizer, stored: 
         else:
             optimizer.state[weight][moment] = torch.zeros_like(weight.detach())
             load_into(optimizer.state[weight][moment], partial(stored.read, "optimizer", key))
-
-
-def describe(dataset: Dataset) -> dict[str, Any]:
-    """What config.yaml records of the data, so that sampling needs no data set."""
-    return {
-        "shape": list(dataset.shape),
-        "num_classes": dataset.num_classes,
-        "class_names": list(dataset.class_names),
-        "kind": dataset.kind,
-        "count": len(dataset),
-        "fingerprint": dataset.fingerprint,
-    }

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import schedules
-from ..data import Batches
-from ..data.loader import Batch
+from ..data import Batch, Batches
 from ..derivative import check_derivative, choose_method
 from ..ema import EMA, PowerEMA
 from ..errors import UserError
@@ -19,11 +18,13 @@ from ..objectives import Output, binned
 from ..path import interpolate
 from ..rng import KeyedRandom, hash_key
 from . import checkpoint
+from .ahead import Ahead, ahead_on
 from .averages import forget_after, tensors_of
 from .begin import begin_from
 from .blocks import prepare_blocks
 from .build import build_dataset, build_model, build_objective
 from .config import Config, to_dict
+from .data import batches_of, check_same, describe
 from .devices import choose_device, prepare
 from .guard import Guard, on_signal
 from .log import MetricsLog, ProgressBar
@@ -33,7 +34,7 @@ from .parallel import Parallel, load_into, whole
 from .run import RunFolder
 from .saver import Saver
 from .snapshots import save_snapshot
-from .state import describe, restore_optimizer
+from .state import restore_optimizer
 from .watchdog import Watchdog
 
 log = logging.getLogger("alphaflow")
@@ -58,7 +59,7 @@ class Trainer:
         shape, classes = self.dataset.shape, self.dataset.num_classes
         self.net: nn.Module = build_model(config.model, shape, classes, config.seed).to(self.device)
         self.objective = build_objective(config, classes)
-        self.batches = Batches(self.dataset, config.batch_size, config.seed, flip=config.data.flip)
+        self.batches = self._stream(config.seed)
         self.warmup = schedules.warmup(config.optimizer.warmup)
         horizon = config.schedule_steps or config.steps
         self.decay = schedules.parse(config.optimizer.decay, horizon, "learning rate schedule")
@@ -335,11 +336,7 @@ class Trainer:
         found = checkpoint.newest(self.folder.checkpoints).step if self.parallel.main else None
         step = self.parallel.exchange(found)[0]
         stored = checkpoint.Checkpoint(self.folder.checkpoints / f"step-{step:08d}")
-        if stored.state["data"] != self.dataset.fingerprint:
-            raise UserError(
-                f"the data has changed since this run began (fingerprint {self.dataset.fingerprint}, was "
-                f"{stored.state['data']}): restore it, or start a new run"
-            )
+        check_same(self.dataset, stored.state["data"], self.folder.read_record()["data"])
         parts = {"model": self.net.state_dict(), "ema": self.ema.module.state_dict(), **tensors_of(self.profiles)}
         for part, content in parts.items():
             for name, tensor in content.items():
@@ -365,6 +362,11 @@ class Trainer:
 
     # ------------------------------------------------------------------ small parts
 
+    def _stream(self, seed: int) -> Batches | Ahead:
+        return ahead_on(
+            self.device, batches_of(self.dataset, self.config, seed), [part.rows for part in self.parts]
+        )
+
     def _fetch(self, rows: slice) -> Batch:
         """These rows of the step's batch, on the device."""
         self._at("fetching data")
@@ -384,7 +386,7 @@ class Trainer:
         """The order of the data and the noise: after a roll-back another than before, or it would come again."""
         config, turn = self.config, self.guard.rolled_back
         seed = hash_key(config.seed, "again", turn) if turn else config.seed
-        self.batches = Batches(self.dataset, config.batch_size, seed, flip=config.data.flip)
+        self.batches = self._stream(seed)
         self.loss.seed = seed
 
     def _open_log(self) -> MetricsLog | None:

@@ -1,0 +1,208 @@
+"""What a set of latents says of itself: `manifest.json`, and in it the fingerprint.
+
+The fingerprint holds everything that decides what the numbers mean. Training records it, and whoever comes later
+(resumption, sampling, evaluation) compares: latents of vae-ema decoded by vae-mse, or scaled by 0.18125 instead of
+0.18215, look almost right and cost a week.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alphaflow.errors import UserError
+
+FORMAT = "alphaflow latents 1"
+MANIFEST = "manifest.json"
+STATISTICS = "statistics.safetensors"
+SKIPPED = "skipped.txt"
+_REMARKS = ("vae_name", "address", "code")  # what a person wants to know, and what changes no number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """What decides the numbers of a set of latents, and where they come from."""
+
+    vae: str
+    """16 hexadecimal digits of the autoencoder's weights; "unknown" for latents that others made."""
+    vae_name: str
+    """As it was asked for: a folder, or an id of the Hugging Face hub."""
+    scale: str
+    """"statistics": x = (latent - mean) / std of each channel, over this set. A number such as "0.18215":
+    x = (latent - shift) · number."""
+    shift: float
+    """Subtracted before a scale that is a number; 0 for the autoencoders of Stable Diffusion 1 and 2."""
+    crop: str
+    """How images became squares: lanczos or box."""
+    size: int
+    """Side of the images in pixels; 0 where it is not known."""
+    flips: str
+    """"stored": every image also mirrored; "drawn": half of them mirrored, once and for all; "none"."""
+    precision: str
+    """Of the autoencoder's arithmetic: bf16 or fp32."""
+    source: str
+    """Digest of the images' names, sizes and labels."""
+    address: str
+    """Where the images were."""
+    class_names: tuple[str, ...]
+    """One name a class, in the order of the labels."""
+    count: int
+    """Number of images."""
+    code: str
+    """Version of alphaflow that wrote the set."""
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits of all fields but the remarks (`vae_name`, `address`, `code`)."""
+        fields = {key: value for key, value in dataclasses.asdict(self).items() if key not in _REMARKS}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """The fields of two fingerprints (as dictionaries) that differ, each in words with both values."""
+    fields = [f.name for f in dataclasses.fields(Fingerprint) if f.name not in _REMARKS]
+    return [
+        f"{name} {_short(ours.get(name))} here, {_short(theirs.get(name))} there"
+        for name in fields
+        if _plain(ours.get(name)) != _plain(theirs.get(name))
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _short(value: Any) -> str:
+    if not isinstance(value, tuple | list):
+        return str(value)
+    names = ", ".join(map(str, value[:4])) + (", …" if len(value) > 4 else "")
+    return f"{len(value)} ({names})" if value else "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A finished set: its fingerprint, its files and the scale of its numbers."""
+
+    fingerprint: Fingerprint
+    shape: tuple[int, int, int]
+    """(C, h, w) of a latent."""
+    variance: bool
+    """Whether the log-variance is kept beside the mean, so that a latent is drawn anew at each visit."""
+    versions: int
+    """2 where every image is there also mirrored, else 1."""
+    dtype: str
+    """float16 or float32."""
+    shards: tuple[tuple[str, int], ...]
+    """File and number of images of each shard, in the order of the rows."""
+    mean: tuple[float, ...]
+    """Mean of each channel over all images, versions and positions."""
+    std: tuple[float, ...]
+    """Standard deviation of each channel, of the latents as they are drawn."""
+    skipped: int
+    """Images that could not be read."""
+
+    @property
+    def scaling(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Offset and divisor of each channel, (C,): x = (latent - offset) / divisor."""
+        return scaling(self.fingerprint.scale, self.fingerprint.shift, self.mean, self.std)
+
+    def record(self) -> dict[str, Any]:
+        """What a run keeps of it: the fingerprint, and what turns samples back into latents."""
+        offset, divisor = self.scaling
+        own = {key: _plain(value) for key, value in dataclasses.asdict(self.fingerprint).items()}
+        own.pop("class_names")  # the run has them already
+        return {**own, "offset": offset.tolist(), "divisor": divisor.tolist()}
+
+    def text(self) -> str:
+        """For people: the fingerprint, and the figures of the set."""
+        about = self.fingerprint
+        known = {field.name: getattr(about, field.name) for field in dataclasses.fields(about)}
+        numbers = self.versions * int(np.prod(self.shape)) * (2 if self.variance else 1)
+        gigabytes = about.count * numbers * np.dtype(self.dtype).itemsize / 1e9
+        drawn = "drawn anew at each visit" if self.variance else "fixed"
+        known |= {
+            "latent": f"{' × '.join(map(str, self.shape))}, {drawn}",
+            "stored": f"{self.dtype}, {len(self.shards)} shards, {gigabytes:.2f} GB",
+            "mean": " ".join(f"{value:.4f}" for value in self.mean),
+            "std": " ".join(f"{value:.4f}" for value in self.std),
+            "skipped": f"{self.skipped} images{f', listed in {SKIPPED}' if self.skipped else ''}",
+            "fingerprint": about.digest,
+        }
+        return "\n".join(f"{name:12} {_short(value)}" for name, value in known.items())
+
+    def write(self, root: Path) -> None:
+        """Into `root`, atomically."""
+        content = {"format": FORMAT, "digest": self.fingerprint.digest, **dataclasses.asdict(self)}
+        write_whole(root / MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def scaling(
+    scale: str, shift: float, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Offset and divisor of each channel under the convention `scale`; see `Fingerprint.scale`."""
+    if scale == "statistics":
+        return np.array(mean, np.float32), np.array(std, np.float32)
+    ones = np.ones(len(mean), np.float32)
+    return shift * ones, ones / np.float32(float(scale))
+
+
+def read_manifest(root: str | os.PathLike[str]) -> Manifest:
+    """The manifest of the set in the folder `root`.
+
+    Raises:
+        UserError: no such folder, no set in it, an unfinished one, or a manifest that cannot be understood.
+    """
+    path = Path(root) / MANIFEST
+    if not path.is_file():
+        raise UserError(_why_none(Path(root)))
+    try:
+        content = json.loads(path.read_text())
+        if content.pop("format") != FORMAT:
+            raise ValueError(f"it is not of the form {FORMAT!r}")
+        digest = content.pop("digest")
+        about = content.pop("fingerprint")
+        made = Manifest(
+            fingerprint=Fingerprint(**{**about, "class_names": tuple(about["class_names"])}),
+            shape=tuple(content.pop("shape")),
+            shards=tuple((name, count) for name, count in content.pop("shards")),
+            mean=tuple(content.pop("mean")),
+            std=tuple(content.pop("std")),
+            **content,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"cannot understand {path} ({' '.join(str(error).split())}): encode the set anew"
+        ) from None
+    if made.fingerprint.digest != digest:
+        raise UserError(f"{path} has been changed by hand: its fingerprint does not match its digest {digest}")
+    return made
+
+
+def _why_none(root: Path) -> str:
+    if not root.exists():
+        return f"no set of latents at {root}: make one with `alphaflow encode SRC {root} --vae sd-vae-ft-ema`"
+    if any(root.glob("shard-*.safetensors")) or (root / "plan.json").exists():
+        return f"the latents in {root} are not finished: give the same `alphaflow encode` command again"
+    return f"{root} holds no latents (no {MANIFEST}): give the DST of `alphaflow encode`"
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole, on the disk, or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

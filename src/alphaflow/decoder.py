@@ -1,0 +1,59 @@
+"""From what a network trained on latents makes, to pictures."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .data import Latents
+from .errors import UserError
+from .vae import VAE, load_vae
+
+
+class Decoder:
+    """Decodes samples with the autoencoder that made the training data, which is loaded at the first use.
+
+    Args:
+        record: what `Manifest.record` gave when the run began.
+        vae: where the autoencoder is now; None: where it was when the data was encoded.
+    """
+
+    def __init__(
+        self, record: Mapping[str, Any], device: torch.device | str = "cpu", vae: str | None = None
+    ) -> None:
+        self.record, self.device = record, device
+        self.name = vae or str(record["vae_name"])
+
+    @cached_property
+    def vae(self) -> VAE:
+        """The autoencoder.
+
+        Raises:
+            UserError: it cannot be loaded, or is another one than that of the training data.
+        """
+        if not self.name:
+            raise UserError("these latents do not say which autoencoder made them: name it with --vae")
+        made = load_vae(self.name, self.device)
+        if self.record["vae"] not in (made.hash, "unknown"):
+            raise UserError(
+                f"autoencoder {self.name} has weights {made.hash}, and the latents were made by "
+                f"{self.record['vae']} ({self.record['vae_name']}): give that one with --vae"
+            )
+        return made
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in about [-1, 1] of samples (B, C, h, w), scaled as in training.
+
+        Of clips (B, C, T, h, w), videos (B, 3, T, H, W), decoded frame by frame.
+        """
+        if x.ndim == 5:
+            return self(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(x), -1)).transpose(1, 2)
+        offset, divisor = (torch.tensor(self.record[key]).reshape(-1, 1, 1) for key in ("offset", "divisor"))
+        return self.vae.decode(x.float().cpu() * divisor + offset)
+
+
+def decoder_of(data: Latents, device: torch.device | str = "cpu", vae: str | None = None) -> Decoder:
+    """The decoder of a set of latents."""
+    return Decoder(data.manifest.record(), device, vae)

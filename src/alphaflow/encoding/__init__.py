@@ -1,0 +1,9 @@
+"""From images, or from latents that others made, to a set of latents on disk."""
+
+from .convert import convert
+from .encode import encode
+from .foreign import open_foreign
+from .plan import Plan, Settings
+from .preview import preview
+
+__all__ = ["Plan", "Settings", "convert", "encode", "open_foreign", "preview"]

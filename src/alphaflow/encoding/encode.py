@@ -1,0 +1,219 @@
+"""`alphaflow encode`: images through an autoencoder into shards, by one process or many.
+
+A shard is written whole or not at all, always from its first image on and in the same batches, so that a command
+that was killed can be given again: it goes on with the shards that are missing, and the set comes out byte for
+byte as if nothing had happened. Several processes need not know of each other: process k of n makes the shards k,
+k + n, …, and whoever is last writes the manifest.
+"""
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..data.latents.manifest import Manifest
+from ..data.latents.shards import shard_name, write_shard
+from ..data.sources import Source, decode_or_reason
+from ..errors import UserError
+from ..rng import KeyedRandom, hash_key
+from ..training.log import ProgressBar
+from ..vae import VAE
+from .plan import Plan, Settings, Tolerance, agree, finish, plan_for
+
+log = logging.getLogger("alphaflow")
+_AHEAD_BYTES = 64 * 2**20  # of decoded images that wait for the autoencoder
+_SPEAK_EVERY = 60.0  # seconds between lines of progress where there is no terminal
+
+
+@dataclass(frozen=True)
+class Crew:
+    """This process among those that torchrun started."""
+
+    rank: int = 0
+    world: int = 1
+
+    @classmethod
+    def here(cls) -> "Crew":
+        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+    def device(self, chosen: torch.device) -> torch.device:
+        """This process's own GPU, where there are several processes on a machine."""
+        if self.world == 1 or chosen.type != "cuda":
+            return chosen
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def encode(
+    source: Source, root: Path, vae: VAE, settings: Settings, *, batch_size: int = 32, crew: Crew | None = None
+) -> Manifest | None:
+    """Encode the images of `source` into the set `root`, or go on with it.
+
+    Args:
+        batch_size: images that go through the autoencoder at once.
+        crew: which of how many processes this is; None: as torchrun says.
+
+    Returns:
+        the manifest, or None when other processes still have shards to write.
+
+    Raises:
+        UserError: `root` holds something else or a set of other settings, or too many images cannot be read.
+    """
+    crew = crew or Crew.here()
+    if batch_size < 1:
+        raise UserError(f"--batch-size {batch_size} must be at least 1", status=2)
+    plan = agree(root, plan_for(source, vae, settings))
+    todo = [number for number in plan.missing(root) if number % crew.world == crew.rank]
+    images = sum(len(plan.span(number)) for number in todo)
+    if todo:
+        kept = plan.shards - len(plan.missing(root))
+        log.info("encoding %d images into %d shards (%d are there already)", images, len(todo), kept)
+    bad = Tolerance(settings.tolerance, plan.images)
+    skipped = 0
+    with _Progress(images, crew) as progress, _Decoded(source, plan, todo) as stream:
+        for number in todo:
+            skipped += _encode_shard(root, number, stream, source, vae, plan, batch_size, progress)
+            bad(skipped, f"{source.address}, the list is in {root / shard_name(number)}")
+    return finish(root, plan, source, settings.tolerance)
+
+
+def _encode_shard(
+    root: Path,
+    number: int,
+    stream: Iterator[NDArray[np.uint8] | str],
+    source: Source,
+    vae: VAE,
+    plan: Plan,
+    batch_size: int,
+    progress: "_Progress",
+) -> int:
+    """Take the shard's images off the stream, and write it; return how many had to be skipped."""
+    span = plan.span(number)
+    channels, height, width = plan.shape
+    moments = np.empty((len(span), plan.versions, 2 * channels, height, width), plan.dtype)
+    kept: list[int] = []
+    skipped: list[tuple[int, str]] = []
+    waiting: list[NDArray[np.uint8]] = []
+
+    def flush() -> None:
+        if waiting:
+            indices = kept[-len(waiting) :]
+            moments[len(kept) - len(waiting) : len(kept)] = versions(vae, plan, np.stack(waiting), indices)
+            waiting.clear()
+
+    for index, image in zip(span, stream):
+        if isinstance(image, str):
+            skipped.append((index, image))
+        else:
+            kept.append(index)
+            waiting.append(image)
+        if len(waiting) == batch_size:
+            flush()
+        progress.advance(len(skipped))
+    flush()
+    labels = None if source.labels is None else source.labels[kept]
+    for stale in root.glob(f".{shard_name(number)}.*.tmp"):
+        stale.unlink(missing_ok=True)
+    write_shard(
+        root / shard_name(number),
+        moments[: len(kept)],
+        labels,
+        variance=True,
+        first=span.start,
+        stop=span.stop,
+        skipped=skipped,
+    )
+    return len(skipped)
+
+
+def versions(vae: VAE, plan: Plan, images: NDArray[np.uint8], indices: list[int]) -> NDArray[np.floating]:
+    """Moments (B, V, 2C, h, w) of images, uint8 (B, 3, H, W), as the plan's flips want them."""
+    pixels = torch.from_numpy(images)
+    if plan.fingerprint.flips == "drawn":
+        coins = KeyedRandom(hash_key(plan.fingerprint.source, "flip"), torch.tensor(indices)).uniform("flip")
+        pixels = torch.where((coins < 0.5)[:, None, None, None], pixels.flip(-1), pixels)
+    shown = [pixels, pixels.flip(-1)] if plan.versions == 2 else [pixels]
+    moments = torch.stack([vae.encode(part) for part in shown], dim=1).half().cpu()
+    if not bool(moments.isfinite().all()):
+        raise UserError(f"{vae.name} gives latents that are not finite, or beyond 65504: use --precision fp32")
+    return moments.numpy()
+
+
+# ---------------------------------------------------------------------- decoding ahead
+
+
+class _Decoded(Iterator[NDArray[np.uint8] | str]):
+    """The images of some shards in order, each decoded or why it cannot be; threads work ahead of the reader."""
+
+    def __init__(self, source: Source, plan: Plan, shards: list[int]) -> None:
+        about = plan.fingerprint
+        ahead = max(32, min(256, _AHEAD_BYTES // (3 * about.size**2)))
+        self._pool = ThreadPoolExecutor(min(32, os.cpu_count() or 1), thread_name_prefix="decode")
+        indices = (index for number in shards for index in plan.span(number))
+
+        def work(index: int) -> NDArray[np.uint8] | str:
+            try:
+                data = source.read(index)
+            except OSError as error:
+                return f"cannot be read ({error.strerror or error})"
+            return decode_or_reason(data, about.size, about.crop)  # type: ignore[arg-type]
+
+        self._coming = (self._pool.submit(work, index) for index in indices)
+        self._waiting: deque[Future[NDArray[np.uint8] | str]] = deque(islice(self._coming, ahead))
+
+    def __next__(self) -> NDArray[np.uint8] | str:
+        if not self._waiting:
+            raise StopIteration
+        result = self._waiting.popleft().result()
+        self._waiting.extend(islice(self._coming, 1))
+        return result
+
+    def __enter__(self) -> "_Decoded":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Progress:
+    """Images done, images a second and time left: a bar on a terminal, else a line a minute."""
+
+    def __init__(self, total: int, crew: Crew) -> None:
+        self.total, self.done, self.skipped = total, 0, 0
+        self.crew = crew
+        self.start = self.spoken = time.monotonic()
+        self.bar = ProgressBar("encoding", 0, total, unit="images", shown=crew.rank == 0)
+
+    def __enter__(self) -> "_Progress":
+        self.bar.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.__exit__(None, None, None)
+
+    def advance(self, skipped: int) -> None:
+        self.done += 1
+        now = time.monotonic()
+        self.bar.update(self.done, f"{skipped} skipped in this shard" if skipped else "")
+        if now - self.spoken > _SPEAK_EVERY and self.crew.rank == 0:
+            self.spoken = now
+            rate = self.done / (now - self.start)
+            share = f" (process 0 of {self.crew.world})" if self.crew.world > 1 else ""
+            left = duration((self.total - self.done) / rate)
+            log.info("%d of %d images%s, %.1f images/s, %s left", self.done, self.total, share, rate, left)
+
+
+def duration(seconds: float) -> str:
+    """1 h 5 min, 3 min, 20 s."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

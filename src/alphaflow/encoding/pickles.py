@@ -1,0 +1,94 @@
+"""Pickles of arrays, read without executing anything.
+
+A pickle is a program that may call whatever it names. Here it may name the few constructors that arrays, tensors
+and plain containers need, each checked; anything else is refused by its name, before it is looked up.
+"""
+
+import io
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import UserError
+
+
+class UnsafePickle(UserError):
+    """A pickle that names something other than arrays and plain values."""
+
+
+def load_plain(data: bytes) -> Any:
+    """The arrays, tensors, numbers, strings and containers in a pickle.
+
+    Raises:
+        UnsafePickle: it names anything else, which may be a program.
+        UserError: it is no pickle, or a damaged one.
+    """
+    try:
+        return _Reader(io.BytesIO(data)).load()
+    except UserError:
+        raise
+    except Exception as error:  # a damaged pickle can make its reader raise nearly anything
+        raise UserError(f"damaged pickle ({type(error).__name__}: {error})") from None
+
+
+class _Reader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        found = _KNOWN.get((module.replace("numpy._core", "numpy.core"), name))
+        if found is None:
+            raise UnsafePickle(f"it names {module}.{name}, which is neither an array nor a plain value: not read")
+        return found
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise UnsafePickle("it refers to something outside of it: not read")
+
+
+def _empty_array(kind: type, shape: tuple[int, ...], code: bytes | str) -> np.ndarray:
+    """Stands for numpy's `_reconstruct`: an array that its state will fill."""
+    if kind is not np.ndarray or shape != (0,):
+        raise UnsafePickle("an array of another kind than numpy makes: not read")
+    return np.ndarray.__new__(np.ndarray, (0,), "b")
+
+
+def _from_buffer(buffer: bytes, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
+    return np.frombuffer(buffer, dtype=dtype).reshape(shape, order=order)  # type: ignore[call-overload]
+
+
+def _scalar(dtype: np.dtype, buffer: bytes) -> Any:
+    return np.frombuffer(buffer, dtype=dtype)[0]
+
+
+def _dtype(code: str, align: bool = False, copy: bool = False) -> np.dtype:
+    made = np.dtype(code)
+    if made.hasobject:
+        raise UnsafePickle("an array of Python objects: not read")
+    return made
+
+
+def _bytes(text: str, encoding: str) -> bytes:
+    """Stands for `codecs.encode`, with which old protocols spell bytes."""
+    return text.encode("latin1") if encoding == "latin1" else text.encode("utf-8")
+
+
+def _storage(data: bytes) -> Any:
+    return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+
+
+def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, *rest: Any) -> torch.Tensor:
+    return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())
+
+
+_KNOWN: dict[tuple[str, str], Callable[..., Any] | type] = {
+    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): _dtype,
+    ("_codecs", "encode"): _bytes,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch.storage", "_load_from_bytes"): _storage,
+}
