@@ -1,5 +1,7 @@
 """The fused derivative: one pass, exact, on part of the batch, for any module; and what it refuses."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,12 @@ def images(channels: int, size: int, rows: int = 5) -> tuple[Tensor, ...]:
     z, v = (torch.randn(rows, channels, size, size, generator=source, dtype=torch.float64) for _ in range(2))
     r, t = torch.rand(2, rows, generator=source, dtype=torch.float64).sort(dim=0).values
     return z, v, r, t, torch.arange(rows) % 4
+
+
+def videos(*shape: int) -> tuple[Tensor, ...]:
+    z, v, r, t, y = images(1, 48)
+    size = math.prod(shape)
+    return z.flatten(1)[:, :size].reshape(-1, *shape), v.flatten(1)[:, :size].reshape(-1, *shape), r, t, y
 
 
 def points(rows: int = 5) -> tuple[Tensor, ...]:
@@ -68,6 +76,11 @@ class Zoo(nn.Module):
 
 CASES = {
     "DiT": (lambda: models.DiT((4, 8), 2, 3, 16, 2, 2, 4), lambda: images(3, 8)),
+    "video, joint": (lambda: models.VideoDiT((2, 4), 3, 2, 2, 16, 2, 2, 4), lambda: videos(2, 3, 2, 4)),
+    "video, factorised": (
+        lambda: models.VideoDiT((2, 4), 3, 2, 2, 16, 2, 2, 4, attention="factorised"),
+        lambda: videos(2, 3, 2, 4),
+    ),
     "UNet": (lambda: models.UNet(3, 16, num_classes=4), lambda: images(3, 8)),
     "MLP": (lambda: models.MLP(2, 32), points),
     "zoo": (Zoo, lambda: images(3, 4)),

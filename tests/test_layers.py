@@ -34,6 +34,8 @@ FLOORS: list[dict[str, set[str]]] = [
             "bench",
             "encoding",
             "decoder",
+            "plan",
+            "films",
         }
     },
     {"recipes": {"recipes"}},

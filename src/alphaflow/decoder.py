@@ -44,7 +44,12 @@ class Decoder:
         return made
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in about [-1, 1] of samples (B, C, h, w), scaled as in training."""
+        """Images (B, 3, H, W) in about [-1, 1] of samples (B, C, h, w), scaled as in training.
+
+        Of clips (B, C, T, h, w), videos (B, 3, T, H, W), decoded frame by frame.
+        """
+        if x.ndim == 5:
+            return self(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(x), -1)).transpose(1, 2)
         offset, divisor = (torch.tensor(self.record[key]).reshape(-1, 1, 1) for key in ("offset", "divisor"))
         return self.vae.decode(x.float().cpu() * divisor + offset)
 

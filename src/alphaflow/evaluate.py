@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import metrics
-from .data import Dataset
+from .data import Dataset, MovingDigits
 from .errors import UserError, choose
 from .generate import Generator
 from .pixels import to_uint8
@@ -93,8 +93,8 @@ METRICS: dict[str, Metric] = {
     "sliced": _sliced,
 }
 NEEDS_DETECTOR = ("frechet", "accuracy", "manifold")
-AT_MOST = 10_000
-"""Real samples that the metrics look at, and generated ones unless asked otherwise."""
+AT_MOST = {"image": 10_000, "latent": 10_000, "points": 10_000, "video": 2_000}
+"""Real samples that the metrics look at, by their kind, and generated ones unless asked otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,13 +163,16 @@ def evaluate(
     Raises:
         UserError: a metric that is unknown or does not apply, too few samples.
     """
-    detector = metrics.load_digits_detector() if dataset.shape == (1, 8, 8) else None
+    detector = _detector(dataset)
     names = _choose_metrics(names, dataset, detector is not None)
-    size = min(len(dataset), AT_MOST)
+    size = min(len(dataset), AT_MOST[dataset.kind])
     count = size if count is None else count
     if count < 8:
         raise UserError(f"--count {count} is too few to measure anything: give at least 8", status=2)
-    rows, pixels = torch.randperm(len(dataset), generator=seeded("real"))[:size], dataset.kind == "image"
+    rows, pixels = (
+        torch.randperm(len(dataset), generator=seeded("real"))[:size],
+        dataset.kind in ("image", "video"),
+    )
     real = _examine(*dataset.batch(rows), detector, pixels)
     labels = torch.zeros(size, dtype=torch.int64) if real.labels is None else real.labels
     labels = labels[torch.arange(count) % size]
@@ -198,6 +201,13 @@ def evaluate(
         results=results,
         halves=_between_halves(real, names),
     )
+
+
+def _detector(dataset: Dataset) -> metrics.Detector | None:
+    """The network whose features fit the data, if there is one."""
+    if isinstance(dataset, MovingDigits):
+        return metrics.load_moving_digits_detector(dataset.frames, dataset.size)
+    return metrics.load_digits_detector() if dataset.shape == (1, 8, 8) else None
 
 
 def _choose_metrics(names: Sequence[str] | None, dataset: Dataset, has_detector: bool) -> list[str]:

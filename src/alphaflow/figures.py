@@ -27,6 +27,11 @@ def image_grid(images: NDArray[np.uint8], columns: int | None = None, *, gap: in
     return Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
 
 
+def film_strips(videos: NDArray[np.uint8]) -> Image.Image:
+    """Videos uint8 (N, T, H, W, C), one below the other, each as its frames side by side."""
+    return image_grid(videos.reshape(-1, *videos.shape[2:]), columns=videos.shape[1])
+
+
 def scatter(points: NDArray[Any], title: str = "", reference: NDArray[Any] | None = None) -> Image.Image:
     """Points (N, 2) as dots, over those of `reference` in grey."""
     from matplotlib.figure import Figure
@@ -43,7 +48,9 @@ def scatter(points: NDArray[Any], title: str = "", reference: NDArray[Any] | Non
 
 
 def picture(samples: NDArray[Any], columns: int | None = None) -> Image.Image:
-    """The picture that suits the samples: images uint8 (N, H, W, C), or points (N, 2)."""
+    """The picture that suits the samples: images uint8 (N, H, W, C), videos (N, T, H, W, C), or points (N, 2)."""
+    if samples.ndim == 5:
+        return film_strips(samples)
     return image_grid(samples, columns) if samples.ndim == 4 else scatter(samples)
 
 

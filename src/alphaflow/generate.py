@@ -64,7 +64,8 @@ class Generator:
     """A trained network with what is needed to sample from it. Made by `load`; call it for images.
 
     net: u(z, r, t, y), in evaluation mode, with the averaged weights, on `device`.
-    shape: of a sample: (C, H, W), or (D,) for points. kind: "image", "latent" or "points".
+    shape: of a sample: (C, H, W), (C, T, H, W) for videos, (D,) for points. kind: "image", "video", "latent" or
+        "points".
     num_classes, class_names: of the data; 0 and none without classes.
     step: how many steps it was trained.
     weights: which ones these are, in words.
@@ -89,13 +90,14 @@ class Generator:
         method: str | Sequence[str] = "ode",
         times: Sequence[float] | None = None,
     ) -> NDArray[np.uint8]:
-        """Images uint8 (N, H, W, C), one for each label; see `samples` for the arguments."""
+        """Images uint8 (N, H, W, C), or videos (N, T, H, W, C), one for each label; see `samples`."""
         if self.kind == "points":
             raise UserError("this run generates points, not images: use generator.samples(...)")
         return self.pictures(self.samples(labels, nfe, seed, method, times))
 
     def pictures(self, samples: Tensor) -> NDArray[Any]:
-        """Samples as they are shown: images uint8 (N, H, W, C), decoded where they are latents; points (N, 2)."""
+        """Samples as they are shown: images uint8 (N, H, W, C), videos (N, T, H, W, C), decoded where they are
+        latents; points (N, 2)."""
         if self.kind == "points":
             return samples.numpy()
         return to_uint8(self.decoder(samples) if self.decoder else samples)

@@ -12,35 +12,39 @@ def scale_pixels(pixels: Tensor) -> Tensor:
 
 
 def from_uint8(images: NDArray[np.uint8]) -> Tensor:
-    """Map images, uint8 (B, H, W, C), to float32 (B, C, H, W) in [-1, 1]; `to_uint8` undoes it exactly.
+    """Map images, uint8 (B, H, W, C), or videos, (B, T, H, W, C), to float32 in [-1, 1] with C second.
+
+    `to_uint8` undoes it exactly.
 
     Raises:
-        ValueError: `images` is not a 4-dimensional uint8 array.
+        ValueError: `images` is not a uint8 array of 4 or 5 dimensions.
     """
-    if images.dtype != np.uint8 or images.ndim != 4:
+    if images.dtype != np.uint8 or images.ndim not in (4, 5):
         raise ValueError(f"images must be uint8 (B, H, W, C), not {images.dtype} {images.shape}")
-    return scale_pixels(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    return scale_pixels(torch.from_numpy(np.moveaxis(images, -1, 1).copy()))
 
 
 def to_uint8(x: Tensor) -> NDArray[np.uint8]:
     """Map x, floating (B, C, H, W) in [-1, 1], to uint8 (B, H, W, C): round((x + 1) · 127.5), clamped.
 
+    Videos (B, C, T, H, W) become (B, T, H, W, C).
+
     Raises:
-        ValueError: `x` is not a 4-dimensional floating-point tensor, or holds NaN, which has no grey level.
+        ValueError: `x` is not a floating-point tensor of 4 or 5 dimensions, or holds NaN, which has no grey level.
     """
-    if not x.is_floating_point() or x.ndim != 4:
+    if not x.is_floating_point() or x.ndim not in (4, 5):
         raise ValueError(f"x must be floating-point (B, C, H, W), not {x.dtype} {tuple(x.shape)}")
     levels = x.detach().to(torch.float32).add(1.0).mul(127.5).round().clamp(0, 255)
     if bool(levels.isnan().any()):
         raise ValueError("x holds NaN and cannot be made into pixels: the model that drew it has diverged")
-    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return levels.to(torch.uint8).movedim(1, -1).contiguous().cpu().numpy()
 
 
 def mirror(x: Tensor, flip: Tensor | None) -> Tensor:
-    """Mirror left-right the rows of x (B, C, H, W) where `flip`, bool (B,), is true; `None` mirrors none."""
+    """Mirror left-right the rows of x (B, …, W) where `flip`, bool (B,), is true; `None` mirrors none."""
     if flip is None:
         return x
-    return torch.where(flip[:, None, None, None], x.flip(-1), x)
+    return torch.where(flip.reshape(-1, *(1,) * (x.ndim - 1)), x.flip(-1), x)
 
 
 def false_colours(x: Tensor) -> NDArray[np.uint8]:

@@ -51,8 +51,9 @@ class Material:
     """All that the report shows. metrics: the lines of metrics.jsonl. fresh: the evaluation was made for it.
 
     classes: that of each column, at most `COLUMNS`; empty without classes.
-    rows: images in a column, fewer where they are large.
-    samples: by number of evaluations, all from the same noise: uint8 (N, H, W, C), or points (N, 2).
+    rows: images in a column, fewer where they are large or move.
+    samples: by number of evaluations, all from the same noise: uint8 (N, H, W, C), videos (N, T, H, W, C), or
+        points (N, 2).
     shown: the function that makes such of samples as the network makes them, and what to say of it.
     """
 
@@ -127,6 +128,7 @@ def _gather(folder: RunFolder, seed: int, device: torch.device | str) -> Materia
     classes = [k for k in chosen for _ in range(COLUMNS // len(chosen))]
     size *= 8 if generator.kind == "latent" else 1  # decoded
     rows = 10 if size <= 32 else 4 if size <= 64 else 2
+    rows = (rows + 1) // 2 if len(generator.shape) == 4 else rows
     labels: Any = classes * rows or COLUMNS * rows
     if generator.kind == "points":
         labels = torch.arange(POINTS) % generator.num_classes if generator.num_classes else POINTS
@@ -203,7 +205,7 @@ def _header(m: Material) -> str:
         of = "A column for each class" if m.classes else "No classes"
         shown = _columns(m, m.samples.value[1], "generated in one step")
         note = f"{of}, one network evaluation each; the first of seed {m.seed}, not selected.{m.shown.problem}"
-        shown += show.paragraph(note, "note")
+        shown += show.paragraph(note, "note") + _film(m)
     key_figures = show.section("figures", "Key figures", _key_figures(m))
     return (
         f'<header><p class="kicker">α-Flow run report</p><h1>{escape(m.folder.path.resolve().name)}</h1>'
@@ -212,21 +214,31 @@ def _header(m: Material) -> str:
     )
 
 
+def _film(m: Material) -> str:
+    """Of videos, the first ones frame by frame, for those who look at a page that stands still."""
+    if len(m.generator.shape) != 4:
+        return ""
+    frames = m.samples.value[1][:4].swapaxes(0, 1)
+    return show.pixels([list(frame) for frame in frames], "the first videos, a row each, frame by frame")
+
+
 def _summary(m: Material) -> str:
     config, data, step = m.config, m.record["data"], m.generator.step
     size = sum(p.numel() for p in m.generator.net.parameters())
-    model = {"dit": "a DiT", "mlp": "an MLP", "unet": "a U-Net"}[config.model.name]
-    source = {"toy": f"the toy {config.data.toy}", "folder": config.data.path, "digits": "scikit-learn's digits"}
-    source["latents"] = f"latents in {config.data.path}"
+    model = {"dit": "a DiT", "video-dit": "a video DiT", "mlp": "an MLP", "unet": "a U-Net"}[config.model.name]
+    source = {
+        "toy": f"the toy {config.data.toy}",
+        "digits": "scikit-learn's digits",
+        "moving-digits": "scikit-learn's digits in motion",
+    }.get(config.data.name, config.data.path)
     shape = " × ".join(map(str, data["shape"]))
-    kinds = {"image": f"images of {shape}", "latent": f"latents of {shape}", "points": "points in the plane"}
-    kind = kinds[data["kind"]]
+    kind = "points in the plane" if data["kind"] == "points" else f"{data['kind']}s of {shape}"
     classes = f"{data['num_classes']} classes" if data["num_classes"] else "no classes"
     took = _duration(m.metrics, config.batch_size)
     return (
         f"Recipe {config.recipe}: {model} with {size:,} parameters, trained from scratch with the objective "
         f"{config.objective.name} for {step:,}{'' if step == config.steps else f' of {config.steps:,}'} steps of "
-        f"{config.batch_size:,} samples{took}. Data: {source[config.data.name]}, "
+        f"{config.batch_size:,} samples{took}. Data: {source}, "
         f"{data['count']:,} {kind}, {classes}."
     )
 

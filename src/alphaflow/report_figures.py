@@ -18,6 +18,8 @@ from PIL import Image
 INK = "#767676"
 COLORS = ("#2f7fd6", "#d9722e", "#2f9e6e", "#b45bc2", "#c2a02d")
 SNAPSHOT_WIDTH = 640
+FRAME_SECONDS = 0.125
+"""How long a frame of a video stands."""
 RAW_POINTS = 1000
 """Faint raw curves are thinned to about this many points."""
 
@@ -39,7 +41,22 @@ def png(image: Image.Image) -> str:
 
 
 def sheet(columns: Sequence[Sequence[NDArray[np.uint8]]]) -> str:
-    """Columns of images uint8 (H, W, C) with transparent gaps, small ones enlarged by a whole factor."""
+    """Columns of images uint8 (H, W, C) with transparent gaps, small ones enlarged by a whole factor.
+
+    Videos (T, H, W, C) give a picture that moves.
+    """
+    first = next(image for images in columns for image in images)
+    if first.ndim == 3:
+        return png(_sheet(columns))
+    frames = [_sheet([[video[k] for video in videos] for videos in columns]) for k in range(len(first))]
+    memory = io.BytesIO()
+    frames[0].save(
+        memory, format="png", save_all=True, append_images=frames[1:], duration=FRAME_SECONDS * 1000, loop=0
+    )
+    return data_uri(memory.getvalue(), "image/png")
+
+
+def _sheet(columns: Sequence[Sequence[NDArray[np.uint8]]]) -> Image.Image:
     height, width, _ = next(image.shape for images in columns for image in images)
     scale = max(1, 64 // max(height, width))
     height, width, gap = (
@@ -54,7 +71,7 @@ def sheet(columns: Sequence[Sequence[NDArray[np.uint8]]]) -> str:
             top, left = gap // 2 + row * (height + gap), gap // 2 + k * (width + gap)
             pixels[top : top + height, left : left + width, :3] = image.repeat(scale, 0).repeat(scale, 1)
             pixels[top : top + height, left : left + width, 3] = 255
-    return png(Image.fromarray(pixels))
+    return Image.fromarray(pixels)
 
 
 def snapshot(path: Path) -> str | None:

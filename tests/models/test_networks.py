@@ -9,11 +9,16 @@ from torch import Tensor
 from torch.func import jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from alphaflow.models import MLP, DiT, Network, UNet
+from alphaflow.models import MLP, DiT, Network, UNet, VideoDiT
 
 CLASSES = 5
 NETWORKS: dict[str, tuple[Callable[[int], Network], tuple[int, ...]]] = {
     "dit": (lambda classes: DiT((8, 4), 2, 3, width=32, depth=2, heads=2, num_classes=classes), (3, 8, 4)),
+    "video joint": (lambda classes: VideoDiT((4, 8), 3, 2, 2, 32, 2, 2, classes), (2, 3, 4, 8)),
+    "video factorised": (
+        lambda classes: VideoDiT((4, 8), 3, 2, 2, 32, 3, 2, classes, attention="factorised"),
+        (2, 3, 4, 8),
+    ),
     "mlp": (lambda classes: MLP(6, width=32, depth=2, num_classes=classes), (2, 3)),
     "unet": (lambda classes: UNet(3, width=16, multipliers=(1, 2), num_classes=classes), (3, 8, 4)),
 }

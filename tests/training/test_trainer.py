@@ -75,6 +75,34 @@ def test_lengthening_a_run_keeps_its_schedule(tmp_path):
     assert RunFolder(tmp_path).read_config().steps == 6
 
 
+def test_a_run_may_begin_where_another_ended(tmp_path):
+    """The network, its averages and Adam's moments go on; steps, schedules and the log begin anew."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    Trainer.start(TINY, RunFolder(first)).train()
+    config = dataclasses.replace(TINY, init=str(first), batch_size=32, steps=4)
+    trainer = Trainer.start(config, RunFolder(second))
+    ours, theirs = trainer.net.state_dict(), load_file(first / "checkpoints" / "latest" / "model.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    averages = load_file(first / "checkpoints" / "latest" / "ema.safetensors")
+    assert all(torch.equal(trainer.ema.module.state_dict()[name], averages[name]) for name in averages)
+    moments = {moment["step"].item() for moment in trainer.optimizer.state.values()}
+    assert moments == {TINY.steps} and trainer.step == 0
+    trainer.train(stop_after=1)
+    assert [row["step"] for row in lines(second)] == [1]
+    assert Trainer.resume(RunFolder(second)).step == 1  # its own checkpoint, not the other run's end
+
+
+def test_a_run_cannot_begin_from_another_network(tmp_path):
+    first = tmp_path / "first"
+    Trainer.start(dataclasses.replace(TINY, steps=1), RunFolder(first)).train()
+    wider = dataclasses.replace(TINY, init=str(first), model=dataclasses.replace(TINY.model, width=32))
+    with pytest.raises(UserError, match="its network has width 16 and this run's has 32"):
+        Trainer.start(wider, RunFolder(tmp_path / "second"))
+    assert not (tmp_path / "second").exists()
+    with pytest.raises(UserError, match="is not a run"):
+        Trainer.start(dataclasses.replace(TINY, init=str(tmp_path)), RunFolder(tmp_path / "third"))
+
+
 def test_a_kill_between_checkpoints_loses_only_the_steps_since(tmp_path):
     whole = tmp_path / "whole"
     Trainer.start(TINY, RunFolder(whole)).train()

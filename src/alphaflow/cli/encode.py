@@ -55,6 +55,8 @@ def run(words: list[str]) -> None:
         "--tolerance", type=float, default=0.01, help="share of images that may be unreadable (0.01)"
     )
     parser.add_argument("--shard-images", type=int, help="images a shard (as many as make 128 MiB)")
+    parser.add_argument("--frames", type=int, help="SRC holds videos: take this many frames of each")
+    parser.add_argument("--rate", type=float, default=8.0, help="of videos, frames a second (8)")
     parser.add_argument(
         "--dry-run", action="store_true", help="read 100 images, and tell size, time and what to skip"
     )
@@ -64,10 +66,17 @@ def run(words: list[str]) -> None:
         raise UserError("no autoencoder given: add --vae sd-vae-ft-ema, or a folder of yours", status=2)
     if known.kind == "latents" and (known.dry_run or known.labels):
         raise UserError("--dry-run and --labels are for images", status=2)
+    if known.frames is not None and (known.frames < 1 or known.flips == "drawn" or known.labels):
+        raise UserError(
+            f"--frames {known.frames} must be at least 1, and goes with neither --flips drawn, which would mirror "
+            "single frames, nor --labels",
+            status=2,
+        )
     if known.kind == "images" and (known.second or known.multiplied != 1):
         raise UserError("--second and --multiplied are for --from latents", status=2)
 
-    from ..data.sources import open_source
+    from ..data.clip_latents import ClipFrames
+    from ..data.sources import Source, open_source
     from ..encoding import Settings, convert, encode, open_foreign, preview
     from ..encoding.encode import Crew
     from ..training.devices import choose_device
@@ -92,7 +101,11 @@ def run(words: list[str]) -> None:
         )
     else:
         assert vae is not None
-        source = open_source(known.source, labels=known.labels)
+        source: Source = (
+            open_source(known.source, labels=known.labels)
+            if not known.frames
+            else ClipFrames(known.source, frames=known.frames, rate=known.rate, size=known.size)
+        )
         if known.dry_run:
             print(preview(source, vae, settings, batch_size=known.batch_size).text(crew.world))
             return

@@ -10,10 +10,16 @@ def run(words: list[str]) -> None:
     """Generate samples into a file or folder."""
     parser = Parser(prog="alphaflow sample", description="Generate with a trained run.")
     parser.add_argument("run", type=Path, help="the folder of a run")
-    parser.add_argument("--out", type=Path, required=True, help="FILE.npz, GRID.png, or a folder for single PNGs")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="FILE.npz, GRID.png, or a folder for single PNGs; of videos also FILE.gif and FILE.mp4",
+    )
     parser.add_argument("--count", type=int, default=64, help="how many (64)")
     parser.add_argument("--labels", default="balanced", help="balanced, random, or a list to go round in: 0,1")
     parser.add_argument("--nfe", type=int, default=1, help="network evaluations (1)")
+    parser.add_argument("--rate", type=float, default=8.0, help="of videos, frames a second (8)")
     parser.add_argument("--vae", help="of a run on latents: where the autoencoder is, if not where it was")
     add_sampler_options(parser)
     known = parser.parse_args(words)
@@ -23,13 +29,18 @@ def run(words: list[str]) -> None:
         raise UserError(f"--nfe {known.nfe} must be at least 1", status=2)
 
     from ..figures import write_samples
+    from ..films import write_videos
     from ..generate import choose_labels, load
 
     generator = load(known.run, device=known.device, ema=known.ema, vae=known.vae)
     labels = choose_labels(known.labels, known.count, generator.num_classes, known.seed)
     samples = generator.samples(labels, known.nfe, known.seed, method_of(known.method), times_of(known.times))
     columns = generator.num_classes if known.labels == "balanced" and 1 < generator.num_classes <= 20 else None
-    write_samples(generator.pictures(samples), labels.numpy(), known.out, columns)
+    pictures = generator.pictures(samples)
+    if pictures.ndim == 5:
+        write_videos(pictures, labels.numpy(), known.out, columns, rate=known.rate)
+    else:
+        write_samples(pictures, labels.numpy(), known.out, columns)
     print(known.out)
 
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from ..training.trainer import Trainer
 
 _USAGE = """alphaflow train RECIPE --out DIR [--steps N] [--stop-after N] [--continue] [--dotted.setting VALUE ...]
-       alphaflow train --resume DIR [--steps N] [--stop-after N]"""
+       alphaflow train --resume DIR [--steps N] [--stop-after N]
+       alphaflow train RECIPE --dry-run [--gpus N] [--mfu F] [--dotted.setting VALUE ...]"""
 
 
 def run(words: list[str]) -> int | None:
@@ -35,6 +36,9 @@ def run(words: list[str]) -> int | None:
         "--continue", action="store_true", dest="go_on", help="go on with the run in --out if there is one"
     )
     parser.add_argument("--stop-after", type=int, metavar="N", help="stop after N steps, with a checkpoint")
+    parser.add_argument("--dry-run", action="store_true", help="say what the run would cost, and train nothing")
+    parser.add_argument("--gpus", type=int, metavar="N", help="with --dry-run: how many there would be (8)")
+    parser.add_argument("--mfu", type=float, metavar="F", help="with --dry-run: share of their peak in use (0.4)")
     parser.add_argument("-h", "--help", action="store_true")
     recipe = words[0] if words and not words[0].startswith("-") else None
     known, settings = parser.parse_known_args(words[1:] if recipe else words)
@@ -48,6 +52,11 @@ def run(words: list[str]) -> int | None:
         return 0
     if known.stop_after is not None and known.stop_after < 1:
         raise UserError(f"--stop-after {known.stop_after} must be at least 1", status=2)
+    if known.dry_run:
+        _plan(known, settings)
+        return 0
+    if known.gpus is not None or known.mfu is not None:
+        raise UserError("--gpus and --mfu go with --dry-run: torchrun says how many processes train", status=2)
     trainer = _resume(known, settings) if known.resume is not None else _start(known, settings)
     whole = trainer.train(known.stop_after)
     if trainer.parallel.main:
@@ -67,6 +76,23 @@ def _start(known: argparse.Namespace, settings: list[str]) -> "Trainer":
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # by torchrun, after a worker died
     begin = Trainer.go_on if known.go_on or restarted else Trainer.start
     return begin(config, RunFolder(known.out))
+
+
+def _plan(known: argparse.Namespace, settings: list[str]) -> None:
+    """Print what the run would cost. Data that are not there yet are taken to be what the recipe expects."""
+    if known.recipe is None:
+        raise UserError(f"no recipe to plan: choose one of {', '.join(RECIPES)}", status=2)
+    recipe, config = RECIPES[known.recipe], parse_settings(known.recipe, settings)
+    from .. import plan
+    from ..training.build import build_dataset
+
+    shape, classes = recipe.shape, recipe.num_classes
+    if shape is None or config.data != recipe.config.data:
+        data = build_dataset(config.data)
+        shape, classes = data.shape, data.num_classes
+    given = {"gpus": known.gpus, "mfu": known.mfu}
+    machine = plan.Machine(**{name: value for name, value in given.items() if value is not None})
+    print(plan.describe(plan.plan(config, shape, classes, machine)))
 
 
 def _resume(known: argparse.Namespace, settings: list[str]) -> "Trainer":

@@ -13,7 +13,7 @@ class Dataset(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one sample: (C, H, W) for an image, (2,) for a point."""
+        """Shape of one sample: (C, H, W) for an image, (C, T, H, W) for a video, (2,) for a point."""
 
     @property
     def num_classes(self) -> int:
@@ -24,8 +24,8 @@ class Dataset(Protocol):
         """One name a class, in the order of the labels; empty without labels."""
 
     @property
-    def kind(self) -> Literal["image", "latent", "points"]:
-        """Whether the samples are images in [-1, 1], latents of an autoencoder, or points in the plane."""
+    def kind(self) -> Literal["image", "video", "latent", "points"]:
+        """Whether the samples are images or videos in [-1, 1], latents of an autoencoder, or points."""
 
     @property
     def fingerprint(self) -> str:
@@ -39,7 +39,7 @@ class Dataset(Protocol):
 
         Args:
             indices: rows of the data set, each in [0, len).
-            flip: bool (B,); mirrors those rows left-right. Images only.
+            flip: bool (B,); mirrors those rows left-right. Images and videos only.
 
         Returns:
             x, float32 (B, *shape), and the labels y, int64 (B,), or `None` without classes.

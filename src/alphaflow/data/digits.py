@@ -20,7 +20,7 @@ class Digits:
     shape: tuple[int, ...] = (1, 8, 8)
     num_classes: int = 10
     class_names: tuple[str, ...] = tuple("0123456789")
-    kind: Literal["image", "points"] = "image"
+    kind: Literal["image", "video", "points"] = "image"
 
     def __init__(self) -> None:
         from sklearn.datasets import load_digits

@@ -45,7 +45,7 @@ class Images:
         UserError: a bad argument, too many undecodable images, a class left with none, or no room for the cache.
     """
 
-    kind: Literal["image", "points"] = "image"
+    kind: Literal["image", "video", "points"] = "image"
 
     def __init__(
         self,

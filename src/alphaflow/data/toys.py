@@ -101,7 +101,7 @@ class Toy:
     """A fixed sample of a toy distribution; see `toy_points` for the arguments and the errors."""
 
     shape: tuple[int, ...] = (2,)
-    kind: Literal["image", "points"] = "points"
+    kind: Literal["image", "video", "points"] = "points"
 
     def __init__(self, name: str, count: int = 50_000, seed: int = 0) -> None:
         self._x, self._y = toy_points(name, count, seed)

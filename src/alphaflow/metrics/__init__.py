@@ -11,6 +11,7 @@ from alphaflow.metrics.manifold import (
     nearest_neighbours,
     precision_recall,
 )
+from alphaflow.metrics.moving import load_moving_digits_detector
 
 __all__ = [
     "DensityCoverage",
@@ -25,6 +26,7 @@ __all__ = [
     "frechet_distance",
     "frechet_from_features",
     "load_digits_detector",
+    "load_moving_digits_detector",
     "nearest_neighbours",
     "precision_recall",
     "sliced_wasserstein",

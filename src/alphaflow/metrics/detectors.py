@@ -79,10 +79,10 @@ class Detector:
     """names the detector in results; Fréchet distances are comparable only under one name and hash"""
     sha256: str
     """hash of the weights"""
-    image_shape: tuple[int, int, int]
-    """(H, W, C) of the images it takes"""
+    image_shape: tuple[int, ...]
+    """(H, W, C) of the images it takes, (T, H, W, C) of the videos"""
     network: Callable[[Tensor], tuple[Tensor, Tensor]]
-    """maps float32 (N, C, H, W) in [-1, 1] to features (N, D) and logits (N, K)"""
+    """maps float32 (N, C, …, H, W) in [-1, 1] to features (N, D) and logits (N, K)"""
 
     def __call__(self, images: NDArray[np.uint8]) -> Features:
         """Return features and logits of images, uint8 (N, H, W, C).
@@ -95,7 +95,7 @@ class Detector:
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
             kind = f"{type(images).__name__} of {getattr(images, 'dtype', 'no type')}"
             raise ValueError(f"detector {self.name} takes uint8 numpy images, not {kind}: use to_uint8 first")
-        if images.ndim != 4 or images.shape[1:] != self.image_shape or len(images) == 0:
+        if images.shape[1:] != self.image_shape or len(images) == 0:
             wanted = ", ".join(str(n) for n in self.image_shape)
             raise ValueError(f"detector {self.name} takes images (N, {wanted}), not {images.shape}")
         found = []

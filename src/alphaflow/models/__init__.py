@@ -1,9 +1,10 @@
-"""Networks u(z, r, t, y=None) for the average velocity over [r, t]: a DiT, a U-Net and an MLP."""
+"""Networks u(z, r, t, y=None) for the average velocity over [r, t]: DiTs, a U-Net, an MLP."""
 
 from alphaflow.models.dit import PRESETS, DiT, dit, forward_macs
 from alphaflow.models.embeddings import ClassEmbedder, Network, TimeEmbedder, sinusoids
 from alphaflow.models.mlp import MLP
 from alphaflow.models.unet import UNet
+from alphaflow.models.video_dit import VideoDiT
 from alphaflow.models.wrappers import DataPrediction
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Network",
     "TimeEmbedder",
     "UNet",
+    "VideoDiT",
     "dit",
     "forward_macs",
     "sinusoids",

@@ -103,12 +103,17 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block with adaLN-zero: x (B, N, width), c (B, width) to (B, N, width)."""
+    """A transformer block with adaLN-zero: x (B, N, width), c (B, width) to (B, N, width).
 
-    def __init__(self, width: int, heads: int, hidden: int, activation: str) -> None:
+    attention: over (B, N, width); None: `Attention` with these heads.
+    """
+
+    def __init__(
+        self, width: int, heads: int, hidden: int, activation: str, attention: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.attn = Attention(width, heads)
+        self.attn = attention or Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.mlp = Mlp(width, hidden, activation)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
@@ -135,7 +140,24 @@ class FinalLayer(nn.Module):
         return self.linear(_modulate(self.norm_final(x), shift, scale))
 
 
-def _size(input_size: int | Sequence[int], patch: int) -> tuple[int, int]:
+@torch.no_grad()
+def init_transformer(net: Network) -> None:
+    """DiT's initialisation of every parameter: blocks are the identity, and u is 0."""
+    for module in net.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+    for embedder in (net.t_embedder, net.d_embedder):
+        nn.init.normal_(embedder.mlp.get_parameter("0.weight"), std=0.02)
+        nn.init.normal_(embedder.mlp.get_parameter("2.weight"), std=0.02)
+    for name, parameter in net.named_parameters():
+        if "adaLN_modulation" in name or name.startswith("final_layer"):
+            nn.init.zeros_(parameter)
+
+
+def frame_size(input_size: int | Sequence[int], patch: int) -> tuple[int, int]:
     """(H, W) in pixels, checked against the patch."""
     H, W = (input_size, input_size) if isinstance(input_size, int) else input_size
     if patch < 1:
@@ -182,7 +204,7 @@ class DiT(Network):
         mlp_ratio: float = 4.0,
         activation: str = "gelu-tanh",
     ) -> None:
-        H, W = _size(input_size, patch)
+        H, W = frame_size(input_size, patch)
         if width % 4:
             raise ValueError(f"width={width} does not suit the 2-D position table: give a multiple of 4")
         config = {
@@ -209,18 +231,7 @@ class DiT(Network):
     @torch.no_grad()
     def init_weights(self) -> None:
         """Initialise every parameter and the position table, as DiT does; also after `to_empty` from meta."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-        for embedder in (self.t_embedder, self.d_embedder):
-            nn.init.normal_(embedder.mlp.get_parameter("0.weight"), std=0.02)
-            nn.init.normal_(embedder.mlp.get_parameter("2.weight"), std=0.02)
-        for name, parameter in self.named_parameters():
-            if "adaLN_modulation" in name or name.startswith("final_layer"):
-                nn.init.zeros_(parameter)
+        init_transformer(self)
         if not self.pos_embed.is_meta:
             self.pos_embed.copy_(position_table(*self.grid, self.pos_embed.shape[1]))
 
@@ -267,7 +278,7 @@ def forward_macs(net_or_config: DiT | Mapping[str, Any]) -> int:
         net_or_config: a DiT, or the keyword arguments of one (`DiT.config`).
     """
     config = net_or_config.config if isinstance(net_or_config, DiT) else net_or_config
-    H, W = _size(config["input_size"], config["patch"])
+    H, W = frame_size(config["input_size"], config["patch"])
     width, values = config["width"], config["patch"] ** 2 * config["channels"]
     tokens = H * W // config["patch"] ** 2
     times = 2 * (FREQUENCIES * width + width * width)

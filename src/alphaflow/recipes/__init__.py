@@ -6,9 +6,14 @@ Importing this loads no torch, so that `alphaflow recipes` answers at once.
 from .base import Recipe
 from .digits import DIGITS
 from .folder import FOLDER
+from .imagenet import IMAGENET
+from .kinetics import KINETICS
 from .latents import LATENTS
+from .moving import MOVING_DIGITS
 from .toy import TOY
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (DIGITS, TOY, FOLDER, LATENTS)}
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe for recipe in (DIGITS, TOY, FOLDER, LATENTS, MOVING_DIGITS, *IMAGENET, KINETICS)
+}
 
 __all__ = ["RECIPES", "Recipe"]

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from .. import models, schedules, times
-from ..data import TOYS, Dataset, Digits, Images, Latents, Toy
+from ..data import TOYS, Dataset, Digits, Images, Latents, MovingDigits, Toy, VideoClips
+from ..data.clip_latents import ClipLatents
 from ..data.sources import open_source
 from ..derivative import METHODS
 from ..errors import UserError, choose
@@ -30,16 +31,25 @@ def build_dataset(config: DataConfig) -> Dataset:
             raise UserError("no images given: add --data.path DIR, or another address of images", status=2)
         source = open_source(config.path, labels=config.labels or None)
         return Images(source, config.size, crop=config.crop, tolerance=config.tolerance, memory=config.memory)
-    if config.name == "latents":
+    if config.name == "clips":
+        if not config.path:
+            raise UserError("no videos given: add --data.path DIR, or a list of them", status=2)
+        return VideoClips(
+            config.path, frames=config.frames, rate=config.rate, size=config.size, tolerance=config.tolerance
+        )
+    if config.name == "moving-digits":
+        return MovingDigits(config.frames, config.size)
+    if config.name in ("latents", "clip-latents"):
         if not config.path:
             raise UserError("no latents given: add --data.path DST, as `alphaflow encode` made it", status=2)
-        return Latents(config.path)
+        latents = Latents(config.path)
+        return latents if config.name == "latents" else ClipLatents(latents, config.frames)
     return Digits()
 
 
 def build_model(config: ModelConfig, shape: Sequence[int], num_classes: int, seed: int = 0) -> nn.Module:
     """The network for samples of `shape`, initialised from `seed` on the CPU."""
-    if (config.name == "mlp") != (len(shape) == 1):
+    if len(shape) != _DIMENSIONS[config.name]:
         raise UserError(
             f"a network of kind {config.name!r} does not fit samples of shape {tuple(shape)}", status=2
         )
@@ -65,6 +75,21 @@ def _dit(config: ModelConfig, shape: Sequence[int], num_classes: int) -> nn.Modu
     )
 
 
+def _video_dit(config: ModelConfig, shape: Sequence[int], num_classes: int) -> nn.Module:
+    return models.VideoDiT(
+        input_size=(shape[2], shape[3]),
+        frames=shape[1],
+        patch=config.patch,
+        channels=shape[0],
+        width=config.width,
+        depth=config.depth,
+        heads=config.heads,
+        num_classes=num_classes,
+        attention=config.attention,
+        activation=config.activation,
+    )
+
+
 def _mlp(config: ModelConfig, shape: Sequence[int], num_classes: int) -> nn.Module:
     return models.MLP(shape[0], width=config.width, depth=config.depth, num_classes=num_classes)
 
@@ -79,7 +104,9 @@ def _unet(config: ModelConfig, shape: Sequence[int], num_classes: int) -> nn.Mod
     return net
 
 
-_NETWORKS = {"dit": _dit, "mlp": _mlp, "unet": _unet}
+_NETWORKS = {"dit": _dit, "video-dit": _video_dit, "mlp": _mlp, "unet": _unet}
+_DIMENSIONS = {"dit": 3, "video-dit": 4, "mlp": 1, "unet": 3}
+"""Of a sample: (C, H, W), (C, T, H, W) or (D,)."""
 
 
 def build_objective(config: Config, num_classes: int) -> AlphaFlow:

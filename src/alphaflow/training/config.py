@@ -15,15 +15,21 @@ from ..errors import UserError, choose
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    name: Literal["digits", "toy", "folder", "latents"] = "digits"
-    """Which data: scikit-learn's digits, a 2-D toy, images at an address (folder), or latents."""
+    name: Literal["digits", "toy", "folder", "latents", "moving-digits", "clips", "clip-latents"] = "digits"
+    """Which data: scikit-learn's digits, a 2-D toy, images at an address (folder), latents made of them,
+    videos of digits that move, video files, or latents of their frames."""
     path: str = ""
     """folder: the address: a directory with one sub-directory for each class, or another form that docs/data.md
-    lists. latents: the DST of `alphaflow encode`."""
+    lists. clips: such a directory of videos, or a list, .txt or .csv. latents:
+    the DST of `alphaflow encode`."""
     labels: str = ""
     """folder: where labels come from, if not from the data's own: FILE.csv, a column, or none."""
     size: int = 64
-    """folder: images are resized and cropped to size × size pixels."""
+    """folder: images are resized and cropped to size × size pixels. moving-digits, clips: of a frame."""
+    frames: int = 8
+    """moving-digits, clips, clip-latents: frames of a video."""
+    rate: float = 8.0
+    """clips: frames a second that are taken of a file."""
     crop: Literal["lanczos", "box"] = "lanczos"
     """folder: the central square by Lanczos (α-Flow's), or halved by box and then bicubic (ADM's, DiT's,
     SiT's)."""
@@ -32,7 +38,7 @@ class DataConfig:
     flip: bool = False
     """Mirror images left-right with probability 1/2; latents: take that of the mirrored image."""
     tolerance: float = 0.1
-    """folder: share of unreadable files above which training does not start."""
+    """folder, clips: share of unreadable files above which training does not start."""
     toy: str = "checkerboard"
     """toy: checkerboard, moons, gaussians or spirals."""
     classes: str = ""
@@ -43,8 +49,8 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    name: Literal["dit", "mlp", "unet"] = "dit"
-    """The network: a diffusion transformer, an MLP for points, a U-Net for pixels."""
+    name: Literal["dit", "video-dit", "mlp", "unet"] = "dit"
+    """The network: a diffusion transformer for images or for videos, an MLP for points, a U-Net for pixels."""
     width: int = 96
     """Channels: tokens of the DiT, hidden units of the MLP, the first level of the U-Net."""
     depth: int = 4
@@ -55,6 +61,8 @@ class ModelConfig:
     """dit: pixels along the side of a patch."""
     activation: Literal["gelu-tanh", "gelu", "silu"] = "gelu-tanh"
     """dit: of the blocks' MLPs. gelu-tanh is DiT's; silu is the quickest on a CPU."""
+    attention: Literal["joint", "factorised"] = "joint"
+    """video-dit: each token sees all of the video, or by turns its frame and its place in all frames."""
     predicts: Literal["velocity", "data"] = "velocity"
     """What the network's output means: the average velocity u, or the data f with u = (z - f) / t."""
 
@@ -154,6 +162,8 @@ class Config:
     """Optimizer steps of the whole run."""
     schedule_steps: int = 0
     """What 100 % means in schedules; 0: `steps`. A lengthened run keeps its own."""
+    init: str = ""
+    """Begin where this run ended: weights, averages and moments from its newest checkpoint; steps count anew."""
     seed: int = 0
     """Of weights, data order, noise and times."""
     batch_size: int = 128

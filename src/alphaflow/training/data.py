@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..data import Batches, Dataset, Latents
+from ..data.clip_latents import ClipLatents
 from ..data.latents import differences
 from ..data.loader import class_numbers
 from ..errors import UserError
@@ -22,7 +23,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "count": len(dataset),
         "fingerprint": dataset.fingerprint,
     }
-    return record | ({"latents": dataset.manifest.record()} if isinstance(dataset, Latents) else {})
+    return record | ({"latents": dataset.manifest.record()} if isinstance(dataset, Latents | ClipLatents) else {})
 
 
 def check_same(dataset: Dataset, fingerprint: str, record: Mapping[str, Any]) -> None:
@@ -34,7 +35,7 @@ def check_same(dataset: Dataset, fingerprint: str, record: Mapping[str, Any]) ->
     if fingerprint == dataset.fingerprint:
         return
     said = f"fingerprint {dataset.fingerprint} here, {fingerprint} there"
-    if isinstance(dataset, Latents) and "latents" in record:
+    if isinstance(dataset, Latents | ClipLatents) and "latents" in record:
         names = {"class_names": record["class_names"]}
         ours = {**dataset.manifest.record(), "class_names": list(dataset.class_names)}
         said = "; ".join([said, *differences(ours, {**record["latents"], **names})])

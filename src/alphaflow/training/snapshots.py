@@ -12,11 +12,13 @@ from ..figures import picture
 from ..generate import choose_labels, draw
 from ..pixels import false_colours, to_uint8
 
-_SHOWN: dict[str, Any] = {"image": to_uint8, "latent": false_colours, "points": Tensor.numpy}
+_SHOWN: dict[str, Any] = {"image": to_uint8, "video": to_uint8, "latent": false_colours, "points": Tensor.numpy}
 
 
 def save_snapshot(net: nn.Module, dataset: Dataset, folder: Path | None, step: int, seed: int) -> None:
-    """Write `step-00000600.png`: one-step samples, a column for each class. Training's draws stay as they are.
+    """Write `step-00000600.png`: one-step samples, a column for each class (of videos a row).
+
+    Training's draws stay as they are.
 
     Latents are shown in false colours: decoding them would need the autoencoder's memory beside the training's.
 
@@ -25,6 +27,7 @@ def save_snapshot(net: nn.Module, dataset: Dataset, folder: Path | None, step: i
     classes = dataset.num_classes
     columns = classes * max(1, 8 // classes) if 0 < classes <= 16 else 8
     count = 64 // columns * columns if dataset.kind != "points" else 4096
+    count = columns if len(dataset.shape) == 4 else count
     device = next(net.parameters()).device
     labels = choose_labels("balanced", count, dataset.num_classes) if dataset.num_classes else None
     samples = draw(net, dataset.shape, labels, count=count, seed=seed, device=device)

@@ -20,6 +20,7 @@ from ..rng import KeyedRandom, hash_key
 from . import checkpoint
 from .ahead import Ahead, ahead_on
 from .averages import forget_after, tensors_of
+from .begin import begin_from
 from .blocks import prepare_blocks
 from .build import build_dataset, build_model, build_objective
 from .config import Config, to_dict
@@ -87,6 +88,7 @@ class Trainer:
         trainer = cls(config, folder, parallel)
         trainer.check_first_batch()
         trainer.share_out()
+        trainer.begin()
         trainer.parallel.wait()  # for all to have seen that there was no run
         if trainer.parallel.main:
             folder.create(config, describe(trainer.dataset))
@@ -107,6 +109,8 @@ class Trainer:
         trainer.share_out()
         if checkpoint.steps_in(folder.checkpoints):
             trainer.restore()
+        else:
+            trainer.begin()
         if changes and trainer.parallel.main:
             folder.write_config(config, describe(trainer.dataset))
         return trainer
@@ -343,6 +347,12 @@ class Trainer:
         self._set_order()
         if self.parallel.main:
             forget_after(self.folder, self.step)
+
+    def begin(self) -> None:
+        """Where another run ended, if the settings say so; all processes must call."""
+        if self.config.init:
+            data, modules = describe(self.dataset), {"model": self.net, "ema": self.ema.module}
+            begin_from(self.config.init, self.config.model, data, modules, self.optimizer, self.parallel)
 
     def save_samples(self) -> None:
         """A picture of one-step samples; with sharded weights all processes must call."""
