@@ -107,7 +107,7 @@ def test_a_killed_worker_is_started_again_and_goes_on(undisturbed, tmp_path):
 
 def test_a_killed_launcher_takes_its_workers_along_and_the_next_goes_on(undisturbed, tmp_path):
     launch = Launch(tmp_path / "run")
-    launch.wait_for(lambda: launch.step() >= 15)
+    launch.wait_for(lambda: launch.step() >= 19)
     workers = launch.workers()
     launch.process.kill()
     launch.finish()
@@ -116,7 +116,7 @@ def test_a_killed_launcher_takes_its_workers_along_and_the_next_goes_on(undistur
         assert time.monotonic() < end, "orphans train on"
         time.sleep(0.05)
     kept = checkpoint.newest(launch.out / "checkpoints").step
-    assert kept >= 12  # nothing before the last interval is lost
+    assert kept >= 12  # that of step 18 may have been half written; it waited for the one before
     again = Launch(tmp_path / "run", "--continue")
     assert again.finish() == 0, again.words()
     assert_equal(launch.out, undisturbed)

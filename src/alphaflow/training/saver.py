@@ -1,8 +1,6 @@
 """Writing checkpoints while training goes on."""
 
 import logging
-import os
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -78,8 +76,6 @@ class Saver:
         return held.copy_(source, non_blocking=True)
 
     def _write(self, step: int, parts: Parts, state: Mapping[str, Any]) -> None:
-        if sys.platform == "linux":  # where a priority is a thread's own: take what training leaves
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         try:
             checkpoint.write(
                 self.folder,
