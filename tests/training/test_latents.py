@@ -107,6 +107,21 @@ def test_resumption_evaluation_and_report_go_through(home, tmp_path):
     assert "latents of 4 × 8 × 8" in (out / "report.html").read_text()
 
 
+def test_fine_tuning_takes_other_images_and_refuses_other_numbers(home, tmp_path, capsys):
+    shutil.copytree(home / "photos", tmp_path / "photos")
+    (tmp_path / "photos" / "cat" / "01.png").unlink()
+    vae = str(home / "vae")
+    assert run(["encode", str(tmp_path / "photos"), str(tmp_path / "same"), "--vae", vae, "--size", "32"]) == 0
+    init = ["--init", str(home / "run")]
+    assert run(train_words(tmp_path, "same", "tuned", *init)) == 0
+    other = str(save_vae(tmp_path / "other", seed=1))
+    for name, *words in (("vae", "--vae", other), ("scale", "--vae", vae, "--scale", "scalar")):
+        assert run(["encode", str(home / "photos"), str(tmp_path / name), "--size", "32", *words]) == 0
+        said = refused(train_words(tmp_path, name, f"run-{name}", *init), capsys)
+        assert f"was trained on latents with {name}" in said and "and these have" in said
+    assert load_vae(vae).hash in refused(train_words(tmp_path, "vae", "run-vae", *init), capsys)
+
+
 def test_a_run_gone_on_with_is_the_same_as_one_not_interrupted(home, tmp_path):
     """The noise of the latents follows from the step, as everything else does."""
     words = train_words(home, "latents", "unused")

@@ -34,7 +34,7 @@ def begin_from(
         modules: the network and its averages by the names of their files, "model" and "ema".
 
     Raises:
-        UserError: it is no run, holds no checkpoint, or its network is another.
+        UserError: it is no run, holds no checkpoint, or its network, autoencoder or scale is another.
     """
     run = RunFolder(Path(path))
     _check_same_network(run, model, data)
@@ -55,4 +55,14 @@ def _check_same_network(run: RunFolder, model: ModelConfig, data: Mapping[str, A
             raise UserError(
                 f"--init {run.path}: its network has {name} {value} and this run's has {mine[name]}: make them "
                 "the same, or begin without --init"
+            )
+    ours, others = data.get("latents", {}), record.get("latents", {})
+    for name in (
+        "vae",
+        "scale",
+    ):  # other images are what fine-tuning is for; other numbers for the same image are not
+        if ours.get(name) != others.get(name):
+            raise UserError(
+                f"--init {run.path}: it was trained on latents with {name} {others.get(name)}, and these have "
+                f"{ours.get(name)}: encode the images as its were, or begin without --init"
             )
