@@ -35,7 +35,10 @@ class Decoder:
         """
         if not self.name:
             raise UserError("these latents do not say which autoencoder made them: name it with --vae")
-        made = load_vae(self.name, self.device)
+        try:
+            made = load_vae(self.name, self.device)
+        except UserError as error:
+            raise UserError(f"{error}; --vae says where the latents' autoencoder is now") from None
         if self.record["vae"] not in (made.hash, "unknown"):
             raise UserError(
                 f"autoencoder {self.name} has weights {made.hash}, and the latents were made by "

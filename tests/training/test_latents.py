@@ -73,6 +73,25 @@ def test_samples_are_decoded_by_the_autoencoder(home, tmp_path):
     assert np.array_equal(images, generator(torch.arange(6) % 2))
 
 
+def test_an_autoencoder_that_has_moved_is_asked_for(home, tmp_path, capsys):
+    shutil.copytree(home / "vae", tmp_path / "vae")
+    words = [
+        "encode",
+        str(home / "photos"),
+        str(tmp_path / "data"),
+        "--vae",
+        str(tmp_path / "vae"),
+        "--size",
+        "32",
+    ]
+    assert run(words) == 0 and run(train_words(tmp_path, "data", "moved")) == 0
+    (tmp_path / "vae").rename(tmp_path / "there")
+    words = ["sample", str(tmp_path / "moved"), "--out", str(tmp_path / "x.npz"), "--count", "2"]
+    said = refused(words, capsys)
+    assert f"no autoencoder {tmp_path / 'vae'}" in said and "--vae says where" in said
+    assert run([*words, "--vae", str(tmp_path / "there")]) == 0
+
+
 def test_decoding_undoes_encoding_and_scaling(home):
     """A row of the set, scaled and sent back through the decoder, is what the autoencoder makes of its picture."""
     data, vae = Latents(home / "latents"), load_vae(str(home / "vae"))

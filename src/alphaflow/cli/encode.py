@@ -1,5 +1,6 @@
 """`alphaflow encode`."""
 
+import argparse
 from pathlib import Path
 
 from ..errors import UserError
@@ -8,6 +9,67 @@ from . import Parser
 
 def run(words: list[str]) -> None:
     """Encode images into a set of latents, or tell what that would take."""
+    known = _parser().parse_args(words)
+    _check(known)
+
+    from ..data.clip_latents import ClipFrames
+    from ..data.sources import Source, open_source
+    from ..encoding import Settings, convert, encode, open_foreign, preview
+    from ..encoding.encode import Crew
+    from ..training.devices import choose_device
+    from ..vae import load_vae
+
+    settings = Settings(
+        size=known.size,
+        crop=known.crop,
+        flips=known.flips,
+        scale=known.scale,
+        precision=known.precision,
+        tolerance=known.tolerance,
+        shard_images=known.shard_images,
+    )
+    crew = Crew.here()
+    device = crew.device(choose_device(known.device))
+    vae = load_vae(known.vae, device, settings.precision) if known.vae else None
+    if known.kind == "latents":
+        foreign = open_foreign(known.source)
+        manifest = convert(
+            foreign, known.out, settings, vae=vae, second=known.second, multiplied=known.multiplied, crew=crew
+        )
+    else:
+        assert vae is not None
+        source: Source = (
+            open_source(known.source, labels=known.labels)
+            if not known.frames
+            else ClipFrames(known.source, frames=known.frames, rate=known.rate, size=known.size)
+        )
+        if known.dry_run:
+            print(preview(source, vae, settings, batch_size=known.batch_size).text(crew.world))
+            return
+        manifest = encode(source, known.out, vae, settings, batch_size=known.batch_size, crew=crew)
+    if manifest:
+        skipped = f", {manifest.skipped} skipped (see {known.out / 'skipped.txt'})" if manifest.skipped else ""
+        about = manifest.fingerprint
+        print(f"{known.out}: {about.count} latents{skipped}, fingerprint {about.digest}")
+
+
+def _check(known: argparse.Namespace) -> None:
+    """Refuse options that do not go together, before anything heavy loads."""
+    if known.kind == "images" and not known.vae:
+        raise UserError("no autoencoder given: add --vae sd-vae-ft-ema, or a folder of yours", status=2)
+    if known.kind == "latents" and (known.dry_run or known.labels):
+        raise UserError("--dry-run and --labels are for images", status=2)
+    if known.frames is not None and (known.frames < 1 or known.flips == "drawn" or known.labels):
+        raise UserError(
+            f"--frames {known.frames} must be at least 1, and goes with neither --flips drawn, which would mirror "
+            "single frames, nor --labels",
+            status=2,
+        )
+    if known.kind == "images" and (known.second or known.multiplied != 1):
+        raise UserError("--second and --multiplied are for --from latents", status=2)
+
+
+def _parser() -> Parser:
     parser = Parser(
         prog="alphaflow encode",
         description="Turn images into latents of an autoencoder. A command that was killed can be given again; "
@@ -60,57 +122,4 @@ def run(words: list[str]) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="read 100 images, and tell size, time and what to skip"
     )
-    known = parser.parse_args(words)
-
-    if known.kind == "images" and not known.vae:
-        raise UserError("no autoencoder given: add --vae sd-vae-ft-ema, or a folder of yours", status=2)
-    if known.kind == "latents" and (known.dry_run or known.labels):
-        raise UserError("--dry-run and --labels are for images", status=2)
-    if known.frames is not None and (known.frames < 1 or known.flips == "drawn" or known.labels):
-        raise UserError(
-            f"--frames {known.frames} must be at least 1, and goes with neither --flips drawn, which would mirror "
-            "single frames, nor --labels",
-            status=2,
-        )
-    if known.kind == "images" and (known.second or known.multiplied != 1):
-        raise UserError("--second and --multiplied are for --from latents", status=2)
-
-    from ..data.clip_latents import ClipFrames
-    from ..data.sources import Source, open_source
-    from ..encoding import Settings, convert, encode, open_foreign, preview
-    from ..encoding.encode import Crew
-    from ..training.devices import choose_device
-    from ..vae import load_vae
-
-    settings = Settings(
-        size=known.size,
-        crop=known.crop,
-        flips=known.flips,
-        scale=known.scale,
-        precision=known.precision,
-        tolerance=known.tolerance,
-        shard_images=known.shard_images,
-    )
-    crew = Crew.here()
-    device = crew.device(choose_device(known.device))
-    vae = load_vae(known.vae, device, settings.precision) if known.vae else None
-    if known.kind == "latents":
-        foreign = open_foreign(known.source)
-        manifest = convert(
-            foreign, known.out, settings, vae=vae, second=known.second, multiplied=known.multiplied, crew=crew
-        )
-    else:
-        assert vae is not None
-        source: Source = (
-            open_source(known.source, labels=known.labels)
-            if not known.frames
-            else ClipFrames(known.source, frames=known.frames, rate=known.rate, size=known.size)
-        )
-        if known.dry_run:
-            print(preview(source, vae, settings, batch_size=known.batch_size).text(crew.world))
-            return
-        manifest = encode(source, known.out, vae, settings, batch_size=known.batch_size, crew=crew)
-    if manifest:
-        skipped = f", {manifest.skipped} skipped (see {known.out / 'skipped.txt'})" if manifest.skipped else ""
-        about = manifest.fingerprint
-        print(f"{known.out}: {about.count} latents{skipped}, fingerprint {about.digest}")
+    return parser

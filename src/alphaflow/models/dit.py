@@ -6,6 +6,7 @@ embedding that is a Linear over a reshape (`x_embedder.proj.weight` is the convo
 """
 
 import functools
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -141,22 +142,6 @@ class FinalLayer(nn.Module):
 
 
 @torch.no_grad()
-def init_transformer(net: Network) -> None:
-    """DiT's initialisation of every parameter: blocks are the identity, and u is 0."""
-    for module in net.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-    for embedder in (net.t_embedder, net.d_embedder):
-        nn.init.normal_(embedder.mlp.get_parameter("0.weight"), std=0.02)
-        nn.init.normal_(embedder.mlp.get_parameter("2.weight"), std=0.02)
-    for name, parameter in net.named_parameters():
-        if "adaLN_modulation" in name or name.startswith("final_layer"):
-            nn.init.zeros_(parameter)
-
-
 def frame_size(input_size: int | Sequence[int], patch: int) -> tuple[int, int]:
     """(H, W) in pixels, checked against the patch."""
     H, W = (input_size, input_size) if isinstance(input_size, int) else input_size
@@ -171,7 +156,62 @@ def frame_size(input_size: int | Sequence[int], patch: int) -> tuple[int, int]:
     return H, W
 
 
-class DiT(Network):
+class Transformer(Network):
+    """What DiTs on images and on videos share: patches to tokens, adaLN-zero blocks, tokens to patches.
+
+    A subclass sets the attributes in its constructor, ends it with `init_weights()`, and says where tokens are and
+    how they become a sample again.
+
+    Attributes:
+        shape: of a sample. x_embedder: z to tokens (B, N, width). pos_embed: their positions (N, width).
+        blocks, final_layer: of `Block`, `FinalLayer`.
+    """
+
+    shape: tuple[int, ...]
+    pos_embed: Tensor
+    x_embedder: nn.Module
+    blocks: nn.ModuleList
+    final_layer: FinalLayer
+
+    @abstractmethod
+    def _positions(self, width: int) -> Tensor:
+        """(N, width): fixed positions of the tokens."""
+
+    @abstractmethod
+    def _unpatchify(self, x: Tensor) -> Tensor:
+        """(B, N, p·p·C) to (B, *shape)."""
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Initialise every parameter and the positions, as DiT does; also after `to_empty` from meta."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        for embedder in (self.t_embedder, self.d_embedder):
+            nn.init.normal_(embedder.mlp.get_parameter("0.weight"), std=0.02)
+            nn.init.normal_(embedder.mlp.get_parameter("2.weight"), std=0.02)
+        for name, parameter in self.named_parameters():
+            if "adaLN_modulation" in name or name.startswith("final_layer"):
+                nn.init.zeros_(parameter)
+        if not self.pos_embed.is_meta:
+            self.pos_embed.copy_(self._positions(self.pos_embed.shape[1]))
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        if z.shape[1:] != self.shape:
+            raise ValueError(
+                f"z has shape {tuple(z.shape)} but this DiT takes (B, {', '.join(map(str, self.shape))})"
+            )
+        c = self.condition(z, r, t, y)
+        x = self.x_embedder(z) + self.pos_embed
+        for block in self.blocks:
+            x = block(x, c)
+        return self._unpatchify(self.final_layer(x, c)).to(z.dtype)
+
+
+class DiT(Transformer):
     """Vanilla DiT with adaLN-zero for the average velocity; z is (B, channels, H, W). See `Network`.
 
     Args:
@@ -189,8 +229,6 @@ class DiT(Network):
         ValueError: a size does not fit the patch, the heads or the position table; in `forward`, an input of
             another shape.
     """
-
-    pos_embed: Tensor
 
     def __init__(
         self,
@@ -223,31 +261,15 @@ class DiT(Network):
         self.shape = (channels, H, W)
         self.grid = (H // patch, W // patch)
         self.x_embedder = PatchEmbed(patch, channels, width)
-        self.register_buffer("pos_embed", position_table(*self.grid, width), persistent=False)
+        self.register_buffer("pos_embed", self._positions(width), persistent=False)
         self.blocks = nn.ModuleList(Block(width, heads, int(width * mlp_ratio), activation) for _ in range(depth))
         self.final_layer = FinalLayer(width, patch * patch * channels)
         self.init_weights()
 
-    @torch.no_grad()
-    def init_weights(self) -> None:
-        """Initialise every parameter and the position table, as DiT does; also after `to_empty` from meta."""
-        init_transformer(self)
-        if not self.pos_embed.is_meta:
-            self.pos_embed.copy_(position_table(*self.grid, self.pos_embed.shape[1]))
-
-    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        if z.shape[1:] != self.shape:
-            raise ValueError(
-                f"z has shape {tuple(z.shape)} but this DiT takes (B, {', '.join(map(str, self.shape))})"
-            )
-        c = self.condition(z, r, t, y)
-        x = self.x_embedder(z) + self.pos_embed
-        for block in self.blocks:
-            x = block(x, c)
-        return self._unpatchify(self.final_layer(x, c)).to(z.dtype)
+    def _positions(self, width: int) -> Tensor:
+        return position_table(*self.grid, width)
 
     def _unpatchify(self, x: Tensor) -> Tensor:
-        """(B, N, p·p·C) to (B, C, H, W)."""
         (h, w), p = self.grid, self.patch
         patches = x.view(x.shape[0], h, w, p, p, self.shape[0])
         return patches.permute(0, 5, 1, 3, 2, 4).reshape(x.shape[0], *self.shape)

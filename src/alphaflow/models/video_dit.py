@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alphaflow.errors import choose
-from alphaflow.models.dit import Block, FinalLayer, frame_size, init_transformer, position_table
-from alphaflow.models.embeddings import Network
+from alphaflow.models.dit import Block, FinalLayer, Transformer, frame_size, position_table
 
 Span = Literal["joint", "factorised"]
 Axis = Literal["frames", "places"]
@@ -70,7 +69,7 @@ class AxisAttention(nn.Module):
         return tokens.permute(order).reshape(x.shape[0], frames * places, -1)
 
 
-class VideoDiT(Network):
+class VideoDiT(Transformer):
     """A DiT for the average velocity of videos; z is (B, channels, frames, H, W). See `Network`.
 
     Each frame is cut into patches as an image is; a token's position is that of its patch plus that of its frame.
@@ -90,8 +89,6 @@ class VideoDiT(Network):
         ValueError: a size does not fit the patch, the heads or the position table; a single block of factorised
             attention, which would see no other frame; in `forward`, an input of another shape.
     """
-
-    pos_embed: Tensor
 
     def __init__(
         self,
@@ -148,26 +145,7 @@ class VideoDiT(Network):
         places, times = position_table(rows, columns, width), time_table(frames, width)
         return (times[:, None] + places[None]).flatten(0, 1)
 
-    @torch.no_grad()
-    def init_weights(self) -> None:
-        """Initialise every parameter and the positions, as DiT does; also after `to_empty` from meta."""
-        init_transformer(self)
-        if not self.pos_embed.is_meta:
-            self.pos_embed.copy_(self._positions(self.pos_embed.shape[1]))
-
-    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        if z.shape[1:] != self.shape:
-            raise ValueError(
-                f"z has shape {tuple(z.shape)} but this DiT takes (B, {', '.join(map(str, self.shape))})"
-            )
-        c = self.condition(z, r, t, y)
-        x = self.x_embedder(z) + self.pos_embed
-        for block in self.blocks:
-            x = block(x, c)
-        return self._unpatchify(self.final_layer(x, c)).to(z.dtype)
-
     def _unpatchify(self, x: Tensor) -> Tensor:
-        """(B, T·N, p·p·C) to (B, C, T, H, W)."""
         p = self.patch
         patches = x.view(x.shape[0], *self.grid, p, p, self.shape[0])
         return patches.permute(0, 6, 1, 2, 4, 3, 5).reshape(x.shape[0], *self.shape)

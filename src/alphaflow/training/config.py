@@ -5,6 +5,7 @@ A recipe is a value of `Config`; the command line changes single fields by their
 """
 
 import dataclasses
+import operator
 import types
 import typing
 from dataclasses import dataclass, field
@@ -154,6 +155,13 @@ class ParallelConfig:
     """hsdp: processes over which one copy of the weights is sharded; 0: those of one machine."""
 
 
+_LEAST = (
+    ("steps batch_size accumulate log_every checkpoint_every keep_checkpoints sample_every max_bad_steps", 1),
+    ("schedule_steps keep_every spike_factor peak_tflops ema.store_every parallel.shard_size", 0),
+)
+"""Settings, and the least value that each may have."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     recipe: str = "digits"
@@ -213,15 +221,15 @@ class Config:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "sample_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} {getattr(self, name)} must be at least 1", status=2)
-        if self.keep_checkpoints < 1 or self.max_bad_steps < 1 or self.schedule_steps < 0:
-            raise UserError("keep_checkpoints and max_bad_steps must be at least 1", status=2)
+        for names, least in _LEAST:
+            for name in names.split():
+                value = operator.attrgetter(name)(self)
+                if value < least:
+                    raise UserError(f"{name} {value:g} must be at least {least}", status=2)
+        if self.parallel.timeout <= 0:
+            raise UserError(f"parallel.timeout {self.parallel.timeout:g} must be above 0 minutes", status=2)
         if self.compile and (self.compile_blocks or self.recompute):
             raise UserError("compile does not go with compile_blocks or recompute: choose", status=2)
-        if self.keep_every < 0 or self.spike_factor < 0 or self.peak_tflops < 0:
-            raise UserError("keep_every, spike_factor and peak_tflops must not be negative", status=2)
         if self.batch_size % self.accumulate:
             raise UserError(
                 f"batch_size {self.batch_size} does not divide into accumulate = {self.accumulate} equal parts",
