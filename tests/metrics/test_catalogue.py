@@ -13,11 +13,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from published_weights import Bomb, TinyCLIP, TinyDINOv2, TinyI3D, TinyInception, pickled, scripted, traced_half
 
 from alphaflow.errors import UserError
 from alphaflow.metrics import DETECTORS, load_detector
 from alphaflow.metrics.catalogue import PUBLISHED, shorter_side_to
+from published_weights import Bomb, TinyCLIP, TinyDINOv2, TinyI3D, TinyInception, pickled, scripted, traced_half
 
 Publish = Callable[..., Path]
 
