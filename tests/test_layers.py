@@ -36,6 +36,7 @@ FLOORS: list[dict[str, set[str]]] = [
             "decoder",
             "plan",
             "films",
+            "stats",
         }
     },
     {"recipes": {"recipes"}},
