@@ -8,15 +8,11 @@ from . import Parser
 
 def run(words: list[str]) -> None:
     """Write the reference statistics of a source of images."""
-    parser = Parser(
-        prog="alphaflow stats", description="Keep what a detector sees in images, to compare with later."
-    )
+    parser = Parser(prog="alphaflow stats", description="Keep what a detector sees in images.")
     parser.add_argument("source", metavar="SRC", help="the images: a folder, an archive, …, or digits")
     parser.add_argument("out", metavar="OUT.npz", type=Path, help="the file to write")
     parser.add_argument("--detector", required=True, help="inception dinov2 clip clip-l digits")
-    parser.add_argument(
-        "--detector-path", type=Path, help="its file, or a folder with it (the cache, else fetched)"
-    )
+    parser.add_argument("--detector-path", type=Path, help="its file, or a folder with it (the cache)")
     parser.add_argument("--size", type=int, default=256, help="side of the images in pixels (256)")
     parser.add_argument("--crop", choices=("lanczos", "box"), default="lanczos", help="lanczos, or box as ADM's")
     parser.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")

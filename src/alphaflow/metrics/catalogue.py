@@ -68,7 +68,7 @@ class DINOv2(nn.Module):
 class CLIP(nn.Module):
     """Features (N, 512 or 768) of levels (N, 3, H, W), 0 to 255: the shorter side to 224, and the middle of that.
 
-    Resized levels are rounded, as Pillow's are, through which OpenAI's preprocessing goes.
+    OpenAI's preprocessing goes through Pillow; see `shorter_side_to`.
     """
 
     mean: Tensor
@@ -86,10 +86,15 @@ class CLIP(nn.Module):
 
 
 def shorter_side_to(levels: Tensor, size: int) -> Tensor:
-    """Whole levels (N, C, size, size), float32, of levels (N, C, H, W): bicubic, antialiased, the middle kept."""
+    """Whole levels (N, C, size, size), float32, of levels (N, C, H, W): bicubic, antialiased, the middle kept.
+
+    Levels are rounded and clamped after either pass, as Pillow does: that alone is up to 5 levels in noise.
+    """
     H, W = levels.shape[-2:]
     shape = (size, int(size * W / H)) if H <= W else (int(size * H / W), size)
-    x = F.interpolate(levels.float(), size=shape, mode="bicubic", antialias=True).round_().clamp_(0, 255)
+    x = levels.float()
+    for pass_ in ((H, shape[1]), shape):  # along rows, then along columns
+        x = F.interpolate(x, size=pass_, mode="bicubic", antialias=True).round_().clamp_(0, 255)
     top, left = (round((side - size) / 2) for side in shape)
     return x[..., top : top + size, left : left + size]
 
