@@ -22,8 +22,8 @@ def test_statistics_of_the_digits_are_those_of_their_features(tmp_path: Path) ->
     found = read_reference(file)
     detector = load_detector("digits")
     features = detector.features(to_uint8(Digits().batch(torch.arange(1797))[0])).double().numpy()
-    np.testing.assert_allclose(found.statistics.mean.numpy(), features.mean(0), rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(found.statistics.cov.numpy(), np.cov(features.T), rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(found.statistics.mean.numpy(), features.mean(0), rtol=0, atol=1e-7)  # float32
+    np.testing.assert_allclose(found.statistics.cov.numpy(), np.cov(features.T), rtol=0, atol=1e-7)
     assert found.known and found.statistics.count == 1797 and found.statistics.source == Digits().fingerprint
     found.check(detector, size=8)
     with pytest.raises(UserError, match="resolution 8, and this 16"):
