@@ -158,6 +158,7 @@ def traced_half(net: TinyCLIP) -> bytes:
     graph.half()
     buffer = io.BytesIO()
     torch.jit.save(graph, buffer)
+    net.float()  # the graph's weights are its own
     return buffer.getvalue()
 
 
