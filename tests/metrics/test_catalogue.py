@@ -266,3 +266,23 @@ def test_no_network_says_how_to_bring_the_file(publish: Publish, server: tuple[s
     with pytest.raises(UserError, match="broke off after 0 bytes"):
         load_detector("clip")
     assert len(handler.asked) == 5
+
+
+def test_stats_of_a_folder_keep_what_they_belong_to(publish: Publish, tmp_path: Path) -> None:
+    from alphaflow.cli import run
+    from alphaflow.metrics.reference import read_reference
+
+    images = np.random.default_rng(2).integers(0, 256, (9, 16, 16, 3), dtype=np.uint8)
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    for k, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "images" / "a" / f"{k}.png")
+    file = publish("inception", scripted(TinyInception()))
+    words = ["stats", str(tmp_path / "images"), str(tmp_path / "out.npz"), "--detector", "inception"]
+    assert run([*words, "--detector-path", str(file), "--size", "16", "--crop", "box", "--device", "cpu"]) == 0
+    found, detector = read_reference(tmp_path / "out.npz"), load_detector("inception", path=file)
+    wanted = detector.features(images).double()
+    torch.testing.assert_close(found.statistics.mean, wanted.mean(0), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.statistics.cov, wanted.T.cov(), rtol=0, atol=1e-6)
+    assert (found.size, found.crop, found.statistics.count) == (16, "box", 9)
+    with pytest.raises(UserError, match="has crop box, and this lanczos"):
+        found.check(detector, size=16, crop="lanczos")
