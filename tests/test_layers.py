@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "alphaflow"
 FLOORS: list[dict[str, set[str]]] = [
     # From the bottom up. A floor holds families; a module may import its own family and every floor below.
     {
-        "primitives": {"errors", "spec", "path", "pixels", "rng", "times", "schedules", "ema"}
+        "primitives": {"errors", "spec", "path", "pixels", "rng", "times", "schedules", "ema", "places"}
         | {"derivative", "fused", "dual", "dual_rules", "dual_attention"}
     },
     {
@@ -36,6 +36,7 @@ FLOORS: list[dict[str, set[str]]] = [
             "decoder",
             "plan",
             "films",
+            "stats",
         }
     },
     {"recipes": {"recipes"}},

@@ -19,6 +19,7 @@ COMMANDS = {
     "bench": "time a training step and sampling",
     "encode": "turn images into latents of an autoencoder",
     "inspect": "say what a set of latents is, and show some of it",
+    "stats": "keep what a detector sees in images, to compare with",
     "recipes": "list the recipes with their cost and expected result",
 }
 

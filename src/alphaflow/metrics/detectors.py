@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from alphaflow.pixels import from_uint8
 
 DIGITS_ASSET = "digits_classifier.safetensors"
 DIGITS_SHA256 = "60c833c995c7b946c04327352e20e1f309e75d96261b83e1e681ed911aa1a5fb"
-_IMAGES_AT_ONCE = 1024
 
 
 class Features(NamedTuple):
@@ -33,7 +32,7 @@ class Features(NamedTuple):
     features: Tensor
     """float64 (N, D)"""
     logits: Tensor
-    """float64 (N, K): one unnormalised log-probability a class"""
+    """float64 (N, K): one unnormalised log-probability a class; K = 0 where the detector knows none"""
 
 
 class DigitsClassifier(nn.Module):
@@ -79,34 +78,82 @@ class Detector:
     """names the detector in results; Fréchet distances are comparable only under one name and hash"""
     sha256: str
     """hash of the weights"""
-    image_shape: tuple[int, ...]
-    """(H, W, C) of the images it takes, (T, H, W, C) of the videos"""
+    image_shape: tuple[int | None, ...]
+    """(H, W, C) of the images it takes, (T, H, W, C) of the videos; None: any"""
     network: Callable[[Tensor], tuple[Tensor, Tensor]]
-    """maps float32 (N, C, …, H, W) in [-1, 1] to features (N, D) and logits (N, K)"""
+    """maps (N, C, …, H, W) to features (N, D) and logits (N, K); K = 0 where it knows no classes"""
+    preprocessing: str = "8-bit levels scaled to [-1, 1]"
+    """what happens to pixels before the network, in words"""
+    takes: Literal["unit", "levels"] = "unit"
+    """what the network gets: float32 in [-1, 1], or the uint8 levels themselves"""
+    device: torch.device | str = "cpu"
+    """where the network is"""
+    at_once: int = 1024
+    """images through the network at once"""
+    shortest: int = 1
+    """frames of the shortest video it takes"""
+
+    @property
+    def version(self) -> str:
+        """Hash of the weights."""
+        return self.sha256
 
     def __call__(self, images: NDArray[np.uint8]) -> Features:
-        """Return features and logits of images, uint8 (N, H, W, C).
+        """Return features and logits of images, uint8 (N, H, W, C), or videos, (N, T, H, W, C).
 
         Only 8-bit images are taken, so that generated ones are rounded as the real ones were.
 
         Raises:
             ValueError: `images` is no uint8 numpy array, is empty, or has another shape than `image_shape`.
         """
+        features, logits = (part.double() for part in self._seen(images))
+        return Features(features, logits)
+
+    def features(self, images: NDArray[np.uint8]) -> Tensor:
+        """Return the features, float32 (N, D) in main memory; otherwise as `__call__`."""
+        return self._seen(images)[0]
+
+    def logits(self, images: NDArray[np.uint8]) -> Tensor:
+        """Return the logits, float32 (N, K) in main memory; otherwise as `__call__`.
+
+        Raises:
+            ValueError: as `__call__`, or the detector knows no classes.
+        """
+        found = self._seen(images)[1]
+        if not found.shape[1]:
+            raise ValueError(f"detector {self.name} knows no classes: take inception, or digits for the digits")
+        return found
+
+    def _seen(self, images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+        self._check(images)
+        found = []
+        with torch.inference_mode():
+            for start in range(0, len(images), self.at_once):
+                some = images[start : start + self.at_once]
+                x = from_uint8(some) if self.takes == "unit" else torch.from_numpy(np.moveaxis(some, -1, 1).copy())
+                found.append([part.float().cpu() for part in self.network(x.to(self.device))])
+        features, logits = (torch.cat(parts) for parts in zip(*found))
+        return features, logits
+
+    def _check(self, images: NDArray[np.uint8]) -> None:
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
             kind = f"{type(images).__name__} of {getattr(images, 'dtype', 'no type')}"
             raise ValueError(f"detector {self.name} takes uint8 numpy images, not {kind}: use to_uint8 first")
-        if images.shape[1:] != self.image_shape or len(images) == 0:
-            wanted = ", ".join(str(n) for n in self.image_shape)
+        shape = images.shape[1:]
+        fits = len(shape) == len(self.image_shape) and all(
+            wanted in (None, found) for wanted, found in zip(self.image_shape, shape)
+        )
+        if not fits or images.size == 0:
+            letters = ("T", "H", "W", "C")[-len(self.image_shape) :]
+            wanted = ", ".join(letter if n is None else str(n) for letter, n in zip(letters, self.image_shape))
             raise ValueError(f"detector {self.name} takes images (N, {wanted}), not {images.shape}")
-        found = []
-        with torch.inference_mode():
-            for start in range(0, len(images), _IMAGES_AT_ONCE):
-                found.append(self.network(from_uint8(images[start : start + _IMAGES_AT_ONCE])))
-        features, logits = (torch.cat(parts).double() for parts in zip(*found))
-        return Features(features, logits)
+        if len(shape) == 4 and shape[0] < self.shortest:
+            raise ValueError(
+                f"detector {self.name} takes videos of {self.shortest} frames or more, not {shape[0]}"
+            )
 
 
-def load_digits_detector() -> Detector:
+def load_digits_detector(device: torch.device | str = "cpu") -> Detector:
     """Read the digits classifier that comes with the package.
 
     Raises:
@@ -117,8 +164,8 @@ def load_digits_detector() -> Detector:
     weights = load(_checked_asset(DIGITS_ASSET, DIGITS_SHA256))
     network = DigitsClassifier()
     network.load_state_dict(weights)
-    network.eval().requires_grad_(False)
-    return Detector(name="digits-cnn", sha256=DIGITS_SHA256, image_shape=(8, 8, 1), network=network)
+    network.eval().requires_grad_(False).to(device)
+    return Detector(name="digits-cnn", sha256=DIGITS_SHA256, image_shape=(8, 8, 1), network=network, device=device)
 
 
 def _checked_asset(name: str, sha256: str) -> bytes:

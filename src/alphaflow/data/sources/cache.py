@@ -1,28 +1,19 @@
 """A folder of things that can be made again: listings, unpacked archives, decoded pixels."""
 
 import contextlib
-import fcntl
 import hashlib
-import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alphaflow.errors import UserError
+from alphaflow.places import cache_folder, locked
+
+__all__ = ["Arrays", "cache_folder", "key_of", "load_index", "locked", "stamp_of", "store_index"]
 
 Arrays = dict[str, NDArray[np.generic]]
-
-
-def cache_folder(kind: str) -> Path:
-    """Where things of a kind are kept: below $ALPHAFLOW_CACHE, or else `alphaflow` below $XDG_CACHE_HOME or
-    ~/.cache. The folder need not exist."""
-    own = os.environ.get("ALPHAFLOW_CACHE")
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alphaflow"
-    return (Path(own) if own else base) / kind
 
 
 def key_of(*parts: object) -> str:
@@ -61,20 +52,3 @@ def store_index(path: str, arrays: Arrays) -> None:
                 temporary.unlink()
                 raise
         temporary.replace(folder / f"{key_of(path)}.npz")
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file at `path`, so that one process makes what the others then find. The system lets go of it
-    when the process ends, however it ends."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
-    except OSError as error:
-        raise UserError(
-            f"cannot write to the cache at {path.parent} ({error.strerror}): set ALPHAFLOW_CACHE to a folder "
-            "that can be written"
-        ) from None
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
