@@ -2,7 +2,7 @@
 
 from alphaflow.metrics.detectors import Detector, DigitsClassifier, Features, load_digits_detector
 from alphaflow.metrics.distances import energy_distance, sliced_wasserstein
-from alphaflow.metrics.frechet import GaussianStatistics, frechet_distance, frechet_from_features
+from alphaflow.metrics.frechet import frechet_distance, frechet_from_features
 from alphaflow.metrics.manifold import (
     DensityCoverage,
     Neighbours,
@@ -12,15 +12,17 @@ from alphaflow.metrics.manifold import (
     precision_recall,
 )
 from alphaflow.metrics.moving import load_moving_digits_detector
+from alphaflow.metrics.statistics import Accumulator, Statistics, statistics_of
 
 __all__ = [
+    "Accumulator",
     "DensityCoverage",
     "Detector",
     "DigitsClassifier",
     "Features",
-    "GaussianStatistics",
     "Neighbours",
     "PrecisionRecall",
+    "Statistics",
     "density_coverage",
     "energy_distance",
     "frechet_distance",
@@ -30,4 +32,5 @@ __all__ = [
     "nearest_neighbours",
     "precision_recall",
     "sliced_wasserstein",
+    "statistics_of",
 ]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from alphaflow.metrics._checks import ArrayLike, as_float64
+from alphaflow.metrics.statistics import statistics_of
 
 
 def frechet_distance(mean_a: ArrayLike, cov_a: ArrayLike, mean_b: ArrayLike, cov_b: ArrayLike) -> float:
@@ -38,70 +39,8 @@ def frechet_from_features(a: ArrayLike, b: ArrayLike) -> float:
     Raises:
         ValueError: as `frechet_distance`, or fewer than two rows.
     """
-    first, second = GaussianStatistics(), GaussianStatistics()
-    first.update(a)
-    second.update(b)
+    first, second = statistics_of(a), statistics_of(b)
     return frechet_distance(first.mean, first.cov, second.mean, second.cov)
-
-
-class GaussianStatistics:
-    """Mean and unbiased covariance of features that arrive in batches, accumulated in float64.
-
-    Batches are merged by their deviations from their own means, so nothing cancels when the mean is far
-    from zero. Source: T. F. Chan, G. H. Golub, R. J. LeVeque, Updating formulae and a pairwise algorithm for
-    computing sample variances, COMPSTAT 1982.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._mean = torch.zeros(0, dtype=torch.float64)
-        self._scatter = torch.zeros(0, 0, dtype=torch.float64)
-
-    def update(self, features: ArrayLike) -> None:
-        """Take in features (B, D) of one batch.
-
-        Raises:
-            ValueError: not two-dimensional, empty, not finite, or a D other than before.
-        """
-        x = as_float64("features", features, 2)
-        mean = x.mean(0)
-        centred = x - mean
-        self._add(len(x), mean, centred.T @ centred)
-
-    def merge(self, other: "GaussianStatistics") -> None:
-        """Take in all that `other` has seen; `other` stays as it is.
-
-        Raises:
-            ValueError: a D other than before.
-        """
-        if other.count:
-            self._add(other.count, other._mean, other._scatter)
-
-    @property
-    def mean(self) -> Tensor:
-        """float64 (D,). Raises `ValueError` before the first sample."""
-        if self.count == 0:
-            raise ValueError("no features yet: the mean needs at least 1 sample")
-        return self._mean
-
-    @property
-    def cov(self) -> Tensor:
-        """float64 (D, D), divided by n - 1. Raises `ValueError` before the second sample."""
-        if self.count < 2:
-            raise ValueError(f"{self.count} samples have no covariance: at least 2 are needed")
-        return self._scatter / (self.count - 1)
-
-    def _add(self, count: int, mean: Tensor, scatter: Tensor) -> None:
-        if self.count == 0:
-            self.count, self._mean, self._scatter = count, mean, scatter
-            return
-        if len(mean) != len(self._mean):
-            raise ValueError(f"features have {len(mean)} dimensions, and earlier ones had {len(self._mean)}")
-        total = self.count + count
-        shift = mean - self._mean
-        self._mean = self._mean + shift * (count / total)
-        self._scatter = self._scatter + scatter + torch.outer(shift, shift) * (self.count * count / total)
-        self.count = total
 
 
 def _gaussian(which: str, mean: ArrayLike, cov: ArrayLike) -> tuple[Tensor, Tensor]:
