@@ -2,12 +2,16 @@
 
 from alphaflow.metrics.detectors import Detector, DigitsClassifier, Features, load_digits_detector
 from alphaflow.metrics.distances import energy_distance, sliced_wasserstein
+from alphaflow.metrics.estimates import Estimate, FrechetEstimate, frechet_estimate, jackknife, mean_estimate
 from alphaflow.metrics.frechet import frechet_distance, frechet_from_features
+from alphaflow.metrics.inception import inception_score
+from alphaflow.metrics.kernel import kernel_distance
 from alphaflow.metrics.manifold import (
     DensityCoverage,
     Neighbours,
     PrecisionRecall,
     density_coverage,
+    manifold_estimates,
     nearest_neighbours,
     precision_recall,
 )
@@ -19,16 +23,24 @@ __all__ = [
     "DensityCoverage",
     "Detector",
     "DigitsClassifier",
+    "Estimate",
     "Features",
+    "FrechetEstimate",
     "Neighbours",
     "PrecisionRecall",
     "Statistics",
     "density_coverage",
     "energy_distance",
     "frechet_distance",
+    "frechet_estimate",
     "frechet_from_features",
+    "inception_score",
+    "jackknife",
+    "kernel_distance",
     "load_digits_detector",
     "load_moving_digits_detector",
+    "manifold_estimates",
+    "mean_estimate",
     "nearest_neighbours",
     "precision_recall",
     "sliced_wasserstein",

@@ -14,8 +14,8 @@ from alphaflow.metrics.statistics import statistics_of
 def frechet_distance(mean_a: ArrayLike, cov_a: ArrayLike, mean_b: ArrayLike, cov_b: ArrayLike) -> float:
     """Return |μ_a - μ_b|² + tr(Σ_a + Σ_b - 2 (Σ_a^½ Σ_b Σ_a^½)^½), in squared units of the features.
 
-    The last trace is the sum of the singular values of Σ_a^½ Σ_b^½, which needs no matrix square root of a
-    product and stays accurate when covariances are rank-deficient.
+    The last trace is the sum of the singular values of F_aᵀ F_b, for any factors with Σ = F Fᵀ: this needs no
+    matrix square root of a product and stays accurate when covariances are rank-deficient.
 
     Args:
         mean_a, mean_b: (D,).
@@ -24,13 +24,27 @@ def frechet_distance(mean_a: ArrayLike, cov_a: ArrayLike, mean_b: ArrayLike, cov
     Raises:
         ValueError: shapes that do not fit, an asymmetric covariance, NaN or infinities.
     """
-    m_a, s_a = _gaussian("a", mean_a, cov_a)
-    m_b, s_b = _gaussian("b", mean_b, cov_b)
-    if len(m_a) != len(m_b):
-        raise ValueError(f"mean_a has {len(m_a)} dimensions and mean_b {len(m_b)}: they must agree")
-    cross = torch.linalg.svdvals(_root(s_a) @ _root(s_b)).sum()
-    squared = (m_a - m_b).square().sum() + s_a.trace() + s_b.trace() - 2 * cross
-    return max(float(squared), 0.0)
+    return FrechetTo(mean_a, cov_a, "a")(mean_b, cov_b, "b")
+
+
+class FrechetTo:
+    """The Fréchet distance to one Gaussian, factored once for many others: see `frechet_distance`."""
+
+    def __init__(self, mean: ArrayLike, cov: ArrayLike, name: str = "reference") -> None:
+        self.name = name
+        self._mean, self._cov = _gaussian(name, mean, cov)
+        self._factor = _factor(self._cov)
+
+    def __call__(self, mean: ArrayLike, cov: ArrayLike, name: str = "other") -> float:
+        """To the Gaussian with mean (D,) and covariance (D, D), called `name` in errors."""
+        m, s = _gaussian(name, mean, cov)
+        if len(m) != len(self._mean):
+            raise ValueError(
+                f"mean_{self.name} has {len(self._mean)} dimensions and mean_{name} {len(m)}: they must agree"
+            )
+        cross = torch.linalg.svdvals(self._factor.T @ _factor(s)).sum()
+        squared = (self._mean - m).square().sum() + self._cov.trace() + s.trace() - 2 * cross
+        return max(float(squared), 0.0)
 
 
 def frechet_from_features(a: ArrayLike, b: ArrayLike) -> float:
@@ -52,7 +66,11 @@ def _gaussian(which: str, mean: ArrayLike, cov: ArrayLike) -> tuple[Tensor, Tens
     return m, (s + s.T) / 2
 
 
-def _root(cov: Tensor) -> Tensor:
-    """The symmetric square root; eigenvalues that rounding made negative count as 0."""
+def _factor(cov: Tensor) -> Tensor:
+    """F with F Fᵀ = cov: Cholesky's where there is one, an eighth of the work; else the eigenvectors,
+    scaled; eigenvalues that rounding made negative count as 0."""
+    triangle, failed = torch.linalg.cholesky_ex(cov)
+    if not failed:
+        return triangle
     values, vectors = torch.linalg.eigh(cov)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return vectors * values.clamp(min=0).sqrt()
