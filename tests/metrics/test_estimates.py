@@ -94,9 +94,8 @@ def test_leaving_a_group_out_is_having_drawn_the_others_only() -> None:
     real, fake = drawn(0, 300, 6), drawn(1, 512, 6) * 1.2
     member = torch.arange(512) // 64
     found = manifold_estimates(real, fake)
-    left = [
-        (precision_recall(real, fake[member != g]), density_coverage(real, fake[member != g])) for g in range(8)
-    ]
+    others = [fake[member != g] for g in range(8)]
+    left = [(precision_recall(real, other), density_coverage(real, other)) for other in others]
     figures = [{**a._asdict(), **b._asdict()} for a, b in left]
     kernel = [kernel_distance(real, other).value for other in others]
     for name, estimate in found.items():

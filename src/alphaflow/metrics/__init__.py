@@ -2,7 +2,14 @@
 
 from alphaflow.metrics.detectors import Detector, DigitsClassifier, Features, load_digits_detector
 from alphaflow.metrics.distances import energy_distance, sliced_wasserstein
-from alphaflow.metrics.estimates import Estimate, FrechetEstimate, frechet_estimate, jackknife, mean_estimate
+from alphaflow.metrics.estimates import (
+    Estimate,
+    FrechetEstimate,
+    frechet_estimate,
+    jackknife,
+    mean_estimate,
+    median_estimate,
+)
 from alphaflow.metrics.frechet import frechet_distance, frechet_from_features
 from alphaflow.metrics.inception import inception_score
 from alphaflow.metrics.kernel import kernel_distance
@@ -41,6 +48,7 @@ __all__ = [
     "load_moving_digits_detector",
     "manifold_estimates",
     "mean_estimate",
+    "median_estimate",
     "nearest_neighbours",
     "precision_recall",
     "sliced_wasserstein",

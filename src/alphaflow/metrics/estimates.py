@@ -71,6 +71,16 @@ def mean_estimate(values: ArrayLike) -> Estimate:
     return jackknife(total, without.tolist(), counts)
 
 
+def median_estimate(values: ArrayLike) -> Estimate:
+    """Of the median of values (N,); of an even number the lower of the two in the middle."""
+    x = as_float64("values", values, 1)
+    counts, member = group_counts(len(x)), groups_of(torch.arange(len(x)))
+    value = float(x.median())
+    if max(counts) == len(x):
+        return Estimate(value)
+    return jackknife(value, [float(x[member != g].median()) for g in range(GROUPS)], counts)
+
+
 @dataclass(frozen=True)
 class FrechetEstimate:
     """The distance, and what it would tend to with ever more generated samples (None: not asked for)."""
