@@ -16,6 +16,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
+from alphaflow.errors import UserError
 from alphaflow.metrics._checks import ArrayLike, as_float64
 from alphaflow.metrics.frechet import FrechetTo
 from alphaflow.metrics.statistics import GROUPS, Moments, Statistics, groups_of, merged
@@ -98,6 +99,7 @@ def frechet_estimate(reference: Statistics, groups: Sequence[Moments], *, limit:
 
     Raises:
         ValueError: fewer than two samples, or features of other dimensions than the reference's.
+        UserError: fewer than 193 samples to extrapolate from.
     """
     distance = FrechetTo(reference.mean, reference.cov)
     counts = [group.count for group in groups]
@@ -110,7 +112,7 @@ def frechet_estimate(reference: Statistics, groups: Sequence[Moments], *, limit:
     value = score(filled)
     if len(filled) < FEWEST_GROUPS:
         if limit:
-            raise ValueError(f"{sum(counts)} samples are too few to extrapolate from: at least 193 are needed")
+            raise UserError(f"{sum(counts)} samples are too few to extrapolate from: draw at least 193")
         return FrechetEstimate(Estimate(value), None)
     without = [score([j for j in filled if j != k]) if counts[k] else value for k in range(len(groups))]
     estimate = jackknife(value, without, counts)
