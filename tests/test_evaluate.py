@@ -119,7 +119,8 @@ def test_every_metric_of_the_data_themselves_is_perfect(digits, tmp_path):
     assert figures["precision"] == figures["recall"] == figures["coverage"] == 1
     assert figures["density"] > 0.9 and figures["accuracy"] > 0.99 and figures["copies"] == 1
     assert figures["inception_score"] == pytest.approx(record["halves"]["inception_score"], rel=0.02)
-    assert abs(figures["frechet_limit"]) < 0.05 and figures["kernel"] < 0
+    assert figures["kernel"] < 0  # unbiased only for independent samples, and so is the limit:
+    assert -0.12 < figures["frechet_limit"] < 0  # minus the bias at 1,797, of which docs/digits.md says 0.064
     assert set(result["errors"]) == set(figures) - {"frechet_limit"}
     (folder / "00000-class0.png").rename(folder / "00000.png")
     words = ["evaluate", str(digits), "--from-folder", str(folder), "--metrics", "accuracy", "manifold"]
