@@ -67,9 +67,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
         nargs="+",
         help="ode, consistency, euler, heun; or one for each interval: heun,ode",
     )
-    parser.add_argument(
-        "--midpoint", type=float, nargs="+", default=[], help="two evaluations, parted there: .3 .5"
-    )
+    parser.add_argument("--midpoint", type=float, nargs="+", help="two evaluations, parted there: .3 .5")
     parser.add_argument("--times", help="a grid of times instead of --nfe: 1,.5,0")
     parser.add_argument(
         "--ema", type=_share, nargs="+", metavar="STD", help="weights: own, or averages over shares"
