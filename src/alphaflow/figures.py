@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import UserError
+from .rng import seeded
 
 
 def image_grid(images: NDArray[np.uint8], columns: int | None = None, *, gap: int = 1) -> Image.Image:
@@ -93,7 +94,10 @@ _CLASS = re.compile(r"-class(\d+)$")
 
 
 def read_images(folder: Path, shape: Sequence[int]) -> tuple[Iterator[NDArray[np.uint8]], Tensor | None]:
-    """Images of anybody's, in the order of their names: uint8 (B, H, W, C), 64 at a time, as they are.
+    """Images of anybody's, uint8 (B, H, W, C), 64 at a time, as they are.
+
+    They come in a fixed random order: intervals compare groups of samples that follow each other, and names are
+    often sorted by class.
 
     Args:
         folder: PNG, JPEG or WebP files. shape: (C, H, W) that they must have.
@@ -111,6 +115,8 @@ def read_images(folder: Path, shape: Sequence[int]) -> tuple[Iterator[NDArray[np
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
     if len(files) < 8:
         raise UserError(f"{folder} holds {len(files)} images, too few to measure anything: give at least 8")
+    order = torch.randperm(len(files), generator=seeded("images of a folder")).tolist()
+    files = [files[k] for k in order]
     found = [_CLASS.search(file.stem) for file in files]
     labels = torch.tensor([int(one[1]) for one in found if one]) if all(found) else None
     chunks = (np.stack([_read_image(file, shape) for file in files[k : k + 64]]) for k in range(0, len(files), 64))
