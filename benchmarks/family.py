@@ -63,7 +63,7 @@ def train_and_score(recipe: str, member: str, seed: int, steps: int | None, weig
         try:
             trainer.train()
             seconds = time.perf_counter() - start
-            scores = evaluate(load(Path(folder) / "run"), trainer.dataset, run=member, nfes=(1, 2))
+            scores = evaluate(load(Path(folder) / "run"), trainer.dataset, run=member)
         except ValueError as error:  # ten steps in a row, or samples, that are not finite
             return {"member": member, "seed": seed, "seconds": None, "figures": None, "diverged": str(error)}
     figures = {str(result.nfe): result.figures for result in scores.results}

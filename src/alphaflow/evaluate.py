@@ -1,4 +1,4 @@
-"""Scoring a trained run against its own data.
+"""Scoring a trained run, or a folder of images, against the run's own data.
 
 Every result names its protocol: how many samples, whose labels, which sampler, evaluations, seed and weights.
 Beside the generated samples stand two halves of the real data, scored against each other in the same way (for
@@ -6,201 +6,260 @@ nearest neighbours: each real sample among all others): no metric has a meaning 
 scale to read it by.
 """
 
+import hashlib
+import itertools
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from . import metrics
 from .data import Dataset, MovingDigits
 from .errors import UserError, choose
-from .generate import Generator
+from .generate import CHUNK, Generator, choose_labels
 from .pixels import to_uint8
+from .results import Evaluation, Result, read, write_text
 from .rng import seeded
+from .scoring import AT_MOST, KEPT, METRICS, Figures, Samples, between_halves, choose_metrics, score
+
+__all__ = ["METRICS", "Evaluation", "Result", "Setting", "evaluate", "evaluate_images", "read"]
+
+log = logging.getLogger("alphaflow")
+
+LABELS = {"data": "from the data", "balanced": "balanced", "random": "random by seed and sample"}
+"""How the classes of the samples are chosen; Fréchet distances under different protocols do not compare."""
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Samples as the metrics see them: values (N, D); features (N, F) and guesses where a detector fits."""
+class Setting:
+    """How samples are drawn: a sampler, and a number of evaluations or a grid of times."""
 
-    values: Tensor
-    labels: Tensor | None
-    features: Tensor | None = None
-    guesses: Tensor | None = None
-
-    def rows(self, index: Tensor) -> "Samples":
-        pick = [
-            None if part is None else part[index]
-            for part in (self.values, self.labels, self.features, self.guesses)
-        ]
-        return Samples(*pick)  # type: ignore[arg-type]
+    method: str | tuple[str, ...] = "ode"
+    nfe: int = 1
+    times: tuple[float, ...] | None = None
 
 
-Metric = Callable[[Samples, Samples], dict[str, float]]
-"""(real, fake) -> figures by name."""
+def settings(
+    nfes: Sequence[int] = (1, 2),
+    methods: Sequence[str | Sequence[str]] = ("ode",),
+    times: Sequence[float] | None = None,
+    midpoints: Sequence[float] = (),
+) -> list[Setting]:
+    """All of them: each method at each number of evaluations and with two around each midpoint; or at `times`."""
+    for middle in midpoints:
+        if not 0 < middle < 1:
+            raise UserError(f"midpoint {middle:g} must lie between 0 and 1, where data and noise are", status=2)
+    grids: list[tuple[int, tuple[float, ...] | None]] = [(nfe, None) for nfe in nfes]
+    if times is not None:
+        grids = [(len(times) - 1, tuple(times))]
+    grids += [(2, (1.0, middle, 0.0)) for middle in midpoints]
+    found = [
+        Setting(method if isinstance(method, str) else tuple(method), nfe, grid)
+        for method, (nfe, grid) in itertools.product(methods, grids)
+    ]
+    return list(dict.fromkeys(found))
 
 
-def _frechet(real: Samples, fake: Samples) -> dict[str, float]:
-    assert real.features is not None and fake.features is not None
-    return {"frechet": metrics.frechet_from_features(real.features, fake.features)}
+class _Scorer:
+    """The real samples, examined once, and what is asked of others."""
 
+    def __init__(self, dataset: Dataset, names: Sequence[str] | None) -> None:
+        self.dataset, self.detector = dataset, _detector(dataset)
+        self.names = choose_metrics(names, dataset, self.detector is not None)
+        self.size = min(len(dataset), AT_MOST[dataset.kind])
+        self.pixels = dataset.kind in ("image", "video")
+        rows = torch.randperm(len(dataset), generator=seeded("real"))[: self.size]
+        parts = [dataset.batch(some) for some in rows.split(CHUNK)]
+        labels = None if parts[0][1] is None else torch.cat([y for _, y in parts if y is not None])
+        self.real = self.examine((x for x, _ in parts), labels)
 
-def _accuracy(real: Samples, fake: Samples) -> dict[str, float]:
-    assert fake.guesses is not None and fake.labels is not None
-    return {"accuracy": (fake.guesses == fake.labels).double().mean().item()}
+    @property
+    def detector_name(self) -> str | None:
+        return f"{self.detector.name}, sha256 {self.detector.sha256}" if self.detector else None
 
+    def labels(self, words: str, count: int, num_classes: int, seed: int) -> Tensor:
+        if words != "data":
+            return choose_labels(words, count, num_classes, seed)
+        known = self.real.labels
+        found = torch.zeros(self.size, dtype=torch.int64) if known is None else known
+        return found[torch.arange(count) % self.size]
 
-def _manifold(real: Samples, fake: Samples) -> dict[str, float]:
-    assert real.features is not None and fake.features is not None
-    result = metrics.precision_recall(real.features, fake.features)
-    return {"precision": result.precision, "recall": result.recall}
+    def examine(self, chunks: Iterable[Tensor | NDArray[np.uint8]], labels: Tensor | None) -> Samples:
+        """Samples (B, C, …) or images uint8 (B, H, W, C), 64 at a time: what the metrics need of them.
 
+        Pixels are rounded as a PNG would hold them. The detector sees 64 at a time, whatever the source.
+        """
+        values, features, guesses, logits = [], [], [], []
+        moments = metrics.Accumulator()
+        kept = 0
+        for chunk in chunks:
+            if self.pixels:
+                images = to_uint8(chunk) if isinstance(chunk, Tensor) else chunk
+                chunk = torch.from_numpy(images.reshape(len(images), -1).astype(np.float64)) / 127.5 - 1
+                if self.detector:
+                    seen = self.detector(images)
+                    moments.update(seen.features)
+                    guesses.append(seen.logits.argmax(1))
+                    if kept < KEPT:
+                        features.append(seen.features)
+                    if "inception" in self.names:
+                        logits.append(seen.logits)
+            assert isinstance(chunk, Tensor)
+            if kept < KEPT:
+                values.append(chunk.flatten(1).double())
+            kept += len(chunk)
+        return Samples(
+            values=torch.cat(values)[:KEPT],
+            labels=labels,
+            features=torch.cat(features)[:KEPT] if features else None,
+            guesses=torch.cat(guesses) if guesses else None,
+            logits=torch.cat(logits) if logits else None,
+            moments=moments.groups() if guesses else None,
+        )
 
-def _neighbours(real: Samples, fake: Samples) -> dict[str, float]:
-    """Distances per dimension to the nearest real sample, and the share that is nearer than real ones ever are.
+    def score(self, fake: Samples) -> Figures:
+        return score(self.real, fake, self.names)
 
-    `fake` may be `real` itself: then no sample counts as its own neighbour.
+    def rounding(self) -> str:
+        return "uint8, as in a PNG" if self.pixels else "none"
 
-    `copies`: share of samples nearer to a real one than all but 1 % of the real ones are to each other; about 0.01
-    for new samples, near 1 for a memoriser.
-    """
-    scale = real.values.shape[1] ** 0.5
-    own = metrics.nearest_neighbours(real.values, real.values, exclude_self=True).distances / scale
-    found = own if fake is real else metrics.nearest_neighbours(fake.values, real.values).distances / scale
-    copies = (found < own.quantile(0.01)).double().mean().item()
-    return {"neighbour": found.median().item(), "copies": copies}
-
-
-def _energy(real: Samples, fake: Samples) -> dict[str, float]:
-    return {"energy": metrics.energy_distance(real.values, fake.values)}
-
-
-def _sliced(real: Samples, fake: Samples) -> dict[str, float]:
-    return {"sliced_wasserstein": metrics.sliced_wasserstein(real.values, fake.values)}
-
-
-METRICS: dict[str, Metric] = {
-    "frechet": _frechet,
-    "accuracy": _accuracy,
-    "manifold": _manifold,
-    "neighbours": _neighbours,
-    "energy": _energy,
-    "sliced": _sliced,
-}
-NEEDS_DETECTOR = ("frechet", "accuracy", "manifold")
-AT_MOST = {"image": 10_000, "latent": 10_000, "points": 10_000, "video": 2_000}
-"""Real samples that the metrics look at, by their kind, and generated ones unless asked otherwise."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """Figures of one setting, with the protocol that they hold for."""
-
-    nfe: int
-    method: str
-    times: tuple[float, ...] | None
-    count: int
-    labels: str
-    seed: int
-    weights: str
-    figures: dict[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """All results of one run at one step, and the same figures between two halves of the real data."""
-
-    run: str
-    step: int
-    detector: str | None
-    data: str
-    real_count: int
-    results: list[Result]
-    halves: dict[str, float]
-
-    def write(self, path: Path) -> None:
-        """As JSON, atomically."""
-        temporary = path.with_name(path.name + ".tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
-            temporary.replace(path)
-        except OSError as error:
-            raise UserError(f"cannot write {path} ({error.strerror}): choose another place") from None
-
-    def table(self) -> str:
-        """For people: a line a setting, and last the real halves."""
-        names = list(self.halves)
-        rows = [[f"{r.nfe} NFE, {r.method}", *(f"{r.figures[name]:.4g}" for name in names)] for r in self.results]
-        rows = [["", *names], *rows, ["real halves", *(f"{self.halves[name]:.4g}" for name in names)]]
-        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-        return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows)
+    def evaluation(self, run: str, step: int, results: list[Result]) -> Evaluation:
+        return Evaluation(
+            run=run,
+            step=step,
+            detector=self.detector_name,
+            data=self.dataset.fingerprint,
+            real_count=self.size,
+            results=results,
+            halves=between_halves(self.real, self.names),
+        )
 
 
 def evaluate(
-    generator: Generator,
+    generators: Generator | Iterable[Generator],
     dataset: Dataset,
     *,
     run: str,
-    nfes: Sequence[int] = (1, 2),
-    method: str | list[str] = "ode",
-    times: Sequence[float] | None = None,
+    sweep: Sequence[Setting] | None = None,
     names: Sequence[str] | None = None,
     count: int | None = None,
+    labels: str = "data",
     seed: int = 0,
+    keep: Path | None = None,
 ) -> Evaluation:
-    """Score `generator` at each number of evaluations.
+    """Score each of the `generators` (the same network with other weights) in each setting of the sweep.
+
+    Samples are drawn once for each, 64 at a time, and all metrics look at them.
 
     Args:
-        dataset: the run's data. names: which of `METRICS`; None: all that apply.
-        count: how many samples; None: as many as there are data, at most `AT_MOST`. Labels are those of the data.
+        dataset: the run's data. names: which of `METRICS`; None: all but those `ON_DEMAND`, as far as they apply.
+        sweep: None: one and two evaluations.
+        count: how many samples; None: as many as there are data, at most `AT_MOST`.
+        labels: one of `LABELS`.
+        keep: a folder where each finished setting is kept, and looked for: a sweep that was broken off goes on
+            after its last one.
 
     Raises:
         UserError: a metric that is unknown or does not apply, too few samples.
     """
-    detector = _detector(dataset)
-    names = _choose_metrics(names, dataset, detector is not None)
-    size = min(len(dataset), AT_MOST[dataset.kind])
-    count = size if count is None else count
-    if count < 8:
+    choose("labels", labels, LABELS, status=2)
+    if count is not None and count < 8:
         raise UserError(f"--count {count} is too few to measure anything: give at least 8", status=2)
-    rows, pixels = (
-        torch.randperm(len(dataset), generator=seeded("real"))[:size],
-        dataset.kind in ("image", "video"),
+    scorer = _Scorer(dataset, names)
+    count = scorer.size if count is None else count
+    results, step = [], 0
+    for generator in [generators] if isinstance(generators, Generator) else generators:
+        step = generator.step
+        digest = _digest(generator) if keep else ""
+        y = scorer.labels(labels, count, generator.num_classes, seed)
+        for setting in sweep or settings():
+            protocol = {
+                "nfe": setting.nfe,
+                "method": setting.method if isinstance(setting.method, str) else ",".join(setting.method),
+                "times": setting.times,
+                "count": count,
+                "labels": LABELS[labels],
+                "seed": seed,
+                "weights": generator.weights,
+                "rounding": scorer.rounding(),
+            }
+            whole = [protocol, scorer.names, scorer.size, scorer.detector_name, dataset.fingerprint, digest]
+            file = keep / f"{hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:16]}.json" if keep else None
+            result = _kept(file)
+            if result is None:
+                chunks = generator.chunks(y, setting.nfe, seed, setting.method, setting.times)
+                fake = scorer.examine(chunks, y if generator.num_classes else None)
+                result = _result(scorer.score(fake), protocol)
+                if file:
+                    write_text(file, json.dumps(asdict(result)) + "\n")
+            results.append(result)
+    return scorer.evaluation(run, step, results)
+
+
+def evaluate_images(
+    chunks: Iterator[NDArray[np.uint8]],
+    dataset: Dataset,
+    *,
+    source: str,
+    labels: Tensor | None = None,
+    names: Sequence[str] | None = None,
+) -> Evaluation:
+    """Score images of anybody's, uint8 (B, H, W, C) 64 at a time, against `dataset`.
+
+    labels: (N,) int64, the classes asked for, where they are known; without them there is no accuracy.
+    """
+    scorer = _Scorer(dataset, names)
+    if not scorer.pixels:
+        raise UserError(f"images cannot be compared with {dataset.kind}: give a run on images", status=2)
+    fake = scorer.examine(chunks, labels)
+    count = len(fake.values) if fake.guesses is None else len(fake.guesses)
+    protocol = {
+        "nfe": 0,
+        "method": source,
+        "times": None,
+        "count": count,
+        "labels": "unknown" if labels is None else "in the file names",
+        "seed": 0,
+        "weights": "unknown",
+        "rounding": "as in the files",
+    }
+    return scorer.evaluation(source, 0, [_result(scorer.score(fake), protocol)])
+
+
+def _result(found: Figures, protocol: dict) -> Result:
+    return Result(
+        figures={name: one.value for name, one in found.items()},
+        errors={name: one.error for name, one in found.items() if one.error is not None},
+        intervals={
+            name: (one.low, one.high)
+            for name, one in found.items()
+            if one.low is not None and one.high is not None
+        },
+        **protocol,
     )
-    real = _examine(*dataset.batch(rows), detector, pixels)
-    labels = torch.zeros(size, dtype=torch.int64) if real.labels is None else real.labels
-    labels = labels[torch.arange(count) % size]
-    results = []
-    for nfe in [len(times) - 1] if times is not None else nfes:
-        values = generator.samples(labels, nfe, seed, method, times)
-        fake = _examine(values, labels if generator.num_classes else None, detector, pixels)
-        results.append(
-            Result(
-                nfe=nfe,
-                method=method if isinstance(method, str) else ",".join(method),
-                times=None if times is None else tuple(times),
-                count=count,
-                labels="from the data",
-                seed=seed,
-                weights=generator.weights,
-                figures=_score(real, fake, names),
-            )
-        )
-    return Evaluation(
-        run=run,
-        step=generator.step,
-        detector=f"{detector.name}, sha256 {detector.sha256}" if detector else None,
-        data=dataset.fingerprint,
-        real_count=size,
-        results=results,
-        halves=_between_halves(real, names),
-    )
+
+
+def _kept(file: Path | None) -> Result | None:
+    if file is None or not file.exists():
+        return None
+    log.info("found %s: this setting was scored before", file)
+    record = json.loads(file.read_text())
+    return Result(**{**record, "times": record["times"] and tuple(record["times"])})
+
+
+def _digest(generator: Generator) -> str:
+    """Of the weights, so that a kept result is not taken for one of another network."""
+    digest = hashlib.sha256(str(generator.step).encode())
+    for name, tensor in sorted(generator.net.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _detector(dataset: Dataset) -> metrics.Detector | None:
@@ -208,58 +267,3 @@ def _detector(dataset: Dataset) -> metrics.Detector | None:
     if isinstance(dataset, MovingDigits):
         return metrics.load_moving_digits_detector(dataset.frames, dataset.size)
     return metrics.load_digits_detector() if dataset.shape == (1, 8, 8) else None
-
-
-def _choose_metrics(names: Sequence[str] | None, dataset: Dataset, has_detector: bool) -> list[str]:
-    apply = [name for name in METRICS if has_detector or name not in NEEDS_DETECTOR]
-    if dataset.kind == "points":
-        apply.remove("neighbours")
-    elif has_detector:
-        apply = [name for name in apply if name not in ("energy", "sliced")]
-    for name in names or []:
-        choose("metric", name, METRICS, status=2)
-        if name in NEEDS_DETECTOR and not has_detector:
-            raise UserError(f"metric {name!r} needs a detector for samples of shape {dataset.shape}", status=2)
-    return list(names or apply)
-
-
-def _examine(x: Tensor, y: Tensor | None, detector: metrics.Detector | None, pixels: bool) -> Samples:
-    """Samples, `pixels` as a PNG would hold them, and what the detector says of them."""
-    values = x.flatten(1).double()
-    if not pixels:
-        return Samples(values, y)
-    images = to_uint8(x)
-    values = torch.from_numpy(images.reshape(len(images), -1).astype(np.float64)) / 127.5 - 1
-    if detector is None:
-        return Samples(values, y)
-    seen = detector(images)
-    return Samples(values, y, seen.features, seen.logits.argmax(1))
-
-
-def _score(real: Samples, fake: Samples, names: Sequence[str]) -> dict[str, float]:
-    figures: dict[str, float] = {}
-    for name in names:
-        figures |= METRICS[name](real, fake)
-    return figures
-
-
-def _between_halves(real: Samples, names: Sequence[str], splits: int = 5) -> dict[str, float]:
-    """The same figures with one random half as real and the other as fake, mean over `splits`.
-
-    But distances to the nearest neighbour depend on how many there are to choose from: those are from each real
-    sample to all other ones.
-    """
-    sums: dict[str, float] = {}
-    whole = _neighbours(real, real) if "neighbours" in names else {}
-    names = [name for name in names if name != "neighbours"]
-    for k in range(splits):
-        order = torch.randperm(len(real.values), generator=seeded("halves", k))
-        half = len(order) // 2
-        figures = _score(real.rows(order[:half]), real.rows(order[half : 2 * half]), names)
-        sums = {name: sums.get(name, 0.0) + value / splits for name, value in figures.items()}
-    return sums | whole
-
-
-def read(path: Path) -> dict[str, Any] | None:
-    """What `Evaluation.write` wrote, or None."""
-    return json.loads(path.read_text()) if path.exists() else None

@@ -2,14 +2,19 @@
 
 import io
 import math
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from .errors import UserError
+from .rng import seeded
 
 
 def image_grid(images: NDArray[np.uint8], columns: int | None = None, *, gap: int = 1) -> Image.Image:
@@ -83,3 +88,51 @@ def write_samples(samples: NDArray[Any], labels: NDArray[np.int64], out: Path, c
                 one.save(out / f"{k:06d}-class{label}.png")
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror or error}): choose another place") from None
+
+
+_CLASS = re.compile(r"-class(\d+)$")
+
+
+def read_images(folder: Path, shape: Sequence[int]) -> tuple[Iterator[NDArray[np.uint8]], Tensor | None]:
+    """Images of anybody's, uint8 (B, H, W, C), 64 at a time, as they are.
+
+    They come in a fixed random order: intervals compare groups of samples that follow each other, and names are
+    often sorted by class.
+
+    Args:
+        folder: PNG, JPEG or WebP files. shape: (C, H, W) that they must have.
+
+    Returns:
+        The images, and their classes, int64 (N,), if all names end in `-class3` as those of `alphaflow sample` do.
+
+    Raises:
+        UserError: no such folder or no images in it; while reading: a file that is no image, or of another size.
+    """
+    if len(shape) != 3:
+        raise UserError(f"images cannot be compared with samples of shape {tuple(shape)}: give a run on images")
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: give one with images")
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
+    if len(files) < 8:
+        raise UserError(f"{folder} holds {len(files)} images, too few to measure anything: give at least 8")
+    order = torch.randperm(len(files), generator=seeded("images of a folder")).tolist()
+    files = [files[k] for k in order]
+    found = [_CLASS.search(file.stem) for file in files]
+    labels = torch.tensor([int(one[1]) for one in found if one]) if all(found) else None
+    chunks = (np.stack([_read_image(file, shape) for file in files[k : k + 64]]) for k in range(0, len(files), 64))
+    return chunks, labels
+
+
+def _read_image(file: Path, shape: Sequence[int]) -> NDArray[np.uint8]:
+    channels, height, width = shape
+    try:
+        with Image.open(file) as opened:
+            pixels = np.asarray(opened.convert("L" if channels == 1 else "RGB"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {file} ({error}): remove it, or save it again") from None
+    if pixels.shape[:2] != (height, width):
+        raise UserError(
+            f"{file} is {pixels.shape[0]} × {pixels.shape[1]}, the run's data {height} × {width}: "
+            "bring the images to that size first; how they are resized changes the figures"
+        )
+    return pixels.reshape(height, width, channels)

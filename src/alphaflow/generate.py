@@ -4,7 +4,7 @@ Sample i of a seed is the same whatever is asked for beside it: its noise is key
 computed at place i mod 64 of a batch of 64, since a network's rounding errors depend on the size of the batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from .training.run import RunFolder
 CHUNK = 64
 
 
-def draw(
+def draw_chunks(
     net: Network,
     shape: Sequence[int],
     labels: Tensor | None,
@@ -40,9 +40,11 @@ def draw(
     method: str | Sequence[str] = "ode",
     seed: int = 0,
     device: torch.device | str = "cpu",
-) -> Tensor:
-    """Samples 0 … count-1 of `seed`, (count, *shape) float32 on the CPU. labels: (count,) int64 or None."""
-    parts = []
+) -> Iterator[Tensor]:
+    """Samples 0 … count-1 of `seed`, 64 at a time and the rest, (B, *shape) float32 on the CPU.
+
+    labels: (count,) int64 or None.
+    """
     with ProgressBar("sampling", 0, count, unit="samples") as bar:
         for first in range(0, count, CHUNK):
             index = torch.arange(first, first + CHUNK)
@@ -54,8 +56,13 @@ def draw(
                 given = labels[first : first + CHUNK]
                 y[: len(given)] = given.to(device)
             z = sample(net, noise, y, times=times, method=method, generator=random)
-            parts.append(z[: count - first].float().cpu())
+            yield z[: count - first].float().cpu()
             bar.update(min(first + CHUNK, count))
+
+
+def draw(net: Network, shape: Sequence[int], labels: Tensor | None, *, count: int, **options: Any) -> Tensor:
+    """All of `draw_chunks`, (count, *shape)."""
+    parts = list(draw_chunks(net, shape, labels, count=count, **options))
     return torch.cat(parts) if parts else torch.empty(0, *shape)
 
 
@@ -121,10 +128,22 @@ class Generator:
         Raises:
             UserError: labels out of range, a time grid or method that doesn't fit.
         """
+        parts = list(self.chunks(labels, nfe, seed, method, times))
+        return torch.cat(parts) if parts else torch.empty(0, *self.shape)
+
+    def chunks(
+        self,
+        labels: Sequence[int] | NDArray[Any] | Tensor | int,
+        nfe: int = 1,
+        seed: int = 0,
+        method: str | Sequence[str] = "ode",
+        times: Sequence[float] | None = None,
+    ) -> Iterator[Tensor]:
+        """The same samples, 64 at a time, for those who need not hold them all."""
         count, y = self._labels(labels)
         try:
             steps = tuple(times) if times is not None else grid(nfe)
-            return draw(
+            yield from draw_chunks(
                 self.net, self.shape, y, count=count, times=steps, method=method, seed=seed, device=self.device
             )
         except UserError:

@@ -13,7 +13,8 @@ from ..errors import UserError, choose
 COMMANDS = {
     "train": "train a recipe, or go on with a run",
     "sample": "generate with a trained run",
-    "evaluate": "score a trained run",
+    "evaluate": "score a trained run, or images in a folder",
+    "compare": "put two evaluated runs side by side",
     "report": "write a run's report.html",
     "ema": "average a run's weights over any length, after training",
     "bench": "time a training step and sampling",

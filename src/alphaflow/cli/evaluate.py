@@ -1,45 +1,110 @@
 """`alphaflow evaluate`."""
 
+import argparse
 from pathlib import Path
 
 from ..errors import UserError
 from . import Parser
-from .sample import add_sampler_options, method_of, times_of
+from .sample import method_of, times_of
 
 
 def run(words: list[str]) -> None:
     """Score a run, print a table, and keep the figures in its folder for the report."""
-    parser = Parser(prog="alphaflow evaluate", description="Score a trained run against its own data.")
-    parser.add_argument("run", type=Path, help="the folder of a run")
-    parser.add_argument("--nfe", type=int, nargs="+", default=[1, 2], help="numbers of network evaluations (1 2)")
-    parser.add_argument("--metrics", nargs="+", help="frechet accuracy manifold neighbours energy sliced")
-    parser.add_argument("--count", type=int, help="how many samples (as many as there are data)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
-    add_sampler_options(parser)
-    known = parser.parse_args(words)
-    if min(known.nfe) < 1:
-        raise UserError(f"--nfe {min(known.nfe)} must be at least 1", status=2)
-
-    from ..evaluate import evaluate
+    known = _parse(words)
+    from ..evaluate import evaluate, evaluate_images, settings
     from ..generate import load
     from ..training.data import data_of
     from ..training.run import RunFolder
 
     folder = RunFolder(known.run)
-    generator = load(known.run, device=known.device, ema=known.ema)
-    evaluation = evaluate(
-        generator,
-        data_of(folder),
-        run=str(known.run),
-        nfes=known.nfe,
-        method=method_of(known.method),
-        times=times_of(known.times),
-        names=known.metrics,
-        count=known.count,
-        seed=known.seed,
-    )
-    if known.ema is None:  # the report is about the run's own average
-        evaluation.write(folder.evaluation_file)
+    if known.from_folder:
+        from ..figures import read_images
+
+        dataset = data_of(folder)
+        chunks, labels = read_images(known.from_folder, dataset.shape)
+        evaluation = evaluate_images(
+            chunks, dataset, source=str(known.from_folder), labels=labels, names=known.metrics
+        )
+    else:
+        methods = [method_of(word) for word in known.method or ["ode"]]
+        sweep = settings(known.nfe, methods, times_of(known.times), known.midpoint or [])
+        emas = known.ema or [None]
+        first = load(
+            known.run, device=known.device or "cpu", ema=emas[0]
+        )  # a mistake shows before the data are read
+        others = (load(known.run, device=known.device or "cpu", ema=ema) for ema in emas[1:])
+        evaluation = evaluate(
+            (generator for some in ((first,), others) for generator in some),
+            data_of(folder),
+            run=str(known.run),
+            sweep=sweep,
+            names=known.metrics,
+            count=known.count,
+            labels=known.labels or "data",
+            seed=known.seed or 0,
+            keep=folder.path / "evaluations",
+        )
+        if emas == [None]:  # the report is about the run's own average
+            evaluation.write(folder.evaluation_file)
     if known.json:
         evaluation.write(known.json)
+    if known.csv:
+        evaluation.write_csv(known.csv)
+    if known.plot:
+        evaluation.plot(known.plot)
     print(evaluation.table())
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    parser = Parser(
+        prog="alphaflow evaluate",
+        description="Score a trained run against its own data, in every combination of what is listed.",
+    )
+    parser.add_argument("run", type=Path, help="the folder of a run")
+    parser.add_argument("--nfe", type=int, nargs="+", help="numbers of network evaluations (1 2)")
+    parser.add_argument(
+        "--method",
+        nargs="+",
+        help="ode, consistency, euler, heun; or one for each interval: heun,ode",
+    )
+    parser.add_argument("--midpoint", type=float, nargs="+", help="two evaluations, parted there: .3 .5")
+    parser.add_argument("--times", help="a grid of times instead of --nfe: 1,.5,0")
+    parser.add_argument(
+        "--ema", type=_share, nargs="+", metavar="STD", help="weights: own, or averages over shares"
+    )
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        help="frechet accuracy manifold neighbours energy sliced kernel inception density limit",
+    )
+    parser.add_argument("--count", type=int, help="how many samples (as many as there are data)")
+    parser.add_argument("--labels", help="their classes: data (the default), balanced, random")
+    parser.add_argument("--seed", type=int, help="of the noise (0)")
+    parser.add_argument("--device", help="cpu (the default) or cuda")
+    parser.add_argument(
+        "--from-folder", type=Path, metavar="DIR", help="score these images instead of drawing any"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="and there, a line for each")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="figures against evaluations and midpoints")
+    known = parser.parse_args(words)
+    drawing = ("nfe", "method", "midpoint", "times", "ema", "count", "labels", "seed", "device")
+    given = [name for name in drawing if getattr(known, name) is not None]
+    if known.from_folder and given:
+        raise UserError(f"--{given[0]} does not go with --from-folder: nothing is drawn", status=2)
+    if known.times and known.nfe:
+        raise UserError("--nfe and --times both say which evaluations: give one of them", status=2)
+    if known.nfe is None:
+        known.nfe = [] if known.midpoint else [1, 2]
+    if min(known.nfe, default=1) < 1:
+        raise UserError(f"--nfe {min(known.nfe)} must be at least 1", status=2)
+    return known
+
+
+def _share(word: str) -> float | None:
+    try:
+        return None if word == "own" else float(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{word!r} is no share of the run: give own, or numbers like .05"
+        ) from None

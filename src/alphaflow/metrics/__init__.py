@@ -3,34 +3,57 @@
 from alphaflow.metrics.catalogue import DETECTORS, load_detector
 from alphaflow.metrics.detectors import Detector, DigitsClassifier, Features, load_digits_detector
 from alphaflow.metrics.distances import energy_distance, sliced_wasserstein
-from alphaflow.metrics.frechet import GaussianStatistics, frechet_distance, frechet_from_features
+from alphaflow.metrics.estimates import (
+    Estimate,
+    FrechetEstimate,
+    frechet_estimate,
+    jackknife,
+    mean_estimate,
+    median_estimate,
+)
+from alphaflow.metrics.frechet import frechet_distance, frechet_from_features
+from alphaflow.metrics.inception import inception_score
+from alphaflow.metrics.kernel import kernel_distance
 from alphaflow.metrics.manifold import (
     DensityCoverage,
     Neighbours,
     PrecisionRecall,
     density_coverage,
+    manifold_estimates,
     nearest_neighbours,
     precision_recall,
 )
 from alphaflow.metrics.moving import load_moving_digits_detector
+from alphaflow.metrics.statistics import Accumulator, Statistics, statistics_of
 
 __all__ = [
     "DETECTORS",
+    "Accumulator",
     "DensityCoverage",
     "Detector",
     "DigitsClassifier",
+    "Estimate",
     "Features",
-    "GaussianStatistics",
+    "FrechetEstimate",
     "Neighbours",
     "PrecisionRecall",
+    "Statistics",
     "density_coverage",
     "energy_distance",
     "frechet_distance",
+    "frechet_estimate",
     "frechet_from_features",
+    "inception_score",
+    "jackknife",
+    "kernel_distance",
     "load_detector",
     "load_digits_detector",
     "load_moving_digits_detector",
+    "manifold_estimates",
+    "mean_estimate",
+    "median_estimate",
     "nearest_neighbours",
     "precision_recall",
     "sliced_wasserstein",
+    "statistics_of",
 ]

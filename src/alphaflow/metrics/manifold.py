@@ -7,6 +7,8 @@ from torch import Tensor
 
 from alphaflow.metrics._checks import ArrayLike, sample_pair
 from alphaflow.metrics._pairwise import distance_blocks
+from alphaflow.metrics.estimates import Estimate, group_counts, jackknife, one_hot_groups
+from alphaflow.metrics.statistics import GROUPS, groups_of
 
 
 class PrecisionRecall(NamedTuple):
@@ -82,6 +84,52 @@ def density_coverage(real: ArrayLike, fake: ArrayLike, k: int = 5) -> DensityCov
     return DensityCoverage(memberships / (k * len(y)), covered.double().mean().item())
 
 
+def manifold_estimates(real: ArrayLike, fake: ArrayLike, k: int = 3, k_density: int = 5) -> dict[str, Estimate]:
+    """`precision`, `recall`, `density` and `coverage` with their errors, in two passes over the distances.
+
+    Args:
+        real: (N, D). fake: (M, D).
+        k: of precision and recall. k_density: of density and coverage. Both at least 1 and below N and M.
+
+    Raises:
+        ValueError: as `precision_recall`.
+    """
+    x, y = sample_pair("real", real, "fake", fake)
+    near, wide = _radii("real", x, k), _radii("real", x, k_density)
+    reach = _radii_without("fake", y, k)  # (M, 9)
+    member, columns = one_hot_groups(len(y)), groups_of(torch.arange(len(y)))
+    precise = torch.zeros(len(y), dtype=torch.bool)
+    memberships = y.new_zeros(GROUPS)
+    covered = torch.zeros(len(x), GROUPS, dtype=torch.bool)
+    recalled = torch.zeros(len(x), GROUPS + 1, dtype=torch.bool)
+    for rows, distances in distance_blocks(x, y):
+        precise |= (distances <= near[rows, None]).any(0)
+        inside = (distances <= wide[rows, None]).double() @ member
+        memberships += inside.sum(0)
+        covered[rows] = inside > 0
+        for g in range(GROUPS + 1):
+            recalled[rows, g] = ((distances <= reach[:, g]) & (columns != g)).any(1)
+    counts = torch.tensor(group_counts(len(y)))
+    hits = precise.double() @ member
+    others = [[j for j in range(GROUPS) if j != g] for g in range(GROUPS)]
+    left = (len(y) - counts).clamp(min=1)
+
+    def estimate(value: Tensor, without: Tensor) -> Estimate:
+        return jackknife(float(value), without.tolist(), counts.tolist())
+
+    return {
+        "precision": estimate(hits.sum() / len(y), (hits.sum() - hits) / left),
+        "recall": estimate(recalled[:, GROUPS].double().mean(), recalled[:, :GROUPS].double().mean(0)),
+        "density": estimate(
+            memberships.sum() / (k_density * len(y)), (memberships.sum() - memberships) / (k_density * left)
+        ),
+        "coverage": estimate(
+            covered.any(1).double().mean(),
+            torch.stack([covered[:, other].any(1).double().mean() for other in others]),
+        ),
+    }
+
+
 def nearest_neighbours(queries: ArrayLike, references: ArrayLike, *, exclude_self: bool = False) -> Neighbours:
     """Find the nearest reference of each query.
 
@@ -114,3 +162,21 @@ def _radii(name: str, samples: Tensor, k: int) -> Tensor:
         distances.diagonal(offset=rows.start).fill_(torch.inf)
         radii.append(distances.kthvalue(k, dim=1).values)
     return torch.cat(radii)
+
+
+def _radii_without(name: str, samples: Tensor, k: int) -> Tensor:
+    """As `_radii`, were each of the groups left out, and last with all: (N, 9)."""
+    if not 1 <= k < len(samples):
+        raise ValueError(f"k = {k} does not fit {len(samples)} {name} samples: it must be at least 1 and fewer")
+    members = groups_of(torch.arange(len(samples)))
+    columns = [(members == g).nonzero()[:, 0] for g in range(GROUPS)]
+    found = []
+    for rows, distances in distance_blocks(samples, samples):
+        distances.diagonal(offset=rows.start).fill_(torch.inf)
+        nearest = distances.new_full((len(distances), GROUPS, k), torch.inf)  # k of each group are enough
+        for g, chosen in enumerate(columns):
+            some = min(k, len(chosen))
+            nearest[:, g, :some] = distances[:, chosen].topk(some, largest=False).values
+        left = [nearest[:, [j for j in range(GROUPS) if j != g]] for g in range(GROUPS)]
+        found.append(torch.stack([part.flatten(1).kthvalue(k).values for part in [*left, nearest]], dim=1))
+    return torch.cat(found)

@@ -1,0 +1,132 @@
+"""How far a figure would move with other samples from the same generator: the delete-a-group jackknife.
+
+A figure is computed again without each of the 8 groups of `statistics`; how much these differ tells its standard
+error. It needs no second pass, works where the figure's bias depends on the number of samples (as a Fréchet
+distance's does: sub-sets all have the same bias), and gives the same interval for any batches and processes. The
+reference set counts as fixed, and so does the trained model: another seed of training is another matter.
+
+Source: F. M. T. A. Busing, E. Meijer, R. van der Leeden, Delete-m jackknife for unequal m, Statistics and
+Computing 9, 1999.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.special import stdtrit
+from torch import Tensor
+
+from alphaflow.errors import UserError
+from alphaflow.metrics._checks import ArrayLike, as_float64
+from alphaflow.metrics.frechet import FrechetTo
+from alphaflow.metrics.statistics import GROUPS, Moments, Statistics, groups_of, merged
+
+FEWEST_GROUPS = 4
+"""With fewer (fewer than 193 samples) there is no interval: three deviations say next to nothing."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure; its standard error, and the ends of its 95 % interval, None with too few samples to tell."""
+
+    value: float
+    error: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+def group_counts(count: int) -> list[int]:
+    """How many of samples 0 … count - 1 are in each group."""
+    return torch.bincount(groups_of(torch.arange(count)), minlength=GROUPS).tolist()
+
+
+def jackknife(value: float, without: Sequence[float], counts: Sequence[int]) -> Estimate:
+    """`value` with its error.
+
+    Args:
+        without: the figure without each group, in order. counts: samples in each; empty groups do not count.
+    """
+    pairs = [(left, count) for left, count in zip(without, counts) if count]
+    g, n = len(pairs), sum(counts)
+    if g < FEWEST_GROUPS:
+        return Estimate(value)
+    centre = g * value - sum((1 - m / n) * left for left, m in pairs)
+    variance = 0.0
+    for left, m in pairs:
+        h = n / m
+        variance += (h * value - (h - 1) * left - centre) ** 2 / (h - 1) / g
+    error = variance**0.5
+    reach = float(stdtrit(g - 1, 0.975)) * error
+    return Estimate(value, error, value - reach, value + reach)
+
+
+def mean_estimate(values: ArrayLike) -> Estimate:
+    """Of a figure that is a mean over the samples, from its values (N,), of bool or numbers."""
+    x = as_float64("values", values, 1)
+    sums = x.new_zeros(GROUPS).index_add_(0, groups_of(torch.arange(len(x))), x)
+    counts = group_counts(len(x))
+    total = float(x.mean())
+    if max(counts) == len(x):
+        return Estimate(total)
+    without = (sums.sum() - sums) / (len(x) - torch.tensor(counts))
+    return jackknife(total, without.tolist(), counts)
+
+
+def median_estimate(values: ArrayLike) -> Estimate:
+    """Of the median of values (N,); of an even number the lower of the two in the middle."""
+    x = as_float64("values", values, 1)
+    counts, member = group_counts(len(x)), groups_of(torch.arange(len(x)))
+    value = float(x.median())
+    if max(counts) == len(x):
+        return Estimate(value)
+    return jackknife(value, [float(x[member != g].median()) for g in range(GROUPS)], counts)
+
+
+@dataclass(frozen=True)
+class FrechetEstimate:
+    """The distance, and what it would tend to with ever more generated samples (None: not asked for)."""
+
+    distance: Estimate
+    limit: float | None
+
+
+def frechet_estimate(reference: Statistics, groups: Sequence[Moments], *, limit: bool = False) -> FrechetEstimate:
+    """The Fréchet distance of generated samples, in groups, from the `reference`.
+
+    limit: also extrapolate to infinitely many samples (FID∞): the bias is proportional to 1/N to first order, so a
+        line through the distances of all, of all but a group and of each half, over 1/N, meets 1/N = 0 there. The
+        reference is taken as it is. Source: M. J. Chong, D. Forsyth, arXiv:1911.07023; the points are ours.
+
+    Raises:
+        ValueError: fewer than two samples, or features of other dimensions than the reference's.
+        UserError: fewer than 193 samples to extrapolate from.
+    """
+    distance = FrechetTo(reference.mean, reference.cov)
+    counts = [group.count for group in groups]
+
+    def score(members: Sequence[int]) -> float:
+        statistics = merged([groups[k] for k in members]).statistics()
+        return distance(statistics.mean, statistics.cov)
+
+    filled = [k for k in range(len(groups)) if counts[k]]
+    value = score(filled)
+    if len(filled) < FEWEST_GROUPS:
+        if limit:
+            raise UserError(f"{sum(counts)} samples are too few to extrapolate from: draw at least 193")
+        return FrechetEstimate(Estimate(value), None)
+    without = [score([j for j in filled if j != k]) if counts[k] else value for k in range(len(groups))]
+    estimate = jackknife(value, without, counts)
+    if not limit:
+        return FrechetEstimate(estimate, None)
+    total = sum(counts)
+    points = [(total, value), *((total - counts[k], without[k]) for k in filled)]
+    for half in (filled[::2], filled[1::2]):
+        points.append((sum(counts[k] for k in half), score(half)))
+    x = torch.tensor([[1.0, 1.0 / n] for n, _ in points]).double()
+    y = torch.tensor([[found] for _, found in points]).double()
+    return FrechetEstimate(estimate, float(torch.linalg.lstsq(x, y).solution[0]))
+
+
+def one_hot_groups(count: int) -> Tensor:
+    """float64 (count, 8): which group each sample is in."""
+    return torch.nn.functional.one_hot(groups_of(torch.arange(count)), GROUPS).double()

@@ -1,0 +1,151 @@
+"""The figures of an evaluation with their protocol: as JSON, CSV, a table and a plot."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+SHARED = ("run", "step", "detector", "data", "real_count")
+SETTING = ("weights", "method", "nfe", "times", "labels", "count", "seed", "rounding")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Figures of one setting, with the protocol that they hold for.
+
+    errors: standard errors of the figures, where they can be told. intervals: the ends of their 95 % intervals,
+        over other samples of the same generator; the real samples and the training count as fixed.
+    rounding: what was done to the samples before they were looked at.
+    """
+
+    nfe: int
+    method: str
+    times: tuple[float, ...] | None
+    count: int
+    labels: str
+    seed: int
+    weights: str
+    rounding: str
+    figures: dict[str, float]
+    errors: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def name(self, sweep: bool = False) -> str:
+        """`1 NFE, ode`; of a `sweep` over weights, those too."""
+        times = f", t = {' → '.join(f'{t:g}' for t in self.times)}" if self.times else ""
+        return f"{self.nfe} NFE, {self.method}{times}" + (f", {self.weights}" if sweep else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """All results of one run at one step, and the same figures between two halves of the real data."""
+
+    run: str
+    step: int
+    detector: str | None
+    data: str
+    real_count: int
+    results: list[Result]
+    halves: dict[str, float]
+
+    def write(self, path: Path) -> None:
+        """As JSON, atomically."""
+        write_text(path, json.dumps(asdict(self), indent=2) + "\n")
+
+    def table(self) -> str:
+        """For people: a line a setting, half the 95 % interval behind each figure, and last the real halves."""
+        names = list(self.halves)
+        sweep = len({r.weights for r in self.results}) > 1
+        rows = [[r.name(sweep), *(_cell(r, name) for name in names)] for r in self.results]
+        rows = [["", *names], *rows, ["real halves", *(f"{self.halves[name]:.4g}" for name in names)]]
+        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+        return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows)
+
+    def write_csv(self, path: Path) -> None:
+        """A line for each figure of each setting, with its whole protocol beside it."""
+        text = io.StringIO()
+        columns = [*SHARED, *SETTING, "figure", "value", "error", "low", "high", "real_halves"]
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows())
+        write_text(path, text.getvalue())
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        shared = {name: getattr(self, name) for name in SHARED}
+        for result in self.results:
+            setting = {name: getattr(result, name) for name in SETTING}
+            setting["times"] = " ".join(f"{t:g}" for t in result.times or ())
+            for name, value in result.figures.items():
+                low, high = result.intervals.get(name, ("", ""))
+                error = result.errors.get(name, "")
+                figure = {"figure": name, "value": value, "error": error, "low": low, "high": high}
+                yield {**shared, **setting, **figure, "real_halves": self.halves.get(name, "")}
+
+    def plot(self, path: Path) -> None:
+        """Each figure against the number of evaluations, and against the midpoint where there are several."""
+        from matplotlib.figure import Figure
+
+        names = list(self.halves)
+        middles = [r for r in self.results if r.times and len(r.times) == 3]
+        even = [r for r in self.results if not r.times]
+        kinds = [("network evaluations", even, lambda r: r.nfe), ("midpoint", middles, lambda r: r.times[1])]
+        kinds = [kind for kind in kinds if kind[1]]
+        if not kinds:
+            raise UserError("nothing to plot: sweep --nfe or --midpoint", status=2)
+        figure = Figure(figsize=(4 * len(names), 3.2 * len(kinds)), dpi=110, layout="constrained")
+        panels = figure.subplots(len(kinds), len(names), squeeze=False)
+        for row, (axis, results, place) in zip(panels, kinds):
+            for panel, name in zip(row, names):
+                _draw(panel, name, results, place)
+                panel.axhline(self.halves[name], color="0.6", linestyle=":", label="real halves")
+                panel.set(xlabel=axis, title=name)
+            row[0].legend(fontsize=7)
+        memory = io.BytesIO()
+        figure.savefig(memory, format="png")
+        _write(path, memory.getvalue())
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """What `Evaluation.write` wrote, or None."""
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomically, with folders as needed. Raises `UserError` where it can't be written."""
+    _write(path, text.encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}): choose another place") from None
+
+
+def _cell(result: Result, name: str) -> str:
+    if name not in result.figures:  # a folder of images without labels has no accuracy
+        return "–"
+    text = f"{result.figures[name]:.4g}"
+    if name not in result.intervals:
+        return text
+    low, high = result.intervals[name]
+    return f"{text} ± {(high - low) / 2:.2g}"
+
+
+def _draw(panel: Any, name: str, results: list[Result], place: Any) -> None:
+    """A line for each sampler and weights."""
+    for method, weights in dict.fromkeys((r.method, r.weights) for r in results):
+        line = sorted((r for r in results if (r.method, r.weights) == (method, weights)), key=place)
+        line = [r for r in line if name in r.figures]
+        x, y = [place(r) for r in line], [r.figures[name] for r in line]
+        ends = [r.intervals.get(name, (r.figures[name],) * 2) for r in line]
+        reach = [(high - low) / 2 for low, high in ends]
+        panel.errorbar(x, y, yerr=reach, marker="o", markersize=3, capsize=2, label=f"{method}, {weights}")

@@ -1,0 +1,177 @@
+"""The metrics by their names, and what they look at."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from . import metrics
+from .data import Dataset
+from .errors import UserError, choose
+from .metrics import Estimate
+from .metrics.statistics import Moments, merged
+from .rng import seeded
+
+KEPT = 10_000
+"""Samples that metrics of pairs look at, the first ones; the others see all."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples as the metrics see them: values (N, D); features (N, F), guesses (N,) and logits (N, K) where a
+    detector fits. Of values and features at most `KEPT` are here. moments: of all features, by groups."""
+
+    values: Tensor
+    labels: Tensor | None
+    features: Tensor | None = None
+    guesses: Tensor | None = None
+    logits: Tensor | None = None
+    moments: list[Moments] | None = None
+
+    def rows(self, index: Tensor) -> "Samples":
+        """Some of them, in one group: figures of these have no intervals."""
+        parts = (self.labels, self.features, self.guesses, self.logits)
+        labels, features, guesses, logits = (None if part is None else part[index] for part in parts)
+        moments = None if features is None else [merged(_moments(features))]
+        return Samples(self.values[index], labels, features, guesses, logits, moments)
+
+    @cached_property
+    def statistics(self) -> metrics.Statistics:
+        assert self.moments is not None
+        return merged(self.moments).statistics()
+
+
+Figures = dict[str, Estimate]
+Metric = Callable[[Samples, Samples], Figures]
+"""(real, fake) -> figures by name."""
+
+
+def _frechet(real: Samples, fake: Samples) -> Figures:
+    assert fake.moments is not None
+    return {"frechet": metrics.frechet_estimate(real.statistics, fake.moments).distance}
+
+
+def _limit(real: Samples, fake: Samples) -> Figures:
+    assert fake.moments is not None and fake.features is not None
+    groups = fake.moments if len(fake.moments) > 1 else _moments(fake.features)
+    found = metrics.frechet_estimate(real.statistics, groups, limit=True).limit
+    assert found is not None
+    return {"frechet_limit": Estimate(found)}
+
+
+def _accuracy(real: Samples, fake: Samples) -> Figures:
+    assert fake.guesses is not None
+    return {} if fake.labels is None else {"accuracy": metrics.mean_estimate(fake.guesses == fake.labels)}
+
+
+def _kernel(real: Samples, fake: Samples) -> Figures:
+    assert real.features is not None and fake.features is not None
+    return {"kernel": metrics.kernel_distance(real.features, fake.features)}
+
+
+def _inception(real: Samples, fake: Samples) -> Figures:
+    assert fake.logits is not None
+    return {"inception_score": metrics.inception_score(fake.logits)}
+
+
+def _manifold(real: Samples, fake: Samples, names: Sequence[str] = ("precision", "recall")) -> Figures:
+    assert real.features is not None and fake.features is not None and fake.moments is not None
+    if len(fake.moments) == 1:
+        plain, dense = (
+            f(real.features, fake.features) for f in (metrics.precision_recall, metrics.density_coverage)
+        )
+        found = {name: Estimate(value) for name, value in (plain._asdict() | dense._asdict()).items()}
+    else:
+        found = metrics.manifold_estimates(real.features, fake.features)
+    return {name: found[name] for name in names}
+
+
+def _density(real: Samples, fake: Samples) -> Figures:
+    return _manifold(real, fake, ("density", "coverage"))
+
+
+def _neighbours(real: Samples, fake: Samples) -> Figures:
+    """Distances per dimension to the nearest real sample, and the share that is nearer than real ones ever are.
+
+    `fake` may be `real` itself: then no sample counts as its own neighbour.
+
+    `copies`: share of samples nearer to a real one than all but 1 % of the real ones are to each other; about 0.01
+    for new samples, near 1 for a memoriser.
+    """
+    scale = real.values.shape[1] ** 0.5
+    own = metrics.nearest_neighbours(real.values, real.values, exclude_self=True).distances / scale
+    found = own if fake is real else metrics.nearest_neighbours(fake.values, real.values).distances / scale
+    copies = metrics.mean_estimate(found < own.quantile(0.01))
+    return {"neighbour": metrics.median_estimate(found), "copies": copies}
+
+
+def _energy(real: Samples, fake: Samples) -> Figures:
+    return {"energy": Estimate(metrics.energy_distance(real.values, fake.values))}
+
+
+def _sliced(real: Samples, fake: Samples) -> Figures:
+    return {"sliced_wasserstein": Estimate(metrics.sliced_wasserstein(real.values, fake.values))}
+
+
+METRICS: dict[str, Metric] = {
+    "frechet": _frechet,
+    "accuracy": _accuracy,
+    "manifold": _manifold,
+    "neighbours": _neighbours,
+    "energy": _energy,
+    "sliced": _sliced,
+    "kernel": _kernel,
+    "inception": _inception,
+    "density": _density,
+    "limit": _limit,
+}
+NEEDS_DETECTOR = ("frechet", "accuracy", "manifold", "kernel", "inception", "density", "limit")
+ON_DEMAND = ("kernel", "inception", "density", "limit")
+AT_MOST = {"image": 10_000, "latent": 10_000, "points": 10_000, "video": 2_000}
+"""Real samples that the metrics look at, by their kind, and generated ones unless asked otherwise."""
+
+
+def choose_metrics(names: Sequence[str] | None, dataset: Dataset, has_detector: bool) -> list[str]:
+    apply = [name for name in METRICS if has_detector or name not in NEEDS_DETECTOR]
+    apply = [name for name in apply if name not in ON_DEMAND]
+    if dataset.kind == "points":
+        apply.remove("neighbours")
+    elif has_detector:
+        apply = [name for name in apply if name not in ("energy", "sliced")]
+    for name in names or []:
+        choose("metric", name, METRICS, status=2)
+        if name in NEEDS_DETECTOR and not has_detector:
+            raise UserError(f"metric {name!r} needs a detector for samples of shape {dataset.shape}", status=2)
+    return list(names or apply)
+
+
+def _moments(features: Tensor) -> list[Moments]:
+    accumulator = metrics.Accumulator()
+    accumulator.update(features)
+    return accumulator.groups()
+
+
+def score(real: Samples, fake: Samples, names: Sequence[str]) -> Figures:
+    figures: Figures = {}
+    for name in names:
+        figures |= METRICS[name](real, fake)
+    return figures
+
+
+def between_halves(real: Samples, names: Sequence[str], splits: int = 5) -> dict[str, float]:
+    """The same figures with one random half as real and the other as fake, mean over `splits`.
+
+    But distances to the nearest neighbour depend on how many there are to choose from: those are from each real
+    sample to all other ones.
+    """
+    sums: dict[str, float] = {}
+    whole = _neighbours(real, real) if "neighbours" in names else {}
+    names = [name for name in names if name != "neighbours"]
+    for k in range(splits):
+        order = torch.randperm(len(real.values), generator=seeded("halves", k))
+        half = len(order) // 2
+        figures = score(real.rows(order[:half]), real.rows(order[half : 2 * half]), names)
+        sums = {name: sums.get(name, 0.0) + one.value / splits for name, one in figures.items()}
+    return sums | {name: one.value for name, one in whole.items()}
