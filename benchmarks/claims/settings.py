@@ -1,0 +1,37 @@
+"""What is compared: settings by name, and the claims that they bear on."""
+
+from training import Setting
+
+BASE = "α-Flow"
+SETTINGS: dict[str, Setting] = {
+    BASE: Setting(conflict=True, sweep=True),
+    "MeanFlow": Setting(alpha="0", conflict=True, sweep=True),
+    # schedules, the paper's Table 2a: shares of the run
+    "sigmoid 0-25 %": Setting(alpha="sigmoid(0%, 25%)"),
+    "sigmoid 25-50 %": Setting(alpha="sigmoid(25%, 50%)"),
+    "sigmoid 37-62 %": Setting(alpha="sigmoid(37.5%, 62.5%)"),
+    "sigmoid 50-83 %": Setting(alpha="sigmoid(50%, 83%)"),
+    "step 50 %": Setting(alpha="step(50%)"),
+    # share of rows with r = t
+    **{f"α-Flow, r=t {ratio:.0%}": Setting(flow_ratio=ratio) for ratio in (0.0, 0.5, 0.75)},
+    **{f"MeanFlow, r=t {ratio:.0%}": Setting(alpha="0", flow_ratio=ratio) for ratio in (0.0, 0.5, 0.75)},
+    # a constant α after half of the run at α = 1, as the paper's ablation has it
+    **{
+        f"α = {alpha:g} from 50 %": Setting(alpha=f"step(50%, last={alpha})")
+        for alpha in (0.5, 0.1, 0.03, 0.01, 0.003)
+    },
+    "Shortcut from 50 %": Setting(alpha="step(50%, last=0.5)", shift="model"),
+    # the velocity that leads to z_s, and whose targets: Table 5a
+    "shift by u": Setting(shift="model"),
+    "shift by u(z, t, t)": Setting(shift="velocity"),
+    "teacher: EMA": Setting(teacher=True),
+    # weights
+    **{
+        f"weight {name}": Setting(weight=name) for name in ("adaptive", "scaled", "power", "definition", "uniform")
+    },
+    # how times are told
+    "times × 1000": Setting(time_scale=1000.0),
+    "times as t, r": Setting(ends=True),
+    "MeanFlow, times × 1000": Setting(alpha="0", time_scale=1000.0),
+    "MeanFlow, times as t, r": Setting(alpha="0", ends=True),
+}

@@ -1,0 +1,157 @@
+"""One run of one setting: a plain loop around the objective, so that anything in it can be exchanged."""
+
+import copy
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sets import Set
+from torch import Tensor, nn
+
+import alphaflow as af
+from alphaflow import schedules
+from alphaflow.ema import EMA
+from alphaflow.objectives import Draw
+from alphaflow.targets import average_velocity_target
+from alphaflow.weighting import Weight
+
+CHECKPOINTS, BATCHES = 8, 6
+"""Where conflict is measured: at the end of each eighth of a run, on so many batches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What an experiment varies; the rest is the set's and the paper's. Times of schedules are shares of the run."""
+
+    alpha: str = "sigmoid(0%, 100%)"
+    flow_ratio: float = 0.25
+    shift: str = "data"
+    weight: str = ""
+    power: float = 1.0
+    teacher: bool = False
+    """targets are made by the averaged weights"""
+    time_scale: float = 1.0
+    ends: bool = False
+    """the network is told t and r instead of t and t - r"""
+    conflict: bool = False
+    """measure the gradients' cosines on the way"""
+    sweep: bool = False
+    """score many ways of sampling"""
+
+    def objective(self, chosen: Set) -> af.AlphaFlow:
+        return af.AlphaFlow(
+            alpha=schedules.parse(self.alpha, chosen.steps),
+            flow_ratio=self.flow_ratio,
+            shift=self.shift,  # type: ignore[arg-type]
+            weight=Weight(kind=self.weight or chosen.weight, power=self.power),  # type: ignore[arg-type]
+        )
+
+
+class Told(nn.Module):
+    """A network that is told the times otherwise: scaled, or as t and r."""
+
+    def __init__(self, net: nn.Module, scale: float, ends: bool) -> None:
+        super().__init__()
+        self.net, self.scale, self.ends = net, scale, ends
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        first = t - r if self.ends else r  # it embeds t - first
+        return self.net(z, first * self.scale, t * self.scale, y)
+
+
+def run(chosen: Set, setting: Setting, seed: int) -> dict[str, Any]:
+    """Train and score; the same seed gives the same weights, data and noise to every setting."""
+    start = time.process_time()
+    torch.manual_seed(seed)
+    net = chosen.network()
+    if setting.time_scale != 1 or setting.ends:
+        net = Told(net, setting.time_scale, setting.ends)
+    objective = setting.objective(chosen)
+    optimizer = torch.optim.AdamW(net.parameters(), chosen.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    ema = EMA(net, half_life=0.06 * chosen.steps, ramp=0.1)
+    generator = torch.Generator().manual_seed(seed)
+    cosines = []
+    for step in range(chosen.steps):
+        rows = torch.randint(len(chosen.x), (chosen.batch,), generator=generator)
+        x, y = chosen.x[rows], None if chosen.y is None else chosen.y[rows]
+        for group in optimizer.param_groups:
+            group["lr"] = chosen.lr * _rate(step, chosen.steps)
+        draw = objective.draw(net, x, y, step=step, generator=generator)
+        loss = _taught(objective, net, ema.module, draw) if setting.teacher else objective.evaluate(net, draw).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 16.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update(net, step + 1)
+        if setting.conflict and (step + 1) % (chosen.steps // CHECKPOINTS) == 0:
+            cosines.append({"at": (step + 1) / chosen.steps, **conflict(chosen, net, seed)})
+    seconds = time.process_time() - start
+    found = {"seconds": round(seconds, 2), "figures": score(chosen, net, ema.module, setting.sweep)}
+    return found | ({"cosines": cosines} if cosines else {})
+
+
+def _rate(step: int, steps: int) -> float:
+    """Fifty steps of warm-up; the last half falls to a twentieth."""
+    return min(1.0, (step + 1) / 50) * min(1.0, 0.05 + 1.9 * (1 - step / steps))
+
+
+def _taught(objective: af.AlphaFlow, net: nn.Module, teacher: nn.Module, draw: Draw) -> Tensor:
+    """The objective with u⁻ of a teacher, for the paper's Table 5a."""
+    target = average_velocity_target(teacher, draw.z, draw.v, draw.r, draw.t, draw.alpha, draw.y)
+    error = (net(draw.z, draw.r, draw.t, draw.y) - target).square().flatten(1).mean(1)
+    a = torch.where(draw.r < draw.t, draw.alpha or 1.0, torch.ones_like(draw.t))
+    return (objective.weight(error.detach(), a, draw.z[0].numel(), draw.r, draw.t) * error).mean()
+
+
+def conflict(chosen: Set, net: nn.Module, seed: int) -> dict[str, list[float]]:
+    """Cosines of ∇TFM and of ∇FM′ with ∇TC on the same points, batch by batch, by three plain backward passes."""
+    generator = torch.Generator().manual_seed(seed + 1000)
+    plain = af.MeanFlow(flow_ratio=0.0)
+    with_tc: dict[str, list[float]] = {"tfm": [], "fm": []}
+    for _ in range(BATCHES):
+        rows = torch.randint(len(chosen.x), (chosen.batch,), generator=generator)
+        draw = plain.draw(
+            net, chosen.x[rows], None if chosen.y is None else chosen.y[rows], step=0, generator=generator
+        )
+        target = average_velocity_target(net, draw.z, draw.v, draw.r, draw.t, 0.0, draw.y)
+        losses = {
+            "tc": lambda d=draw, tau=target: (2 * (d.v - tau) * net(d.z, d.r, d.t, d.y)).mean(),
+            "tfm": lambda d=draw: (net(d.z, d.r, d.t, d.y) - d.v).square().mean(),
+            "fm": lambda d=draw: (net(d.z, d.t, d.t, d.y) - d.v).square().mean(),
+        }
+        gradients = {name: _gradient(net, loss()) for name, loss in losses.items()}
+        for name, values in with_tc.items():
+            pair = gradients[name], gradients["tc"]
+            values.append(round(float(torch.cosine_similarity(*pair, dim=0)), 4))
+    return with_tc
+
+
+def _gradient(net: nn.Module, loss: Tensor) -> Tensor:
+    parts = torch.autograd.grad(loss, list(net.parameters()), allow_unused=True)
+    return torch.cat([part.flatten() for part in parts if part is not None]).double()
+
+
+@torch.no_grad()
+def score(chosen: Set, net: nn.Module, average: nn.Module, sweep: bool) -> dict[str, dict[str, float]]:
+    """Figures by weights, sampler and times, all from the same noise."""
+    ways: list[tuple[str, str, tuple[float, ...]]] = [
+        ("ema", "ode", (1.0, 0.0)),
+        ("own", "ode", (1.0, 0.0)),
+        ("ema", "ode", (1.0, 0.5, 0.0)),
+        ("ema", "consistency", (1.0, 0.5, 0.0)),
+    ]
+    if sweep:
+        ways += [("ema", m, (1.0, s, 0.0)) for m in ("ode", "consistency") for s in (0.1, 0.3, 0.7, 0.9)]
+    networks = {"ema": average, "own": copy.deepcopy(net).eval()}
+    labels = None if chosen.y is None else chosen.y[: chosen.count]
+    found = {}
+    for weights, method, times in ways:
+        generator = torch.Generator().manual_seed(12345)
+        noise = torch.randn(chosen.count, *chosen.x.shape[1:], generator=generator)
+        samples = af.sample(networks[weights], noise, labels, times=times, method=method, generator=generator)
+        name = f"{weights} {method} {' '.join(f'{t:g}' for t in times)}"
+        finite = bool(torch.isfinite(samples).all())
+        figures = chosen.score(samples, labels) if finite else {}
+        found[name] = {key: round(value, 6) for key, value in figures.items()}
+    return found
