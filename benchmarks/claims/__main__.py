@@ -49,7 +49,8 @@ def main() -> None:
     if known.what == "page":
         import page
 
-        return page.write(records())
+        page.write(records())
+        return
     done = {(line["set"], line["setting"], line["seed"]) for line in records()}
     wanted = itertools.product(range(known.seeds), known.settings, known.sets)
     jobs = [(name, setting, seed) for seed, setting, name in wanted if (name, setting, seed) not in done]
@@ -63,15 +64,8 @@ def main() -> None:
             file.flush()
             os.fsync(file.fileno())
             first = next(iter(line["figures"].values()))
-            print(
-                f"{number}/{len(jobs)}",
-                line["set"],
-                line["setting"],
-                line["seed"],
-                line["seconds"],
-                first,
-                flush=True,
-            )
+            words = (line[key] for key in ("set", "setting", "seed", "seconds"))
+            print(f"{number}/{len(jobs)}", *words, first, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """What is compared: settings by name, and the claims that they bear on."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 from training import Setting
 
 BASE = "α-Flow"
@@ -35,3 +38,37 @@ SETTINGS: dict[str, Setting] = {
     "MeanFlow, times × 1000": Setting(alpha="0", time_scale=1000.0),
     "MeanFlow, times as t, r": Setting(alpha="0", ends=True),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Settings beside a `reference`, by 1 and 2 evaluations. own: also their weights without averaging."""
+
+    name: str
+    reference: str
+    settings: tuple[str, ...]
+    own: bool = False
+
+    def rows(self) -> Iterator[tuple[str, str, str]]:
+        """Setting, weights, label; the reference first."""
+        for setting in (self.reference, *self.settings):
+            yield setting, "ema", setting
+            if self.own:
+                yield setting, "own", f"{setting}, not averaged"
+
+
+def _named(*parts: str) -> tuple[str, ...]:
+    return tuple(name for name in SETTINGS if any(part in name for part in parts))
+
+
+CLAIMS = (
+    Claim(name="schedules", reference="MeanFlow", settings=(BASE, *_named("sigmoid", "step"))),
+    Claim(name="ratio", reference="MeanFlow", settings=(BASE, *_named("r=t"))),
+    Claim(name="constant", reference="step 50 %", settings=_named("from 50 %")),
+    Claim(name="targets", reference=BASE, settings=_named("shift", "teacher")),
+    Claim(name="weights", reference=BASE, settings=_named("weight")),
+    Claim(name="times", reference=BASE, settings=("times × 1000", "times as t, r")),
+    Claim(name="times-meanflow", reference="MeanFlow", settings=_named("MeanFlow, times")),
+    Claim(name="averaging", reference=BASE, settings=("MeanFlow",), own=True),
+)
+"""What `page.py` makes tables of, beside conflict, sampling and cost."""

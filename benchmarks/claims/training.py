@@ -22,7 +22,7 @@ CHECKPOINTS, BATCHES = 8, 6
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What an experiment varies; the rest is the set's and the paper's. Times of schedules are shares of the run."""
+    """What an experiment varies; the rest is the set's and the paper's. Schedules are in shares of the run."""
 
     alpha: str = "sigmoid(0%, 100%)"
     flow_ratio: float = 0.25

@@ -1,0 +1,135 @@
+"""The tables of docs/claims.md, from the runs there are; the words around them are kept."""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from settings import CLAIMS, SETTINGS, Claim
+from sets import NAMES
+
+PAGE = Path(__file__).parents[2] / "docs" / "claims.md"
+FIRST = {"toy": "energy", "digits": "frechet", "glyphs": "frechet"}
+Values = dict[int, float]  # by seed
+
+
+def write(lines: list[dict[str, Any]]) -> None:
+    """Put the tables between their marks in the page, and print them."""
+    text = PAGE.read_text()
+    for name, table in tables(lines).items():
+        mark = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.S)
+        if not mark.search(text):
+            raise SystemExit(f"{PAGE} has no place for {name}: write <!-- {name} --> and <!-- end --> into it")
+        text = mark.sub(lambda found, table=table: f"{found[1]}{table}{found[2]}", text)
+        print(f"\n{name}\n\n{table}")
+    PAGE.write_text(text)
+
+
+def tables(lines: list[dict[str, Any]]) -> dict[str, str]:
+    """Markdown by claim."""
+    found = {claim.name: _comparison(lines, claim) for claim in CLAIMS}
+    return {"conflict": _conflict(lines), **found, "sampling": _sampling(lines), "cost": _cost(lines)}
+
+
+def values_of(lines: Iterable[dict[str, Any]], chosen: str, setting: str, way: str) -> Values:
+    """The set's first figure by seed; infinite where a run diverged."""
+    return {
+        line["seed"]: line["figures"][way].get(FIRST[chosen], math.inf)
+        for line in lines
+        if (line["set"], line["setting"]) == (chosen, setting) and way in line["figures"]
+    }
+
+
+def mean_and_reach(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half its 95 % interval (Student's t); infinite where it cannot be told."""
+    x = np.asarray(values)
+    if len(x) < 2 or not np.isfinite(x).all():
+        return float(x.mean()), math.inf
+    return float(x.mean()), float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x)))
+
+
+def against(values: Values, reference: Values) -> tuple[float, float] | None:
+    """Ratio of geometric means over the seeds that both have, and p of a paired t-test of the logarithms."""
+    seeds = sorted(set(values) & set(reference))
+    logs = np.log([values[k] for k in seeds]) - np.log([reference[k] for k in seeds])
+    if len(seeds) < 2 or not np.isfinite(logs).all():
+        return None
+    return float(np.exp(logs.mean())), float(stats.ttest_1samp(logs, 0).pvalue) if logs.any() else 1.0
+
+
+def _comparison(lines: list[dict[str, Any]], claim: Claim) -> str:
+    head = [f"{name}, {nfe} NFE" for name in NAMES for nfe in (1, 2)]
+    rows = ["| | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
+    for setting, way, label in claim.rows():
+        cells = []
+        for name in NAMES:
+            for times in ("1 0", "1 0.5 0"):
+                own = values_of(lines, name, setting, f"{way} ode {times}")
+                reference = values_of(lines, name, claim.reference, f"ema ode {times}")
+                cells.append(_cell(own, reference, (setting, way) == (claim.reference, "ema")))
+        rows.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def _cell(values: Values, reference: Values, same: bool) -> str:
+    if not values:
+        return "–"
+    mean, reach = mean_and_reach(list(values.values()))
+    if not math.isfinite(mean):
+        return "diverged"
+    text = f"{mean:.3g}" + (f" ± {reach:.1g}" if math.isfinite(reach) else "")
+    ratio = None if same else against(values, reference)
+    if ratio is None:
+        return text
+    sure = "**" if ratio[1] < 0.05 else ""
+    return f"{text} ({sure}×{ratio[0]:.2f}{sure}, p {ratio[1]:.2g})"
+
+
+def _conflict(lines: list[dict[str, Any]]) -> str:
+    rows = ["| set | objective | cos(∇TFM, ∇TC) | cos(∇FM′, ∇TC) | difference |", "|---|---|---|---|---|"]
+    for name in NAMES:
+        for setting in [key for key, one in SETTINGS.items() if one.conflict]:
+            runs = [line for line in lines if (line["set"], line["setting"]) == (name, setting)]
+            if not runs:
+                continue
+            cells = []
+            seeds: dict[str, list[float]] = defaultdict(list)
+            for key in ("tfm", "fm"):
+                every = [value for line in runs for point in line["cosines"] for value in point[key]]
+                seeds[key] = [float(np.mean([p[key] for p in line["cosines"]])) for line in runs]
+                mean, reach = mean_and_reach(seeds[key])
+                low, high = np.percentile(every, [5, 95])
+                cells.append(f"{mean:.2f} ± {reach:.2f} (5–95 %: {low:.2f} … {high:.2f})")
+            mean, reach = mean_and_reach([a - b for a, b in zip(seeds["fm"], seeds["tfm"])])
+            rows.append(f"| {name} | {setting} | {cells[0]} | {cells[1]} | {mean:+.2f} ± {reach:.2f} |")
+    return "\n".join(rows)
+
+
+def _sampling(lines: list[dict[str, Any]]) -> str:
+    middles = (0.1, 0.3, 0.5, 0.7, 0.9)
+    rows = ["| set | objective | sampler | " + " | ".join(f"midpoint {m:g}" for m in middles) + " |"]
+    rows.append("|---" * (len(middles) + 3) + "|")
+    for name in NAMES:
+        for setting in [key for key, one in SETTINGS.items() if one.sweep]:
+            for method in ("ode", "consistency"):
+                cells = []
+                for middle in middles:
+                    found = values_of(lines, name, setting, f"ema {method} 1 {middle:g} 0")
+                    cells.append(_cell(found, {}, True))
+                rows.append(f"| {name} | {setting} | {method} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def _cost(lines: list[dict[str, Any]]) -> str:
+    rows = ["| set | runs | seeds | median seconds of one core a run |", "|---|---|---|---|"]
+    for name in NAMES:
+        runs = [line for line in lines if line["set"] == name]
+        if runs:
+            seeds = len({line["seed"] for line in runs})
+            rows.append(f"| {name} | {len(runs)} | {seeds} | {np.median([r['seconds'] for r in runs]):.0f} |")
+    return "\n".join(rows)
