@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
-
-from settings import CLAIMS, SETTINGS, Claim
 from sets import NAMES
+from settings import CLAIMS, SETTINGS, Claim
 
 PAGE = Path(__file__).parents[2] / "docs" / "claims.md"
 FIRST = {"toy": "energy", "digits": "frechet", "glyphs": "frechet"}
