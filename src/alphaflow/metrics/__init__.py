@@ -12,7 +12,7 @@ from alphaflow.metrics.estimates import (
     median_estimate,
 )
 from alphaflow.metrics.frechet import frechet_distance, frechet_from_features
-from alphaflow.metrics.inception import inception_score
+from alphaflow.metrics.inception import Guesses, inception_score
 from alphaflow.metrics.kernel import kernel_distance
 from alphaflow.metrics.manifold import (
     DensityCoverage,
@@ -35,6 +35,7 @@ __all__ = [
     "Estimate",
     "Features",
     "FrechetEstimate",
+    "Guesses",
     "Neighbours",
     "PrecisionRecall",
     "Statistics",

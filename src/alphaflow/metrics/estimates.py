@@ -64,12 +64,14 @@ def mean_estimate(values: ArrayLike) -> Estimate:
     """Of a figure that is a mean over the samples, from its values (N,), of bool or numbers."""
     x = as_float64("values", values, 1)
     sums = x.new_zeros(GROUPS).index_add_(0, groups_of(torch.arange(len(x))), x)
-    counts = group_counts(len(x))
-    total = float(x.mean())
-    if max(counts) == len(x):
-        return Estimate(total)
-    without = (sums.sum() - sums) / (len(x) - torch.tensor(counts))
-    return jackknife(total, without.tolist(), counts)
+    return ratio_estimate(sums, group_counts(len(x)))
+
+
+def ratio_estimate(sums: Tensor, counts: Sequence[int]) -> Estimate:
+    """Of a mean over the samples, from the sum of each group, float64 (8,), and the samples in each."""
+    n = sum(counts)
+    left = torch.tensor([max(1, n - m) for m in counts])
+    return jackknife(float(sums.sum() / n), ((sums.sum() - sums) / left).tolist(), counts)
 
 
 def median_estimate(values: ArrayLike) -> Estimate:

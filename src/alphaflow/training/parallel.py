@@ -80,6 +80,11 @@ class Parallel:
         return self.rank == 0
 
     @property
+    def host(self) -> Any:
+        """The group over which processes exchange what lies in main memory; None for one that is alone."""
+        return self._host
+
+    @property
     def sharded(self) -> bool:
         """Whether an evaluation of the network is a collective."""
         return self.strategy in ("fsdp", "hsdp")
