@@ -29,6 +29,7 @@ FLOORS: list[dict[str, set[str]]] = [
             "generate",
             "evaluate",
             "scoring",
+            "examining",
             "results",
             "comparison",
             "figures",

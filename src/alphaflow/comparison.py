@@ -100,14 +100,15 @@ def table(rows: Sequence[Difference]) -> str:
 
 def _protocol(result: Mapping[str, Any]) -> str:
     """What must be the same; seeds and weights may differ."""
-    return str([result.get(key) for key in SETTING if key not in ("seed", "weights")])
+    given = {"guidance": 1.0, **result}  # which older records do not name
+    return str([given.get(key) for key in SETTING if key not in ("seed", "weights")])
 
 
 def _name(result: Mapping[str, Any]) -> str:
-    times = result.get("times")
-    return f"{result['nfe']} NFE, {result['method']}" + (
-        f", t = {' → '.join(f'{t:g}' for t in times)}" if times else ""
-    )
+    times, scale = result.get("times"), result.get("guidance", 1.0)
+    words = f"{result['nfe']} NFE, {result['method']}"
+    words += f", t = {' → '.join(f'{t:g}' for t in times)}" if times else ""
+    return words + (f", guidance {scale:g}" if scale != 1 else "")
 
 
 def _settings(record: Mapping[str, Any]) -> str:

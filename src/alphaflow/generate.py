@@ -4,7 +4,7 @@ Sample i of a seed is the same whatever is asked for beside it: its noise is key
 computed at place i mod 64 of a batch of 64, since a network's rounding errors depend on the size of the batch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .decoder import Decoder
 from .errors import UserError
+from .guidance import Guided
 from .path import Network
 from .pixels import to_uint8
 from .rng import KeyedRandom, hash_key
@@ -40,29 +41,37 @@ def draw_chunks(
     method: str | Sequence[str] = "ode",
     seed: int = 0,
     device: torch.device | str = "cpu",
+    firsts: Iterable[int] | None = None,
 ) -> Iterator[Tensor]:
     """Samples 0 … count-1 of `seed`, 64 at a time and the rest, (B, *shape) float32 on the CPU.
 
-    labels: (count,) int64 or None.
+    labels: (count,) int64 or None. firsts: draw only the blocks of 64 that begin with these, multiples of 64.
     """
-    with ProgressBar("sampling", 0, count, unit="samples") as bar:
-        for first in range(0, count, CHUNK):
-            index = torch.arange(first, first + CHUNK)
-            random = KeyedRandom(hash_key(seed, "sample"), index)
-            noise = random.normal("start", shape, device)
-            y = None
-            if labels is not None:
-                y = torch.zeros(CHUNK, dtype=torch.int64, device=device)
-                given = labels[first : first + CHUNK]
-                y[: len(given)] = given.to(device)
-            z = sample(net, noise, y, times=times, method=method, generator=random)
-            yield z[: count - first].float().cpu()
-            bar.update(min(first + CHUNK, count))
+    for first in range(0, count, CHUNK) if firsts is None else firsts:
+        index = torch.arange(first, first + CHUNK)
+        random = KeyedRandom(hash_key(seed, "sample"), index)
+        noise = random.normal("start", shape, device)
+        y = None
+        if labels is not None:
+            y = torch.zeros(CHUNK, dtype=torch.int64, device=device)
+            given = labels[first : first + CHUNK]
+            y[: len(given)] = given.to(device)
+        z = sample(net, noise, y, times=times, method=method, generator=random)
+        yield z[: count - first].float().cpu()
 
 
 def draw(net: Network, shape: Sequence[int], labels: Tensor | None, *, count: int, **options: Any) -> Tensor:
     """All of `draw_chunks`, (count, *shape)."""
-    parts = list(draw_chunks(net, shape, labels, count=count, **options))
+    return _joined(draw_chunks(net, shape, labels, count=count, **options), shape, count)
+
+
+def _joined(chunks: Iterable[Tensor], shape: Sequence[int], count: int) -> Tensor:
+    parts, done = [], 0
+    with ProgressBar("sampling", 0, count, unit="samples") as bar:
+        for part in chunks:
+            parts.append(part)
+            done += len(part)
+            bar.update(done)
     return torch.cat(parts) if parts else torch.empty(0, *shape)
 
 
@@ -77,6 +86,8 @@ class Generator:
     step: how many steps it was trained.
     weights: which ones these are, in words.
     decoder: makes pictures of samples, where they are latents.
+    guides: the times between which labels were dropped in training, so that plain guidance can be applied; None:
+        none were.
     """
 
     net: nn.Module
@@ -88,6 +99,7 @@ class Generator:
     device: torch.device
     weights: str = "ema"
     decoder: Decoder | None = None
+    guides: tuple[float, float] | None = None
 
     def __call__(
         self,
@@ -96,11 +108,12 @@ class Generator:
         seed: int = 0,
         method: str | Sequence[str] = "ode",
         times: Sequence[float] | None = None,
+        guidance: float = 1.0,
     ) -> NDArray[np.uint8]:
         """Images uint8 (N, H, W, C), or videos (N, T, H, W, C), one for each label; see `samples`."""
         if self.kind == "points":
             raise UserError("this run generates points, not images: use generator.samples(...)")
-        return self.pictures(self.samples(labels, nfe, seed, method, times))
+        return self.pictures(self.samples(labels, nfe, seed, method, times, guidance))
 
     def pictures(self, samples: Tensor) -> NDArray[Any]:
         """Samples as they are shown: images uint8 (N, H, W, C), videos (N, T, H, W, C), decoded where they are
@@ -116,6 +129,7 @@ class Generator:
         seed: int = 0,
         method: str | Sequence[str] = "ode",
         times: Sequence[float] | None = None,
+        guidance: float = 1.0,
     ) -> Tensor:
         """Samples as the network makes them, (N, *shape) float32.
 
@@ -124,12 +138,14 @@ class Generator:
                 which then have no class.
             nfe: network evaluations, on an even time grid. seed: sample i of a seed is always the same.
             method: see `alphaflow.sampling`. times: a grid of one's own, instead of `nfe`.
+            guidance: scale of plain guidance, 1 for none; any other doubles the cost of each evaluation.
 
         Raises:
-            UserError: labels out of range, a time grid or method that doesn't fit.
+            UserError: labels out of range, a time grid or method that doesn't fit, guidance of a network that was
+                not trained for it.
         """
-        parts = list(self.chunks(labels, nfe, seed, method, times))
-        return torch.cat(parts) if parts else torch.empty(0, *self.shape)
+        count = int(labels) if isinstance(labels, int | np.integer) else len(torch.as_tensor(labels).reshape(-1))
+        return _joined(self.chunks(labels, nfe, seed, method, times, guidance), self.shape, count)
 
     def chunks(
         self,
@@ -138,18 +154,51 @@ class Generator:
         seed: int = 0,
         method: str | Sequence[str] = "ode",
         times: Sequence[float] | None = None,
+        guidance: float = 1.0,
+        firsts: Iterable[int] | None = None,
     ) -> Iterator[Tensor]:
-        """The same samples, 64 at a time, for those who need not hold them all."""
+        """The same samples, 64 at a time, for those who need not hold them all.
+
+        firsts: draw only the blocks of 64 that begin with these samples, multiples of 64.
+        """
         count, y = self._labels(labels)
+        net = self.guided(guidance)
         try:
             steps = tuple(times) if times is not None else grid(nfe)
             yield from draw_chunks(
-                self.net, self.shape, y, count=count, times=steps, method=method, seed=seed, device=self.device
+                net,
+                self.shape,
+                y,
+                count=count,
+                times=steps,
+                method=method,
+                seed=seed,
+                device=self.device,
+                firsts=firsts,
             )
         except UserError:
             raise
         except ValueError as error:
             raise UserError(str(error), status=2) from None
+
+    def guided(self, scale: float) -> Network:
+        """The network under plain guidance; itself at scale 1.
+
+        Raises:
+            UserError: it was not trained for that, or the scale is below 0.
+        """
+        if scale == 1:
+            return self.net
+        if not scale >= 0:
+            raise UserError(f"guidance {scale:g} must be at least 0: 1 guides nothing", status=2)
+        if self.guides is None:
+            reason = "its data have no classes" if self.num_classes == 0 else "it was trained without label_drop"
+            raise UserError(
+                f"guidance {scale:g} needs a network that knows samples without a class, and {reason}: leave "
+                "--guidance out, or train with --objective.label-drop 0.1",
+                status=2,
+            )
+        return Guided(self.net, self.num_classes, scale, *self.guides)
 
     def _labels(self, labels: Any) -> tuple[int, Tensor | None]:
         if isinstance(labels, int | np.integer):
@@ -212,6 +261,7 @@ def load(
         device=where,
         weights="ema" if ema is None else f"ema {ema:g}",
         decoder=Decoder(data["latents"], where, vae) if "latents" in data else None,
+        guides=(config.objective.guide_from, config.objective.guide_to) if config.objective.label_drop else None,
     )
 
 

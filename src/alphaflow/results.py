@@ -3,15 +3,15 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError
 
 SHARED = ("run", "step", "detector", "data", "real_count")
-SETTING = ("weights", "method", "nfe", "times", "labels", "count", "seed", "rounding")
+SETTING = ("weights", "method", "nfe", "times", "guidance", "labels", "count", "seed", "rounding")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class Result:
 
     errors: standard errors of the figures, where they can be told. intervals: the ends of their 95 % intervals,
         over other samples of the same generator; the real samples and the training count as fixed.
-    rounding: what was done to the samples before they were looked at.
+    rounding: what was done to the samples before they were looked at. guidance: scale of plain guidance; 1: none.
     """
 
     nfe: int
@@ -31,6 +31,7 @@ class Result:
     seed: int
     weights: str
     rounding: str
+    guidance: float = 1.0
     figures: dict[str, float]
     errors: dict[str, float] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -38,7 +39,12 @@ class Result:
     def name(self, sweep: bool = False) -> str:
         """`1 NFE, ode`; of a `sweep` over weights, those too."""
         times = f", t = {' → '.join(f'{t:g}' for t in self.times)}" if self.times else ""
-        return f"{self.nfe} NFE, {self.method}{times}" + (f", {self.weights}" if sweep else "")
+        scale = f", guidance {self.guidance:g}" if self.guidance != 1 else ""
+        return f"{self.nfe} NFE, {self.method}{times}{scale}" + (f", {self.weights}" if sweep else "")
+
+
+Place = Callable[[Result], Any]
+Label = Callable[[Result], str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,27 +93,38 @@ class Evaluation:
                 yield {**shared, **setting, **figure, "real_halves": self.halves.get(name, "")}
 
     def plot(self, path: Path) -> None:
-        """Each figure against the number of evaluations, and against the midpoint where there are several."""
+        """Each figure against the number of evaluations, the midpoint, and the scale of guidance where there are
+        several; a line for all that is otherwise alike."""
         from matplotlib.figure import Figure
 
-        names = list(self.halves)
-        middles = [r for r in self.results if r.times and len(r.times) == 3]
-        even = [r for r in self.results if not r.times]
-        kinds = [("network evaluations", even, lambda r: r.nfe), ("midpoint", middles, lambda r: r.times[1])]
-        kinds = [kind for kind in kinds if kind[1]]
-        if not kinds:
-            raise UserError("nothing to plot: sweep --nfe or --midpoint", status=2)
-        figure = Figure(figsize=(4 * len(names), 3.2 * len(kinds)), dpi=110, layout="constrained")
-        panels = figure.subplots(len(kinds), len(names), squeeze=False)
-        for row, (axis, results, place) in zip(panels, kinds):
+        names, rows = list(self.halves), list(self._axes())
+        if not rows:
+            raise UserError("nothing to plot: sweep --nfe, --midpoint or --guidance", status=2)
+        figure = Figure(figsize=(4 * len(names), 3.2 * len(rows)), dpi=110, layout="constrained")
+        panels = figure.subplots(len(rows), len(names), squeeze=False)
+        for row, (axis, results, place, rest) in zip(panels, rows):
             for panel, name in zip(row, names):
-                _draw(panel, name, results, place)
+                _draw(panel, name, results, place, rest)
                 panel.axhline(self.halves[name], color="0.6", linestyle=":", label="real halves")
                 panel.set(xlabel=axis, title=name)
             row[0].legend(fontsize=7)
         memory = io.BytesIO()
         figure.savefig(memory, format="png")
         _write(path, memory.getvalue())
+
+    def _axes(self) -> Iterator[tuple[str, list[Result], Place, Label]]:
+        """What to draw figures against: its name, the results, each one's place, and the line that it is on."""
+        scales = len({r.guidance for r in self.results}) > 1
+
+        def line(r: Result) -> str:
+            return f"{r.method}, {r.weights}" + (f", guidance {r.guidance:g}" if scales else "")
+
+        if even := [r for r in self.results if not r.times]:
+            yield "network evaluations", even, lambda r: r.nfe, line
+        if middles := [r for r in self.results if r.times and len(r.times) == 3]:
+            yield "midpoint", middles, lambda r: (r.times or ())[1], line
+        if scales:
+            yield "guidance scale", self.results, lambda r: r.guidance, lambda r: replace(r, guidance=1).name(True)
 
 
 def read(path: Path) -> dict[str, Any] | None:
@@ -140,12 +157,11 @@ def _cell(result: Result, name: str) -> str:
     return f"{text} ± {(high - low) / 2:.2g}"
 
 
-def _draw(panel: Any, name: str, results: list[Result], place: Any) -> None:
-    """A line for each sampler and weights."""
-    for method, weights in dict.fromkeys((r.method, r.weights) for r in results):
-        line = sorted((r for r in results if (r.method, r.weights) == (method, weights)), key=place)
-        line = [r for r in line if name in r.figures]
+def _draw(panel: Any, name: str, results: list[Result], place: Place, label: Label) -> None:
+    """A line for each label."""
+    for words in dict.fromkeys(label(r) for r in results):
+        line = sorted((r for r in results if label(r) == words and name in r.figures), key=place)
         x, y = [place(r) for r in line], [r.figures[name] for r in line]
         ends = [r.intervals.get(name, (r.figures[name],) * 2) for r in line]
         reach = [(high - low) / 2 for low, high in ends]
-        panel.errorbar(x, y, yerr=reach, marker="o", markersize=3, capsize=2, label=f"{method}, {weights}")
+        panel.errorbar(x, y, yerr=reach, marker="o", markersize=3, capsize=2, label=words)

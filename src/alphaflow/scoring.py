@@ -16,26 +16,39 @@ from .rng import seeded
 
 KEPT = 10_000
 """Samples that metrics of pairs look at, the first ones; the others see all."""
+VALUES = 2**27
+"""Numbers in the samples whose values are kept, 1 GiB in float64: of 256 × 256 pixels in colour the first 682."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples as the metrics see them: values (N, D); features (N, F), guesses (N,) and logits (N, K) where a
-    detector fits. Of values and features at most `KEPT` are here. moments: of all features, by groups."""
+    """Samples as the metrics see them.
 
-    values: Tensor
-    labels: Tensor | None
+    count: of all. labels: (n,), of the first n <= `KEPT`, where they have classes.
+    values (m, D), features (n, F), logits (n, K): of the first ones, float64, as far as metrics ask for them.
+    moments, guesses: of all features and logits, by groups.
+    """
+
+    count: int
+    labels: Tensor | None = None
+    values: Tensor | None = None
     features: Tensor | None = None
-    guesses: Tensor | None = None
     logits: Tensor | None = None
     moments: list[Moments] | None = None
+    guesses: metrics.Guesses | None = None
 
     def rows(self, index: Tensor) -> "Samples":
-        """Some of them, in one group: figures of these have no intervals."""
-        parts = (self.labels, self.features, self.guesses, self.logits)
-        labels, features, guesses, logits = (None if part is None else part[index] for part in parts)
+        """Some of the kept ones, in one group: figures of these have no intervals."""
+        labels, features, logits = (
+            None if part is None else part[index] for part in (self.labels, self.features, self.logits)
+        )
+        values = None if self.values is None else self.values[index[index < len(self.values)]]
+        guesses = None
+        if logits is not None:
+            guesses = metrics.Guesses(logits.shape[1])
+            guesses.add_all(logits, labels)
         moments = None if features is None else [merged(_moments(features))]
-        return Samples(self.values[index], labels, features, guesses, logits, moments)
+        return Samples(len(index), labels, values, features, logits, moments, guesses)
 
     @cached_property
     def statistics(self) -> metrics.Statistics:
@@ -54,8 +67,11 @@ def _frechet(real: Samples, fake: Samples) -> Figures:
 
 
 def _limit(real: Samples, fake: Samples) -> Figures:
-    assert fake.moments is not None and fake.features is not None
-    groups = fake.moments if len(fake.moments) > 1 else _moments(fake.features)
+    assert fake.moments is not None
+    groups = fake.moments
+    if len(groups) == 1:  # half of the real samples
+        assert fake.features is not None
+        groups = _moments(fake.features)
     found = metrics.frechet_estimate(real.statistics, groups, limit=True).limit
     assert found is not None
     return {"frechet_limit": Estimate(found)}
@@ -63,7 +79,7 @@ def _limit(real: Samples, fake: Samples) -> Figures:
 
 def _accuracy(real: Samples, fake: Samples) -> Figures:
     assert fake.guesses is not None
-    return {} if fake.labels is None else {"accuracy": metrics.mean_estimate(fake.guesses == fake.labels)}
+    return {} if fake.labels is None else {"accuracy": fake.guesses.accuracy()}
 
 
 def _kernel(real: Samples, fake: Samples) -> Figures:
@@ -72,8 +88,8 @@ def _kernel(real: Samples, fake: Samples) -> Figures:
 
 
 def _inception(real: Samples, fake: Samples) -> Figures:
-    assert fake.logits is not None
-    return {"inception_score": metrics.inception_score(fake.logits)}
+    assert fake.guesses is not None
+    return {"inception_score": fake.guesses.inception_score()}
 
 
 def _manifold(real: Samples, fake: Samples, names: Sequence[str] = ("precision", "recall")) -> Figures:
@@ -100,6 +116,7 @@ def _neighbours(real: Samples, fake: Samples) -> Figures:
     `copies`: share of samples nearer to a real one than all but 1 % of the real ones are to each other; about 0.01
     for new samples, near 1 for a memoriser.
     """
+    assert real.values is not None and fake.values is not None
     scale = real.values.shape[1] ** 0.5
     own = metrics.nearest_neighbours(real.values, real.values, exclude_self=True).distances / scale
     found = own if fake is real else metrics.nearest_neighbours(fake.values, real.values).distances / scale
@@ -108,10 +125,12 @@ def _neighbours(real: Samples, fake: Samples) -> Figures:
 
 
 def _energy(real: Samples, fake: Samples) -> Figures:
+    assert real.values is not None and fake.values is not None
     return {"energy": Estimate(metrics.energy_distance(real.values, fake.values))}
 
 
 def _sliced(real: Samples, fake: Samples) -> Figures:
+    assert real.values is not None and fake.values is not None
     return {"sliced_wasserstein": Estimate(metrics.sliced_wasserstein(real.values, fake.values))}
 
 
@@ -128,6 +147,9 @@ METRICS: dict[str, Metric] = {
     "limit": _limit,
 }
 NEEDS_DETECTOR = ("frechet", "accuracy", "manifold", "kernel", "inception", "density", "limit")
+OF_FEATURES = {"manifold", "kernel", "density"}
+OF_VALUES = {"neighbours", "energy", "sliced"}
+"""Metrics of pairs, and what they compare."""
 ON_DEMAND = ("kernel", "inception", "density", "limit")
 AT_MOST = {"image": 10_000, "latent": 10_000, "points": 10_000, "video": 2_000}
 """Real samples that the metrics look at, by their kind, and generated ones unless asked otherwise."""
@@ -170,7 +192,7 @@ def between_halves(real: Samples, names: Sequence[str], splits: int = 5) -> dict
     whole = _neighbours(real, real) if "neighbours" in names else {}
     names = [name for name in names if name != "neighbours"]
     for k in range(splits):
-        order = torch.randperm(len(real.values), generator=seeded("halves", k))
+        order = torch.randperm(min(real.count, KEPT), generator=seeded("halves", k))
         half = len(order) // 2
         figures = score(real.rows(order[:half]), real.rows(order[half : 2 * half]), names)
         sums = {name: sums.get(name, 0.0) + one.value / splits for name, one in figures.items()}

@@ -49,7 +49,8 @@ def run(words: Sequence[str]) -> int:
             raise
         status = error.status if isinstance(error, UserError) else 1
         label = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        print(f"alphaflow: {label}{' '.join(str(error).split())}", file=sys.stderr)
+        if not (isinstance(error, UserError) and error.told):
+            print(f"alphaflow: {label}{' '.join(str(error).split())}", file=sys.stderr)
         return status
     except KeyboardInterrupt:
         print("alphaflow: interrupted", file=sys.stderr)

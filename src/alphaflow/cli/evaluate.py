@@ -1,51 +1,42 @@
 """`alphaflow evaluate`."""
 
 import argparse
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from . import Parser
 from .sample import method_of, times_of
 
+if TYPE_CHECKING:
+    from ..evaluate import Evaluation
+    from ..training.run import RunFolder
+    from ..training.share import Share
+
 
 def run(words: list[str]) -> None:
-    """Score a run, print a table, and keep the figures in its folder for the report."""
+    """Score a run, print a table, and keep the figures in its folder for the report.
+
+    Under torchrun the processes share the samples; the first of them scores, writes and speaks.
+    """
     known = _parse(words)
-    from ..evaluate import evaluate, evaluate_images, settings
-    from ..generate import load
-    from ..training.data import data_of
+    from ..training.devices import choose_device
+    from ..training.parallel import Parallel
     from ..training.run import RunFolder
+    from ..training.share import Share
 
+    parallel = Parallel()
+    share = Share(parallel)
+    device = parallel.device(choose_device(known.device or "cpu"))
     folder = RunFolder(known.run)
-    if known.from_folder:
-        from ..figures import read_images
-
-        dataset = data_of(folder)
-        chunks, labels = read_images(known.from_folder, dataset.shape)
-        evaluation = evaluate_images(
-            chunks, dataset, source=str(known.from_folder), labels=labels, names=known.metrics
-        )
-    else:
-        methods = [method_of(word) for word in known.method or ["ode"]]
-        sweep = settings(known.nfe, methods, times_of(known.times), known.midpoint or [])
-        emas = known.ema or [None]
-        first = load(
-            known.run, device=known.device or "cpu", ema=emas[0]
-        )  # a mistake shows before the data are read
-        others = (load(known.run, device=known.device or "cpu", ema=ema) for ema in emas[1:])
-        evaluation = evaluate(
-            (generator for some in ((first,), others) for generator in some),
-            data_of(folder),
-            run=str(known.run),
-            sweep=sweep,
-            names=known.metrics,
-            count=known.count,
-            labels=known.labels or "data",
-            seed=known.seed or 0,
-            keep=folder.path / "evaluations",
-        )
-        if emas == [None]:  # the report is about the run's own average
-            evaluation.write(folder.evaluation_file)
+    evaluation = (
+        _of_folder(known, folder, share) if known.from_folder else _of_run(known, folder, share, str(device))
+    )
+    if not share.main:
+        return
+    if not known.from_folder and (known.ema or [None]) == [None]:  # the report is about the run's own average
+        evaluation.write(folder.evaluation_file)
     if known.json:
         evaluation.write(known.json)
     if known.csv:
@@ -53,6 +44,45 @@ def run(words: list[str]) -> None:
     if known.plot:
         evaluation.plot(known.plot)
     print(evaluation.table())
+
+
+def _of_folder(known: argparse.Namespace, folder: "RunFolder", share: "Share") -> "Evaluation":
+    from ..evaluate import evaluate_images
+    from ..figures import read_images
+    from ..training.data import data_of
+
+    dataset = data_of(folder)
+    chunks, labels = read_images(known.from_folder, dataset.shape, share.blocks)
+    return evaluate_images(
+        chunks, dataset, source=str(known.from_folder), labels=labels, names=known.metrics, share=share
+    )
+
+
+def _of_run(known: argparse.Namespace, folder: "RunFolder", share: "Share", device: str) -> "Evaluation":
+    from ..evaluate import evaluate, settings
+    from ..generate import load
+    from ..training.data import data_of
+
+    methods = [method_of(word) for word in known.method or ["ode"]]
+    scales = known.guidance or [1.0]
+    sweep = settings(known.nfe, methods, times_of(known.times), known.midpoint or [], scales)
+    first, *others = known.ema or [None]
+    generator = load(known.run, device=device, ema=first)  # a mistake shows before the data are read
+    for scale in scales:
+        generator.guided(scale)
+    return evaluate(
+        [lambda: generator, *(partial(load, known.run, device=device, ema=ema) for ema in others)],
+        data_of(folder),
+        run=str(known.run),
+        sweep=sweep,
+        names=known.metrics,
+        count=known.count,
+        labels=known.labels or "data",
+        seed=known.seed or 0,
+        keep=folder.path / "evaluations",
+        out=known.out,
+        share=share,
+    )
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
@@ -70,6 +100,9 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--midpoint", type=float, nargs="+", help="two evaluations, parted there: .3 .5")
     parser.add_argument("--times", help="a grid of times instead of --nfe: 1,.5,0")
     parser.add_argument(
+        "--guidance", type=float, nargs="+", metavar="SCALE", help="of plain guidance: 1 1.5 2 (1: none)"
+    )
+    parser.add_argument(
         "--ema", type=_share, nargs="+", metavar="STD", help="weights: own, or averages over shares"
     )
     parser.add_argument(
@@ -84,11 +117,14 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--from-folder", type=Path, metavar="DIR", help="score these images instead of drawing any"
     )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write the pictures there, by setting and class")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="and there, a line for each")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="figures against evaluations and midpoints")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help="figures against evaluations, midpoints, guidance"
+    )
     known = parser.parse_args(words)
-    drawing = ("nfe", "method", "midpoint", "times", "ema", "count", "labels", "seed", "device")
+    drawing = ("nfe", "method", "midpoint", "times", "guidance", "ema", "count", "labels", "seed", "device", "out")
     given = [name for name in drawing if getattr(known, name) is not None]
     if known.from_folder and given:
         raise UserError(f"--{given[0]} does not go with --from-folder: nothing is drawn", status=2)

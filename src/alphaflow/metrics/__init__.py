@@ -24,7 +24,7 @@ from alphaflow.metrics.manifold import (
     precision_recall,
 )
 from alphaflow.metrics.moving import load_moving_digits_detector
-from alphaflow.metrics.statistics import Accumulator, Statistics, statistics_of
+from alphaflow.metrics.statistics import Accumulator, Moments, Statistics, statistics_of
 
 __all__ = [
     "DETECTORS",
@@ -36,6 +36,7 @@ __all__ = [
     "Features",
     "FrechetEstimate",
     "Guesses",
+    "Moments",
     "Neighbours",
     "PrecisionRecall",
     "Statistics",

@@ -30,16 +30,30 @@ class Guesses:
         """
         x = as_float64("logits", logits, 2)
         if first % BLOCK or len(x) > BLOCK:
-            raise ValueError(f"{len(x)} samples from {first} are no block: it has {BLOCK}, from a multiple of that")
+            raise ValueError(
+                f"{len(x)} samples from {first} are no block: it has {BLOCK}, from a multiple of that"
+            )
         log = x.log_softmax(1)
         chances = log.exp()
         right = 0 if labels is None else int((x.argmax(1) == labels).sum())
         head = torch.stack([log.new_tensor(len(x)), log.new_tensor(right), (chances * log).sum()])
         self._sums[first // BLOCK % GROUPS] += torch.cat([head, chances.sum(0)])
 
+    def add_all(self, logits: ArrayLike, labels: Tensor | None = None) -> None:
+        """Take in logits (N, K) of samples 0 … N - 1."""
+        x = as_float64("logits", logits, 2)
+        for first in range(0, len(x), BLOCK):
+            rows = slice(first, first + BLOCK)
+            self.add(x[rows], first, None if labels is None else labels[rows])
+
     def reduce(self, all_reduce: Callable[[Tensor], object]) -> None:
         """Add up over processes, each group having been computed by one of them; all must call."""
         all_reduce(self._sums)
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return self._sums.shape[1] - 3
 
     @property
     def counts(self) -> list[int]:
@@ -77,6 +91,5 @@ def inception_score(logits: ArrayLike) -> Estimate:
     """
     x = as_float64("logits", logits, 2)
     guesses = Guesses(x.shape[1])
-    for first in range(0, len(x), BLOCK):
-        guesses.add(x[first : first + BLOCK], first)
+    guesses.add_all(x)
     return guesses.inception_score()

@@ -47,9 +47,26 @@ class Share:
         return self._parallel.exchange(value) if self._parallel else [value]
 
     def from_main(self, make: Callable[[], Any]) -> Any:
-        """What the main process makes, on all of them; a value of JSON's. All must call."""
-        made = make() if self.main else None
-        return made if self.world == 1 else self.exchange(made)[0]
+        """What the main process makes, on all of them; a value of JSON's. All must call.
+
+        Raises:
+            UserError: the main process did; the others do too, and end with the same status.
+        """
+        if self.world == 1:
+            return make()
+        made, failure = None, None
+        if self.main:
+            try:
+                made = make()
+            except UserError as error:
+                failure = error
+        said = [made, None if failure is None else [str(failure), failure.status]]
+        made, words = self.exchange(said)[0]
+        if failure:
+            raise failure
+        if words:
+            raise UserError(words[0], status=words[1], told=True)
+        return made
 
     @property
     def all_reduce(self) -> Callable[[Tensor], object] | None:
