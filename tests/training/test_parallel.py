@@ -5,8 +5,6 @@ tests look at what they left.
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from alphaflow.training.build import build_dataset, build_model, build_objective
 from alphaflow.training.config import Config, ParallelConfig
 from alphaflow.training.meter import CLOCKED
 from alphaflow.training.parallel import Parallel, Part
+from launched import launch
 
 TINY = (
     "--steps 6 --batch-size 16 --log-every 1 --checkpoint-every 2 --sample-every 3 "
@@ -60,15 +59,6 @@ def fresh(out: Path, *words: str) -> dict:
 
 def gradient(out: Path, *words: str) -> dict:
     return {"gradient": str(out), "words": [*TINY, "--optimizer.clip", "1e9", *words]}
-
-
-def launch(processes: int, tasks: list[dict], folder: Path) -> None:
-    file = folder / f"tasks-{processes}.json"
-    file.write_text(json.dumps(tasks))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += [str(Path(__file__).with_name("crew.py")), str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
