@@ -17,6 +17,7 @@ from alphaflow.data import Digits
 from alphaflow.errors import UserError
 from alphaflow.examining import Examination
 from alphaflow.metrics import Accumulator, Guesses, inception_score, load_digits_detector
+from alphaflow.rng import seeded
 from alphaflow.training.share import Share
 from launched import launch, torchrun
 
@@ -33,7 +34,7 @@ SWEEP = [
     "1",
     "2",
     "--count",
-    "1100",
+    "600",
     "--metrics",
     *ALL,
 ]
@@ -79,7 +80,7 @@ def test_two_processes_find_what_one_finds_to_the_bit(home, alone):
 def same_files(a: Path, b: Path) -> None:
     names = sorted(str(file.relative_to(a)) for file in a.rglob("*") if file.is_file())
     assert names == sorted(str(file.relative_to(b)) for file in b.rglob("*") if file.is_file())
-    assert len(names) == 4 * 1101
+    assert len(names) == 4 * 601
     assert filecmp.cmpfiles(a, b, names, shallow=False)[1:] == ([], [])
 
 
@@ -109,6 +110,7 @@ def three(home, alone) -> Path:
     return home
 
 
+@pytest.mark.slow
 def test_three_processes_share_unevenly_and_find_the_same(three, alone):
     assert evaluated(three, "three", 0) == alone
     for name in ("folder", "points"):
@@ -116,17 +118,19 @@ def test_three_processes_share_unevenly_and_find_the_same(three, alone):
         assert one == other
 
 
+@pytest.mark.slow
 def test_several_processes_go_on_where_one_broke_off(three):
     found = evaluated(three, "broken", 0)["results"]
     assert found[0]["figures"] == {"accuracy": 0.125}  # as the file says, by now
     assert found[1]["nfe"] == 2 and found[1]["figures"]["accuracy"] != 0.125
 
 
+@pytest.mark.slow
 def test_images_that_were_written_score_as_those_that_were_drawn(three, alone):
     """In another order, by which intervals and metrics of pairs go."""
     (drawn,) = [r for r in alone["results"] if r["nfe"] == 2 and r["guidance"] == 1]
     (read,) = json.loads((three / "folder-1.json").read_text())["results"]
-    assert read["count"] == 1100 and read["labels"] == "in the file names"
+    assert read["count"] == 600 and read["labels"] == "in the file names"
     for name in ("frechet", "accuracy", "inception_score", "precision", "neighbour"):
         assert read["figures"][name] == pytest.approx(drawn["figures"][name], rel=1e-9)
 
@@ -227,3 +231,17 @@ def test_sums_of_groups_are_those_of_all_logits():
     chances = logits.softmax(1)
     by_hand = (chances * (chances.log() - chances.mean(0).log())).sum(1).mean().exp()
     assert math.isclose(parts[0].inception_score().value, float(by_hand), rel_tol=1e-12)
+
+
+@pytest.mark.slow
+def test_a_process_that_cannot_read_its_images_says_so_and_ends_all(three):
+    images = three / "damaged"
+    shutil.copytree(three / "pictures-run" / "ema-consistency-1nfe", images)
+    files = sorted(file.relative_to(images) for file in images.rglob("*.png"))
+    order = torch.randperm(len(files), generator=seeded("images of a folder")).tolist()
+    bad = images / files[order[70]]  # of the second block, hence of the second process
+    bad.write_text("no image")
+    done = torchrun(2, "-m", "alphaflow", "evaluate", str(three / "run"), "--from-folder", str(images))
+    said = [line for line in done.stderr.splitlines() if line.startswith("alphaflow: ")]
+    assert done.returncode != 0 and sum(f"cannot read {bad}" in line for line in said) == 1
+    assert all("another process has gone" in line for line in said if str(bad) not in line)

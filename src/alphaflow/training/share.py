@@ -4,7 +4,8 @@ Sample i belongs to block i // 64 and group (i // 64) mod 8 (see `metrics.statis
 groups p, p + n, …. Sums of a group are therefore those of one process, and adding up only adds zeros to them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,8 +44,13 @@ class Share:
         return [first for first in range(0, count, BLOCK) if first // BLOCK % GROUPS % self.world == self.rank]
 
     def exchange(self, value: Any) -> list[Any]:
-        """What each process says, in the order of ranks; values must be JSON's. All must call."""
-        return self._parallel.exchange(value) if self._parallel else [value]
+        """What each process says, in the order of ranks; values must be JSON's. All must call.
+
+        Raises:
+            UserError: another process has gone; so does all that follows here.
+        """
+        with _company():
+            return self._parallel.exchange(value) if self._parallel else [value]
 
     def from_main(self, make: Callable[[], Any]) -> Any:
         """What the main process makes, on all of them; a value of JSON's. All must call.
@@ -73,7 +79,11 @@ class Share:
         """Sums a tensor of the CPU over the processes, in place; all must call. None for one that is alone."""
         if self.world == 1:
             return None
-        return lambda tensor: dist.all_reduce(tensor, group=self._host)
+        return self._add
+
+    def _add(self, tensor: Tensor) -> None:
+        with _company():
+            dist.all_reduce(tensor, group=self._host)
 
     def collect(self, parts: Mapping[int, Tensor]) -> Tensor | None:
         """The rows (N, …) of all processes in the order of their samples, on the main process; None elsewhere.
@@ -85,8 +95,9 @@ class Share:
         outline = [[first, list(rows.shape), str(rows.dtype)] for first, rows in sorted(parts.items())]
         said = self.exchange(outline)
         if not self.main:
-            for first in sorted(parts):
-                dist.send(parts[first].contiguous(), 0, group=self._host)
+            with _company():
+                for first in sorted(parts):
+                    dist.send(parts[first].contiguous(), 0, group=self._host)
             return None
         order = sorted((first, rank, shape, kind) for rank, one in enumerate(said) for first, shape, kind in one)
         if not order:
@@ -97,11 +108,12 @@ class Share:
         for first, _, (rows, *_), _ in order:
             places[first] = whole[start : start + rows]
             start += rows
-        for first, rank, _, _ in order:
-            if rank == 0:
-                places[first].copy_(parts[first])
-            else:
-                dist.recv(places[first], rank, group=self._host)
+        with _company():
+            for first, rank, _, _ in order:
+                if rank == 0:
+                    places[first].copy_(parts[first])
+                else:
+                    dist.recv(places[first], rank, group=self._host)
         return whole
 
     def collect_everywhere(self, parts: Mapping[int, Sequence[int]]) -> list[int]:
@@ -113,6 +125,16 @@ class Share:
     def _host(self) -> Any:
         assert self._parallel is not None
         return self._parallel.host
+
+
+@contextlib.contextmanager
+def _company() -> Iterator[None]:
+    """Say plainly that another process has gone, which said why itself."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0][:150]
+        raise UserError(f"another process has gone, see what it said itself; here: {reason}") from None
 
 
 def _dtype(name: str) -> torch.dtype:
