@@ -17,6 +17,7 @@ from alphaflow.data import Digits
 from alphaflow.errors import UserError
 from alphaflow.evaluate import evaluate, settings
 from alphaflow.generate import Generator
+from alphaflow.report_figures import setting
 
 TINY = "--steps 40 --batch-size 32 --model.width 16 --model.depth 1 --model.heads 2 --model.patch 4".split()
 TINY += "--optimizer.lr 0.01 --optimizer.warmup 2 --ema.half-life 4".split()
@@ -69,6 +70,8 @@ def test_a_sweep_over_guidance_scales(home, tmp_path, capsys):
     assert {(row.setting, row.a - row.b) for row in rows} == {("2 NFE, euler", 0), (rows[-1].setting, 0)}
     assert rows[-1].setting == "2 NFE, euler, t = 1 → 0.5 → 0"
     assert compare(record, record)[-1].setting.endswith("guidance 2.5")
+    assert setting(record["results"][2]) == "2 NFE, euler, guidance 2.5"  # in the report
+    assert setting({"nfe": 1, "method": "ode"}) == "1 NFE"
 
 
 def test_guidance_is_refused_where_nothing_was_trained_for_it(home, tmp_path, capsys):

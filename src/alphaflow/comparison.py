@@ -9,7 +9,7 @@ from scipy.special import stdtrit
 
 from .errors import UserError
 from .metrics.estimates import FEWEST_GROUPS, group_counts
-from .results import SETTING, read
+from .results import SETTING, read, setting_words
 from .training.run import RunFolder
 
 LESS_IS_BETTER = ("frechet", "frechet_limit", "kernel", "energy", "sliced_wasserstein")
@@ -80,7 +80,7 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: Sequence[str] | N
     for one, other in pairs:
         for name in [name for name in one["figures"] if name in other["figures"] and name in (names or [name])]:
             x, y = one["figures"][name], other["figures"][name]
-            rows.append(Difference(_name(one), name, x, y, _reach(name, one, other)))
+            rows.append(Difference(setting_words(one), name, x, y, _reach(name, one, other)))
     if not rows:
         raise UserError(
             f"no figure in common among {', '.join(names or ['all'])}: evaluate both with them", status=2
@@ -104,15 +104,8 @@ def _protocol(result: Mapping[str, Any]) -> str:
     return str([given.get(key) for key in SETTING if key not in ("seed", "weights")])
 
 
-def _name(result: Mapping[str, Any]) -> str:
-    times, scale = result.get("times"), result.get("guidance", 1.0)
-    words = f"{result['nfe']} NFE, {result['method']}"
-    words += f", t = {' → '.join(f'{t:g}' for t in times)}" if times else ""
-    return words + (f", guidance {scale:g}" if scale != 1 else "")
-
-
 def _settings(record: Mapping[str, Any]) -> str:
-    words = (f"{_name(one)}, {one['count']} samples, labels {one['labels']}" for one in record["results"])
+    words = (f"{setting_words(one)}, {one['count']} samples, labels {one['labels']}" for one in record["results"])
     return " and ".join(words)
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .results import setting_words
+
 INK = "#767676"
 COLORS = ("#2f7fd6", "#d9722e", "#2f9e6e", "#b45bc2", "#c2a02d")
 SNAPSHOT_WIDTH = 640
@@ -296,9 +298,7 @@ def table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], captio
 
 def setting(result: Mapping[str, Any]) -> str:
     """How samples were made, as in `1 NFE`. result: of evaluation.json."""
-    method = "" if result["method"] == "ode" else f", {result['method']}"
-    times = f", t = {' → '.join(f'{t:g}' for t in result['times'])}" if result.get("times") else ""
-    return f"{result['nfe']} NFE{method}{times}"
+    return setting_words(result, unsaid="ode")
 
 
 def score_table(scores: Mapping[str, Any], results: Sequence[Mapping[str, Any]], explain: bool = False) -> str:

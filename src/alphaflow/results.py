@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,7 @@ class Result:
 
     def name(self, sweep: bool = False) -> str:
         """`1 NFE, ode`; of a `sweep` over weights, those too."""
-        times = f", t = {' → '.join(f'{t:g}' for t in self.times)}" if self.times else ""
-        scale = f", guidance {self.guidance:g}" if self.guidance != 1 else ""
-        return f"{self.nfe} NFE, {self.method}{times}{scale}" + (f", {self.weights}" if sweep else "")
+        return setting_words(asdict(self)) + (f", {self.weights}" if sweep else "")
 
 
 Place = Callable[[Result], Any]
@@ -125,6 +123,20 @@ class Evaluation:
             yield "midpoint", middles, lambda r: (r.times or ())[1], line
         if scales:
             yield "guidance scale", self.results, lambda r: r.guidance, lambda r: replace(r, guidance=1).name(True)
+
+
+def setting_words(result: Mapping[str, Any], unsaid: str = "") -> str:
+    """How samples were drawn, of a `Result` as JSON: `2 NFE, ode, t = 1 → 0.5 → 0, guidance 1.5`.
+
+    unsaid: a sampler that goes without saying.
+    """
+    words = f"{result['nfe']} NFE"
+    if result["method"] != unsaid:
+        words += f", {result['method']}"
+    if result.get("times"):
+        words += f", t = {' → '.join(f'{t:g}' for t in result['times'])}"
+    scale = result.get("guidance", 1.0)
+    return words + (f", guidance {scale:g}" if scale != 1 else "")
 
 
 def read(path: Path) -> dict[str, Any] | None:
