@@ -244,7 +244,8 @@ def _summary(m: Material) -> str:
 
 
 def _duration(metrics: list[dict[str, Any]], batch_size: int) -> str:
-    """From the logged speeds; nothing where one is missing."""
+    """From the logged speeds; nothing where one is missing. Lines of observers alone have none."""
+    metrics = [line for line in metrics if "residual" in line]
     steps = np.diff([0, *(line["step"] for line in metrics)])
     speeds = [line.get("samples_per_second") for line in metrics]
     seconds = sum(k * batch_size / speed for k, speed in zip(steps, speeds)) if all(speeds) else 0

@@ -30,6 +30,7 @@ from .guard import Guard, on_signal
 from .log import MetricsLog, ProgressBar
 from .loss import Loss, autocast, largest_rows, means_of, offending_rows
 from .meter import Meter, forward_flops
+from .monitor import Monitor
 from .observers import Observer, RunView, load_states, observe, states_of
 from .parallel import Parallel, load_into, whole
 from .run import RunFolder
@@ -78,6 +79,8 @@ class Trainer:
         )
         self.store = Saver(folder.averages, peers=self.parallel.writers())
         self.observers: list[Observer] = [Snapshots(config.sample_every)]
+        if config.monitor.every:
+            self.observers.append(Monitor(config, self.dataset, self.device, self.parallel))
         self.step = 0
         self._where = ""
         self._stop = threading.Event()
