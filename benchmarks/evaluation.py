@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--ladder", type=int, nargs="+", default=[2000, 8000, 32_000], help="numbers in `memory`")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--out", type=Path, default=RESULTS / "evaluation.json")
+    parser.add_argument("--tiny", action="store_true", help="tiny networks in `overhead`, to try the script")
     parser.add_argument(MEMORY, type=int, help=argparse.SUPPRESS)
     known = parser.parse_args()
     if known.memory_of:
@@ -71,7 +72,8 @@ def overhead(known: argparse.Namespace) -> dict[str, object]:
     operations as Inception (5.4 · 10⁹ multiplications a picture) and as many features. `streaming` grows with the
     samples: rounding, float64 sums. `figure` comes once, however many there are: the distance with its interval.
     """
-    net, detector = models.dit("B/4", input_size=32, channels=3, num_classes=10).eval(), stand_in(known.dimensions)
+    net = models.dit("S/8" if known.tiny else "B/4", input_size=32, channels=3, num_classes=10).eval()
+    detector = stand_in(known.dimensions, width=16 if known.tiny else 256)
     count = known.samples
     y = torch.arange(count) % 10
     real = metrics.statistics_of(features(2 * known.dimensions, known.dimensions, 0))
@@ -140,13 +142,13 @@ def features(count: int, dimensions: int, seed: int) -> Tensor:
     return torch.randn(count, dimensions, generator=generator, dtype=torch.float64) * scale
 
 
-def stand_in(dimensions: int) -> metrics.Detector:
-    """Random weights, 5.4 · 10⁹ multiplications a picture of 32 × 32 pixels."""
+def stand_in(dimensions: int, width: int) -> metrics.Detector:
+    """Random weights; at a width of 256, 5.4 · 10⁹ multiplications a picture of 32 × 32 pixels."""
 
     class Stack(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            width, layers = 256, 9  # 32² places × 9 taps × 256² × 9 layers
+            layers = 9  # 32² places × 9 taps × width² × 9 layers
             body = [layer for _ in range(layers) for layer in (nn.Conv2d(width, width, 3, padding=1), nn.ReLU())]
             self.body = nn.Sequential(nn.Conv2d(3, width, 3, 1, 1), *body)
             self.head = nn.Linear(width, dimensions)
