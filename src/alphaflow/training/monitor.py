@@ -128,10 +128,10 @@ class Monitor(Observer):
         """Features of samples (B, *shape), or their values; float64 (B, F). NaN where a sample is not finite."""
         if self.detector is None:
             return x.flatten(1).double()
-        sound = x.isfinite().flatten(1).all(1).to(self.device)
+        sound = x.isfinite().flatten(1).all(1).cpu()
         x = x.nan_to_num(0.0, 0.0, 0.0)
         pictures = self.decoder(x) if self.decoder else x
-        features = self.detector(to_uint8(pictures)).features.to(self.device)
+        features = self.detector(to_uint8(pictures)).features
         return features.where(sound[:, None], torch.nan)
 
     def _gathered(self, count: int, see: Callable[[Tensor], Tensor]) -> Tensor:
@@ -140,18 +140,18 @@ class Monitor(Observer):
         Process k sees every n-th block of 64 from the k-th on. With sharded weights all must evaluate as often: in
         the last round some see a block that another has.
         """
-        rounds = [self.parallel.gather(_filled(see(block))).cpu() for block in self._blocks(count)]
+        rounds = [self._together(see(block)).cpu() for block in self._blocks(count)]
         return torch.cat(rounds)[:count]  # only the last block may be short
+
+    def _together(self, rows: Tensor) -> Tensor:
+        """Those of all processes; each is filled up to a block, for gathering."""
+        filled = torch.cat([rows, rows.new_zeros(BLOCK - len(rows), rows.shape[1])])
+        return self.parallel.gather(filled.to(self.device))
 
     def _blocks(self, count: int) -> Iterator[Tensor]:
         blocks = torch.arange(count).split(BLOCK)
         for first in range(0, len(blocks), self.parallel.world):
             yield blocks[min(first + self.parallel.rank, len(blocks) - 1)]
-
-
-def _filled(rows: Tensor) -> Tensor:
-    """To a whole block, for gathering."""
-    return torch.cat([rows, rows.new_zeros(BLOCK - len(rows), rows.shape[1])])
 
 
 def _frechet(reference: metrics.Statistics) -> Callable[[Tensor], float]:
