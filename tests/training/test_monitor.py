@@ -191,7 +191,7 @@ def test_images_are_seen_by_the_detector_that_is_named(tmp_path, inception, phot
     assert not (tmp_path / "other").exists()
 
 
-def test_latents_are_decoded_for_the_detector(tmp_path, inception, photos):
+def test_latents_are_decoded_for_the_detector(tmp_path, inception, photos, capsys):
     save_vae(tmp_path / "vae")
     encode = ["encode", str(photos), str(tmp_path / "latents"), "--vae", str(tmp_path / "vae"), "--size", "32"]
     assert alphaflow(encode) == 0
@@ -203,6 +203,19 @@ def test_latents_are_decoded_for_the_detector(tmp_path, inception, photos):
     assert alphaflow(words("latents", tmp_path / "latents", tmp_path / "plain", plain, *small)) == 0
     assert len(column(tmp_path / "plain", "monitor_energy")) == 2
     assert same(weights(tmp_path / "run"), weights(tmp_path / "plain"))
+    (tmp_path / "vae").rename(tmp_path / "moved")
+    assert alphaflow(words("latents", tmp_path / "latents", tmp_path / "gone", watch, *small)) == 2
+    assert "looks at decoded latents" in capsys.readouterr().err and not (tmp_path / "gone").exists()
+    watch["vae"] = tmp_path / "moved"
+    assert alphaflow(words("latents", tmp_path / "latents", tmp_path / "found", watch, *small)) == 0
+    assert lines(tmp_path / "found") == lines(tmp_path / "run")
+
+
+def test_a_reference_of_other_features_is_refused(tmp_path, inception, photos, capsys):
+    np.savez(tmp_path / "theirs.npz", mu=np.zeros(7), sigma=np.eye(7))
+    watch = {"every": 1, "detector": "inception", "detector-path": inception, "reference": tmp_path / "theirs.npz"}
+    assert alphaflow(words("folder", photos, tmp_path / "run", watch, "--data.size", "16")) == 2
+    assert "theirs.npz has 7 features, and detector inception" in capsys.readouterr().err
 
 
 def refusal(recipe: str, **settings: object) -> str:

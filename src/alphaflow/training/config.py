@@ -168,6 +168,8 @@ class MonitorConfig:
     package which fits the data, or none, and then the score is the energy distance."""
     detector_path: str = ""
     """Its file, or a folder with it; empty: the cache, into which it is fetched once."""
+    vae: str = ""
+    """latents: where the autoencoder that decodes for the detector is, if not where it was."""
     reference: str = ""
     """Statistics of the real images, made by `alphaflow stats`; empty: of up to 10,000 of the run's own data."""
 

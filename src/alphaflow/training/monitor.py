@@ -58,8 +58,9 @@ class Monitor(Observer):
         self.decoder: Decoder | None = None
         self.detector = _detector(config.monitor, dataset, device)
         if self.detector and isinstance(dataset, Latents | ClipLatents):
-            self.decoder = decoder_of(dataset)
-        self.reference = self._reference(config)
+            self.decoder = _decoder(dataset, device, config.monitor.vae)
+        width = self._try_out()
+        self.reference = self._reference(config, width)
         self.figure = "monitor_frechet" if self.detector else "monitor_energy"
         self.best, self.best_step = math.inf, 0
         self._distance: Callable[[Tensor], float] | None = None
@@ -85,7 +86,20 @@ class Monitor(Observer):
 
     # ------------------------------------------------------------------ real samples
 
-    def _reference(self, config: Config) -> Reference | None:
+    def _try_out(self) -> int:
+        """How many features the detector sees in a picture of the kind that it is to see; 0 without a detector."""
+        if self.detector is None:
+            return 0
+        if self.dataset.kind == "points":
+            raise UserError(
+                f"detector {self.settings.detector!r} looks at pictures, and these are points", status=2
+            )
+        try:
+            return self._see(self.dataset.batch(torch.zeros(1, dtype=torch.int64))[0]).shape[1]
+        except ValueError as error:
+            raise UserError(f"--monitor.detector {self.detector.name}: {error}", status=2) from None
+
+    def _reference(self, config: Config, width: int) -> Reference | None:
         if not config.monitor.reference:
             return None
         if self.detector is None:
@@ -97,6 +111,12 @@ class Monitor(Observer):
         found = read_reference(config.monitor.reference)
         size = self.dataset.shape[-1] if self.decoder is None else 0
         found.check(self.detector, size=size, crop=config.data.crop if config.data.name == "folder" else None)
+        if len(found.statistics.mean) != width:
+            raise UserError(
+                f"{config.monitor.reference} has {len(found.statistics.mean)} features, and detector "
+                f"{self.detector.name} {width}: give statistics of that detector",
+                status=2,
+            )
         return found
 
     def _prepare(self) -> None:
@@ -165,17 +185,19 @@ def _frechet(reference: metrics.Statistics) -> Callable[[Tensor], float]:
 
 
 def _detector(settings: MonitorConfig, dataset: Dataset, device: torch.device) -> metrics.Detector | None:
-    """The one that is named, tried on a sample, or the one that fits the data; None where there is none."""
+    """The one that is named, or the one that fits the data; None where there is none."""
     if not settings.detector:
         if isinstance(dataset, MovingDigits):
             return metrics.load_moving_digits_detector(dataset.frames, dataset.size)
         return metrics.load_digits_detector(device) if dataset.shape == (1, 8, 8) else None
-    if dataset.kind == "points":
-        raise UserError(f"detector {settings.detector!r} looks at pictures, and these are points", status=2)
-    found = metrics.load_detector(settings.detector, path=settings.detector_path or None, device=device)
-    if dataset.kind in ("image", "video"):
-        try:
-            found(to_uint8(dataset.batch(torch.zeros(1, dtype=torch.int64))[0]))
-        except ValueError as error:
-            raise UserError(f"--monitor.detector {settings.detector}: {error}", status=2) from None
-    return found
+    return metrics.load_detector(settings.detector, path=settings.detector_path or None, device=device)
+
+
+def _decoder(data: Latents | ClipLatents, device: torch.device, vae: str) -> Decoder:
+    """The latents' own, loaded now rather than in the middle of the run."""
+    try:
+        decoder = decoder_of(data, device, vae or None)
+        decoder.vae  # noqa: B018
+    except UserError as error:
+        raise UserError(f"monitor.detector looks at decoded latents: {error} (--monitor.vae)", status=2) from None
+    return decoder
