@@ -214,7 +214,7 @@ CURVES = (
     ),
     (
         "score of the average",
-        "monitor_frechet monitor_frechet_best monitor_energy monitor_energy_best",
+        "monitor_frechet_best monitor_energy_best monitor_frechet monitor_energy",
         "Distance between a few samples of the averaged weights and the data, always from the same noise. Few "
         "samples make it too high: compare it within this run only.",
     ),
