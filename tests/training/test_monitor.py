@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from alphaflow import load, metrics
 from alphaflow.cli import run as alphaflow
@@ -60,6 +61,9 @@ def test_a_run_is_the_same_to_the_bit_with_and_without_it(tmp_path):
     assert len(scores) == 4 and best == list(np.minimum.accumulate(scores))
     steps = column(tmp_path / "watched", "monitor_best_step")
     assert steps == [2 * (1 + scores.index(one)) for one in best]
+    board = EventAccumulator(str(tmp_path / "watched" / "tensorboard")).Reload()
+    shown = [(event.step, event.value) for event in board.Scalars("monitor_frechet")]
+    assert shown == [(step, pytest.approx(score)) for step, score in zip((2, 4, 6, 8), scores)]
 
 
 def test_a_resumed_run_has_the_same_scores_and_the_same_best(tmp_path):
