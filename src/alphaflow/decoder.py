@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .data import Latents
+from .data.clip_latents import ClipLatents
 from .errors import UserError
 from .vae import VAE, load_vae
 
@@ -57,6 +58,6 @@ class Decoder:
         return self.vae.decode(x.float().cpu() * divisor + offset)
 
 
-def decoder_of(data: Latents, device: torch.device | str = "cpu", vae: str | None = None) -> Decoder:
+def decoder_of(data: Latents | ClipLatents, device: torch.device | str = "cpu", vae: str | None = None) -> Decoder:
     """The decoder of a set of latents."""
     return Decoder(data.manifest.record(), device, vae)
