@@ -41,6 +41,7 @@ FLOORS: list[dict[str, set[str]]] = [
             "plan",
             "films",
             "stats",
+            "view",
         }
     },
     {"recipes": {"recipes"}},

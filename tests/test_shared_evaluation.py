@@ -187,7 +187,7 @@ def test_memory_does_not_grow_with_the_number_of_samples(home, monkeypatch):
     """All tensors alive while samples are drawn, at their most, for 1,024 and for 8,192 of them."""
     monkeypatch.setattr(scoring, "KEPT", 512)
     monkeypatch.setattr(examining, "KEPT", 512)
-    monkeypatch.setitem(evaluation.AT_MOST, "image", 512)
+    monkeypatch.setitem(scoring.AT_MOST, "image", 512)
     generator, peaks = load(home / "run"), []
     plain = type(generator).chunks
     for count in (1024, 8192):

@@ -65,8 +65,8 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: Sequence[str] | N
     Raises:
         UserError: other reference data or another detector, no setting or figure in common.
     """
-    for key in ("detector", "data", "real_count"):
-        if a[key] != b[key]:
+    for key in ("detector", "preprocessing", "shape", "crop", "data", "real_count"):
+        if key in a and key in b and a[key] != b[key]:
             raise UserError(
                 f"these do not compare: {key} is {a[key]} in A and {b[key]} in B; evaluate both in the same way"
             )

@@ -19,17 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import metrics
-from .data import Dataset, MovingDigits
+from .data import Dataset
 from .errors import UserError, choose
 from .examining import Examination, Pixels, Writer
 from .figures import Pictures
 from .generate import CHUNK, Generator, choose_labels
 from .results import Evaluation, Result, read, write_text
 from .rng import seeded
-from .scoring import AT_MOST, METRICS, Figures, Samples, between_halves, choose_metrics, score
+from .scoring import METRICS, Figures, Samples, between_halves, choose_metrics, score
 from .training.log import ProgressBar
 from .training.share import Share
+from .view import View, view_of
 
 __all__ = ["METRICS", "Evaluation", "Result", "Setting", "evaluate", "evaluate_images", "read"]
 
@@ -73,45 +73,55 @@ def settings(
 
 
 class _Scorer:
-    """The real samples, examined once, and what is asked of others."""
+    """The real samples, examined once, or what stands for them, and what is asked of others."""
 
-    def __init__(self, dataset: Dataset, names: Sequence[str] | None, share: Share) -> None:
-        self.dataset, self.detector, self.share = dataset, _detector(dataset), share
-        self.names = choose_metrics(names, dataset, self.detector is not None)
-        self.size = min(len(dataset), AT_MOST[dataset.kind])
-        self.pixels = dataset.kind in ("image", "video")
-        self.real = self._real()
+    def __init__(self, view: View, names: Sequence[str] | None, share: Share) -> None:
+        self.view, self.share, self.size = view, share, view.sample_count
+        self.names = choose_metrics(names, view.dataset, view.detector, reference=view.reference is not None)
+        reference = view.reference
+        self.real = Samples(reference.count, given=reference.statistics) if reference else self._real()
 
     def _real(self) -> Samples:
-        rows = torch.randperm(len(self.dataset), generator=seeded("real"))[: self.size]
-        found = Examination(self.names, self.detector, pixels=self.pixels, whole=True)
-        classes: dict[int, list[int]] = {}
-        with ProgressBar("real samples", 0, self.size, unit="samples", shown=self.share.main) as bar:
+        found = self._examination(whole=True)
+        labels = self._go_through("real samples", found.take)
+        return replace(found.samples(self.share), labels=labels)
+
+    def _go_through(self, title: str, take: Callable[[int, Tensor], object]) -> Tensor | None:
+        """The run's data in a fixed random order, as far as they are looked at; the labels of all, (size,)."""
+        dataset, classes = self.view.dataset, dict[int, list[int]]()
+        rows = torch.randperm(len(dataset), generator=seeded("real"))[: self.size]
+        with ProgressBar(title, 0, self.size, unit="samples", shown=self.share.main) as bar:
             for first in self.share.blocks(self.size):
-                x, y = self.dataset.batch(rows[first : first + CHUNK])
-                found.take(first, x)
+                x, y = dataset.batch(rows[first : first + CHUNK])
+                take(first, x)
                 if y is not None:
                     classes[first] = y.tolist()
                 bar.update(first + len(x))
         labels = self.share.collect_everywhere(classes)
-        return replace(found.samples(self.share), labels=torch.tensor(labels) if labels else None)
+        return torch.tensor(labels) if labels else None
 
-    @property
-    def detector_name(self) -> str | None:
-        return f"{self.detector.name}, sha256 {self.detector.sha256}" if self.detector else None
+    def _examination(self, **options: Any) -> Examination:
+        view = self.view
+        return Examination(self.names, view.detector, pixels=view.pixels, decode=view.decoder, **options)
+
+    @cached_property
+    def _classes(self) -> Tensor:
+        """Of the data; a reference does not hold them."""
+        known = self.real.labels
+        if self.view.reference and self.view.dataset.num_classes:
+            known = self._go_through("labels of the data", lambda first, x: None)
+        return torch.zeros(self.size, dtype=torch.int64) if known is None else known
 
     def labels(self, words: str, count: int, num_classes: int, seed: int) -> Tensor:
         if words != "data":
             return choose_labels(words, count, num_classes, seed)
-        known = self.real.labels
-        found = torch.zeros(self.size, dtype=torch.int64) if known is None else known
-        return found[torch.arange(count) % self.size]
+        return self._classes[torch.arange(count) % self.size]
 
     def examine(
         self, blocks: Iterable[tuple[int, Tensor | Pixels]], labels: Tensor | None, write: Writer | None = None
     ) -> Samples:
         """Samples (B, C, …) or images uint8 (B, H, W, C) of this process, with the number of the first of each."""
-        found = Examination(self.names, self.detector, pixels=self.pixels, labels=labels, write=write)
+        found = self._examination(labels=labels, write=write)
         for first, chunk in blocks:
             found.take(first, chunk)
         return found.samples(self.share)
@@ -122,17 +132,24 @@ class _Scorer:
         return _from_record(made)
 
     def rounding(self) -> str:
-        return "uint8, as in a PNG" if self.pixels else "none"
+        return "uint8, as in a PNG" if self.view.pixels else "none"
 
     def evaluation(self, run: str, step: int, results: list[Result]) -> Evaluation:
+        view = self.view
+        halves = {} if view.reference else self.share.from_main(lambda: between_halves(self.real, self.names))
         return Evaluation(
             run=run,
             step=step,
-            detector=self.detector_name,
-            data=self.dataset.fingerprint,
-            real_count=self.size,
+            detector=view.detector_name,
+            preprocessing=view.detector.preprocessing if view.detector else None,
+            distance=view.detector.distance if view.detector else "frechet",
+            shape=" × ".join(map(str, view.shape if view.pixels else view.dataset.shape)),
+            crop=view.crop,
+            against=view.against,
+            data=view.data,
+            real_count=view.real_count,
             results=results,
-            halves=self.share.from_main(lambda: between_halves(self.real, self.names)),
+            halves=halves,
         )
 
 
@@ -149,6 +166,7 @@ def evaluate(
     keep: Path | None = None,
     out: Path | None = None,
     share: Share | None = None,
+    view: View | None = None,
 ) -> Evaluation:
     """Score each of the `generators` (the same network with other weights) in each setting of the sweep.
 
@@ -164,6 +182,7 @@ def evaluate(
             after its last one.
         out: a folder for the pictures, with one of its own for each setting.
         share: with the other processes, if there are any; all must call, and all get the same evaluation.
+        view: detector and reference, see `view_of`; None: as it makes them for this data.
 
     Raises:
         UserError: a metric that is unknown or does not apply, too few samples, guidance of a network that was not
@@ -174,7 +193,7 @@ def evaluate(
         raise UserError(f"--count {count} is too few to measure anything: give at least 8", status=2)
     if out and dataset.kind == "points":
         raise UserError("--out is for pictures, and this run generates points: leave it out", status=2)
-    scorer = _Scorer(dataset, names, share or Share())
+    scorer = _Scorer(view or view_of(dataset), names, share or Share())
     count = scorer.size if count is None else count
     makers = [generators] if isinstance(generators, Generator) else list(generators)
     sweep = list(sweep or settings())
@@ -205,14 +224,15 @@ class _Weights:
 
     def result(self, setting: Setting) -> Result:
         """Of one setting: as it was kept, or drawn and scored now."""
-        scorer, share = self.scorer, self.scorer.share
+        scorer, share, view = self.scorer, self.scorer.share, self.scorer.view
         protocol = self._protocol(setting)
         whole = [
             protocol,
             scorer.names,
-            scorer.size,
-            scorer.detector_name,
-            scorer.dataset.fingerprint,
+            view.real_count,
+            view.detector_name,
+            view.data,
+            view.reference.digest if view.reference else "",
             self._digest,
         ]
         file = (
@@ -289,6 +309,7 @@ def evaluate_images(
     labels: Tensor | None = None,
     names: Sequence[str] | None = None,
     share: Share | None = None,
+    view: View | None = None,
 ) -> Evaluation:
     """Score images of anybody's against `dataset`.
 
@@ -297,10 +318,13 @@ def evaluate_images(
             blocks of 64 that are its own by `Share.blocks`.
         labels: (N,) int64, the classes asked for, where they are known; without them there is no accuracy.
         share: with the other processes, if there are any; all must call.
+        view: detector and reference, see `view_of`; None: as it makes them for this data.
     """
-    scorer = _Scorer(dataset, names, share or Share())
-    if not scorer.pixels:
-        raise UserError(f"images cannot be compared with {dataset.kind}: give a run on images", status=2)
+    view = view or view_of(dataset)
+    if not view.pixels:
+        remedy = "name a --detector" if dataset.kind == "latent" else "give a run on images"
+        raise UserError(f"images cannot be compared with {dataset.kind}: {remedy}", status=2)
+    scorer = _Scorer(view, names, share or Share())
     fake = scorer.examine(chunks, labels)
     protocol = {
         "nfe": 0,
@@ -345,10 +369,3 @@ def _words(setting: Setting, generator: Generator) -> str:
     """For the progress bar."""
     scale = f", guidance {setting.guidance:g}" if setting.guidance != 1 else ""
     return f"{setting.nfe} NFE, {setting.method}{scale}, {generator.weights}"
-
-
-def _detector(dataset: Dataset) -> metrics.Detector | None:
-    """The network whose features fit the data, if there is one."""
-    if isinstance(dataset, MovingDigits):
-        return metrics.load_moving_digits_detector(dataset.frames, dataset.size)
-    return metrics.load_digits_detector() if dataset.shape == (1, 8, 8) else None

@@ -35,6 +35,7 @@ class Examination:
     Args:
         names: of the metrics. detector: sees images, uint8.
         pixels: the samples are rounded to uint8, as a PNG would hold them.
+        decode: makes pictures (B, C, …) in [-1, 1] of samples that are latents; they are looked at then.
         labels: (N,), the class of each sample by its number.
         whole: keep features and logits, whatever the metrics: of real samples, which are scored by halves too.
         write: to where blocks go besides.
@@ -46,12 +47,13 @@ class Examination:
         detector: metrics.Detector | None,
         *,
         pixels: bool,
+        decode: Callable[[Tensor], Tensor] | None = None,
         labels: Tensor | None = None,
         whole: bool = False,
         write: Writer | None = None,
     ) -> None:
         self._names, self._detector, self._pixels, self._write = set(names), detector, pixels, write
-        self._labels, self._whole = labels, whole
+        self._labels, self._whole, self._decode = labels, whole, decode
         self._values: dict[int, Tensor] = {}
         self._features: dict[int, Tensor] = {}
         self._logits: dict[int, Tensor] = {}
@@ -116,6 +118,8 @@ class Examination:
         block = torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)
         first = self._next - len(block)
         self.count += len(block)
+        if self._decode and isinstance(block, Tensor):
+            block = self._decode(block)
         images = to_uint8(block) if self._pixels and isinstance(block, Tensor) else block
         if self._write:
             self._write(first, images)

@@ -313,13 +313,15 @@ def setting(result: Mapping[str, Any]) -> str:
 
 def score_table(scores: Mapping[str, Any], results: Sequence[Mapping[str, Any]], explain: bool = False) -> str:
     """Figures of evaluation.json, rounded for people, in full for machines. results: the columns."""
-    rows = []
-    for name, halves in scores["halves"].items():
+    rows, halves = [], scores["halves"]
+    distance = scores.get("distance", "frechet")
+    titles = METRICS if distance == "frechet" else {**METRICS, "frechet": f"{distance} ↓"}
+    for name in dict.fromkeys([*halves, *(name for result in results for name in result["figures"])]):
         meaning = f"<small>{escape(MEANINGS[name])}</small>" if explain and name in MEANINGS else ""
-        values = [*(result["figures"].get(name) for result in results), halves]
+        values = [*(result["figures"].get(name) for result in results), *([halves.get(name)] if halves else [])]
         cells = ["–" if v is None else f'<data value="{v!r}">{v:.3g}</data>' for v in values]
-        rows.append((escape(METRICS.get(name, name)) + meaning, cells))
-    head = ["Metric", *(escape(setting(result)) for result in results), "Real halves"]
+        rows.append((escape(titles.get(name, name)) + meaning, cells))
+    head = ["Metric", *(escape(setting(result)) for result in results), *(["Real halves"] if halves else [])]
     return table(head, rows, "↓ low is good, ↑ high is good, ≈ best as in the real data", "figures")
 
 

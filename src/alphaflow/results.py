@@ -10,7 +10,7 @@ from typing import Any
 
 from .errors import UserError
 
-SHARED = ("run", "step", "detector", "data", "real_count")
+SHARED = ("run", "step", "detector", "preprocessing", "distance", "shape", "crop", "against", "data", "real_count")
 SETTING = ("weights", "method", "nfe", "times", "guidance", "labels", "count", "seed", "rounding")
 
 
@@ -47,7 +47,13 @@ Label = Callable[[Result], str]
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """All results of one run at one step, and the same figures between two halves of the real data."""
+    """All results of one run at one step, and the same figures between two halves of the real data.
+
+    detector: its name and the hash of its weights. preprocessing: what it does to pixels. distance: what its
+    Fréchet distance is called, FID for instance. shape: of what was looked at, pictures (H, W, C) or samples
+    (C, …). crop: how real pictures became squares, where that was done. against: what the real ones are; data: a
+    hash of them; real_count: how many, 0 where a file of statistics does not tell.
+    """
 
     run: str
     step: int
@@ -56,19 +62,45 @@ class Evaluation:
     real_count: int
     results: list[Result]
     halves: dict[str, float]
+    preprocessing: str | None = None
+    distance: str = "frechet"
+    shape: str = ""
+    crop: str = ""
+    against: str = "the run's data"
+
+    @property
+    def names(self) -> list[str]:
+        """Of all figures, in the order of the table."""
+        found = [*self.halves, *(name for result in self.results for name in result.figures)]
+        return list(dict.fromkeys(found))
+
+    def title(self, name: str) -> str:
+        """A figure's name for people: a Fréchet distance by what the detector's is called."""
+        if self.distance != "frechet" and name in ("frechet", "frechet_limit"):
+            return self.distance + ("∞" if name == "frechet_limit" else "")
+        return name
 
     def write(self, path: Path) -> None:
         """As JSON, atomically."""
         write_text(path, json.dumps(asdict(self), indent=2) + "\n")
 
     def table(self) -> str:
-        """For people: a line a setting, half the 95 % interval behind each figure, and last the real halves."""
-        names = list(self.halves)
+        """For people: a line a setting, half the 95 % interval behind each figure, then the real halves, where the
+        real ones are at hand; last what all of it is against."""
+        names = self.names
         sweep = len({r.weights for r in self.results}) > 1
         rows = [[r.name(sweep), *(_cell(r, name) for name in names)] for r in self.results]
-        rows = [["", *names], *rows, ["real halves", *(f"{self.halves[name]:.4g}" for name in names)]]
+        rows = [["", *map(self.title, names)], *rows]
+        if self.halves:
+            rows.append(["real halves", *(f"{self.halves[name]:.4g}" for name in names)])
         widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-        return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows)
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
+        return "\n".join([*lines, self._against()])
+
+    def _against(self) -> str:
+        count = f", {self.real_count:,} samples" if self.real_count else ""
+        seen = f", seen by {self.detector[:31]}…" if self.detector else ""
+        return f"against {self.against}{count}{seen}"
 
     def write_csv(self, path: Path) -> None:
         """A line for each figure of each setting, with its whole protocol beside it."""
@@ -95,7 +127,7 @@ class Evaluation:
         several; a line for all that is otherwise alike."""
         from matplotlib.figure import Figure
 
-        names, rows = list(self.halves), list(self._axes())
+        names, rows = self.names, list(self._axes())
         if not rows:
             raise UserError("nothing to plot: sweep --nfe, --midpoint or --guidance", status=2)
         figure = Figure(figsize=(4 * len(names), 3.2 * len(rows)), dpi=110, layout="constrained")
@@ -103,8 +135,9 @@ class Evaluation:
         for row, (axis, results, place, rest) in zip(panels, rows):
             for panel, name in zip(row, names):
                 _draw(panel, name, results, place, rest)
-                panel.axhline(self.halves[name], color="0.6", linestyle=":", label="real halves")
-                panel.set(xlabel=axis, title=name)
+                if name in self.halves:
+                    panel.axhline(self.halves[name], color="0.6", linestyle=":", label="real halves")
+                panel.set(xlabel=axis, title=self.title(name))
             row[0].legend(fontsize=7)
         memory = io.BytesIO()
         figure.savefig(memory, format="png")

@@ -26,7 +26,8 @@ class Samples:
 
     count: of all. labels: (n,), of the first n <= `KEPT`, where they have classes.
     values (m, D), features (n, F), logits (n, K): of the first ones, float64, as far as metrics ask for them.
-    moments, guesses: of all features and logits, by groups.
+    moments, guesses: of all features and logits, by groups. given: statistics from a file, of samples that are not
+        here.
     """
 
     count: int
@@ -36,6 +37,7 @@ class Samples:
     logits: Tensor | None = None
     moments: list[Moments] | None = None
     guesses: metrics.Guesses | None = None
+    given: metrics.Statistics | None = None
 
     def rows(self, index: Tensor) -> "Samples":
         """Some of the kept ones, in one group: figures of these have no intervals."""
@@ -52,6 +54,8 @@ class Samples:
 
     @cached_property
     def statistics(self) -> metrics.Statistics:
+        if self.given:
+            return self.given
         assert self.moments is not None
         return merged(self.moments).statistics()
 
@@ -150,23 +154,56 @@ NEEDS_DETECTOR = ("frechet", "accuracy", "manifold", "kernel", "inception", "den
 OF_FEATURES = {"manifold", "kernel", "density"}
 OF_VALUES = {"neighbours", "energy", "sliced"}
 """Metrics of pairs, and what they compare."""
+OF_REFERENCE = ("frechet", "accuracy", "inception", "limit")
+"""Metrics that need no real samples, or of those only mean and covariance."""
+FEWEST_REAL = 12
+"""For neighbourhoods of five: in either half of the real samples each has five others."""
 ON_DEMAND = ("kernel", "inception", "density", "limit")
 AT_MOST = {"image": 10_000, "latent": 10_000, "points": 10_000, "video": 2_000}
 """Real samples that the metrics look at, by their kind, and generated ones unless asked otherwise."""
 
 
-def choose_metrics(names: Sequence[str] | None, dataset: Dataset, has_detector: bool) -> list[str]:
-    apply = [name for name in METRICS if has_detector or name not in NEEDS_DETECTOR]
-    apply = [name for name in apply if name not in ON_DEMAND]
-    if dataset.kind == "points":
-        apply.remove("neighbours")
-    elif has_detector:
-        apply = [name for name in apply if name not in ("energy", "sliced")]
+def choose_metrics(
+    names: Sequence[str] | None,
+    dataset: Dataset,
+    detector: metrics.Detector | None,
+    *,
+    reference: bool = False,
+) -> list[str]:
+    """The metrics to compute: `names`, or all that apply but for those `ON_DEMAND`.
+
+    reference: in place of the real samples there are only statistics of them.
+
+    Raises:
+        UserError: one of `names` is unknown or does not apply.
+    """
     for name in names or []:
         choose("metric", name, METRICS, status=2)
-        if name in NEEDS_DETECTOR and not has_detector:
-            raise UserError(f"metric {name!r} needs a detector for samples of shape {dataset.shape}", status=2)
-    return list(names or apply)
+        if reason := _why_not(name, dataset, detector, reference):
+            raise UserError(f"metric {name!r} {reason}", status=2)
+    if names:
+        return list(names)
+    left_out = {*ON_DEMAND, *(("neighbours",) if dataset.kind == "points" else ())}
+    if detector:
+        left_out |= {"energy", "sliced"}
+    return [name for name in METRICS if name not in left_out and not _why_not(name, dataset, detector, reference)]
+
+
+def _why_not(name: str, dataset: Dataset, detector: metrics.Detector | None, reference: bool) -> str:
+    """Why a metric does not apply; empty where it does."""
+    if reference and name not in OF_REFERENCE:
+        return "compares pairs of samples, and a reference holds none: leave out the metric, or --reference"
+    if name in ("manifold", "density") and len(dataset) < FEWEST_REAL:
+        return f"needs {FEWEST_REAL} real samples, and there are {len(dataset)}: leave it out"
+    if name not in NEEDS_DETECTOR:
+        return ""
+    if detector is None:
+        return f"needs a detector for samples of shape {dataset.shape}: name one with --detector"
+    if name == "inception" and detector.classes == "none":
+        return f"needs a detector that knows classes, as {detector.name} does not: take --detector inception"
+    if name == "accuracy" and detector.classes != "the data's":
+        return f"needs a detector that knows the classes of the data, as {detector.name} does not: leave it out"
+    return ""
 
 
 def _moments(features: Tensor) -> list[Moments]:

@@ -10,9 +10,12 @@ from . import Parser
 from .sample import method_of, times_of
 
 if TYPE_CHECKING:
+    from ..data import Dataset
+    from ..decoder import Decoder
     from ..evaluate import Evaluation
     from ..training.run import RunFolder
     from ..training.share import Share
+    from ..view import View
 
 
 def run(words: list[str]) -> None:
@@ -30,9 +33,8 @@ def run(words: list[str]) -> None:
     share = Share(parallel)
     device = parallel.device(choose_device(known.device or "cpu"))
     folder = RunFolder(known.run)
-    evaluation = (
-        _of_folder(known, folder, share) if known.from_folder else _of_run(known, folder, share, str(device))
-    )
+    scored = _of_folder if known.from_folder else _of_run
+    evaluation = scored(known, folder, share, str(device))
     if not share.main:
         return
     if not known.from_folder and (known.ema or [None]) == [None]:  # the report is about the run's own average
@@ -46,15 +48,38 @@ def run(words: list[str]) -> None:
     print(evaluation.table())
 
 
-def _of_folder(known: argparse.Namespace, folder: "RunFolder", share: "Share") -> "Evaluation":
+def _of_folder(known: argparse.Namespace, folder: "RunFolder", share: "Share", device: str) -> "Evaluation":
     from ..evaluate import evaluate_images
     from ..figures import read_images
     from ..training.data import data_of
 
     dataset = data_of(folder)
-    chunks, labels = read_images(known.from_folder, dataset.shape, share.blocks)
+    view = _view(known, dataset, device, None)
+    height_first = (view.shape[-1], *view.shape[:-1]) if view.pixels else dataset.shape
+    chunks, labels = read_images(known.from_folder, height_first, share.blocks)
+    source = str(known.from_folder)
     return evaluate_images(
-        chunks, dataset, source=str(known.from_folder), labels=labels, names=known.metrics, share=share
+        chunks, dataset, source=source, labels=labels, names=known.metrics, share=share, view=view
+    )
+
+
+def _view(known: argparse.Namespace, dataset: "Dataset", device: str, decoder: "Decoder | None") -> "View":
+    from ..data import Latents
+    from ..data.clip_latents import ClipLatents
+    from ..decoder import decoder_of
+    from ..metrics.reference import read_reference
+    from ..view import view_of
+
+    reference = read_reference(known.reference) if known.reference else None
+    if known.vae and decoder is None and isinstance(dataset, Latents | ClipLatents):
+        decoder = decoder_of(dataset, device, known.vae)
+    return view_of(
+        dataset,
+        detector=known.detector,
+        path=known.detector_path,
+        reference=reference,
+        device=device,
+        decoder=decoder,
     )
 
 
@@ -67,12 +92,14 @@ def _of_run(known: argparse.Namespace, folder: "RunFolder", share: "Share", devi
     scales = known.guidance or [1.0]
     sweep = settings(known.nfe, methods, times_of(known.times), known.midpoint or [], scales)
     first, *others = known.ema or [None]
-    generator = load(known.run, device=device, ema=first)  # a mistake shows before the data are read
+    generator = load(known.run, device=device, ema=first, vae=known.vae)  # mistakes show before data are read
     for scale in scales:
         generator.guided(scale)
+    dataset = data_of(folder)
+    view = _view(known, dataset, device, generator.decoder)
     return evaluate(
-        [lambda: generator, *(partial(load, known.run, device=device, ema=ema) for ema in others)],
-        data_of(folder),
+        [lambda: generator, *(partial(load, known.run, device=device, ema=ema, vae=known.vae) for ema in others)],
+        dataset,
         run=str(known.run),
         sweep=sweep,
         names=known.metrics,
@@ -82,6 +109,7 @@ def _of_run(known: argparse.Namespace, folder: "RunFolder", share: "Share", devi
         keep=folder.path / "evaluations",
         out=known.out,
         share=share,
+        view=view,
     )
 
 
@@ -110,6 +138,19 @@ def _parse(words: list[str]) -> argparse.Namespace:
         nargs="+",
         help="frechet accuracy manifold neighbours energy sliced kernel inception density limit",
     )
+    parser.add_argument(
+        "--detector", metavar="NAME", help="inception dinov2 clip clip-l i3d digits (what comes with the package)"
+    )
+    parser.add_argument(
+        "--detector-path", type=Path, metavar="PATH", help="its file, or a folder with it (the cache)"
+    )
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        metavar="FILE.npz",
+        help="of `alphaflow stats` or others, in place of the data",
+    )
+    parser.add_argument("--vae", help="of a run on latents: where its autoencoder is now")
     parser.add_argument("--count", type=int, help="how many samples (as many as there are data)")
     parser.add_argument("--labels", help="their classes: data (the default), balanced, random")
     parser.add_argument("--seed", type=int, help="of the noise (0)")
@@ -124,8 +165,9 @@ def _parse(words: list[str]) -> argparse.Namespace:
         "--plot", type=Path, metavar="FILE.png", help="figures against evaluations, midpoints, guidance"
     )
     known = parser.parse_args(words)
-    drawing = ("nfe", "method", "midpoint", "times", "guidance", "ema", "count", "labels", "seed", "device", "out")
-    given = [name for name in drawing if getattr(known, name) is not None]
+    drawing = ("nfe", "method", "midpoint", "times", "guidance", "ema", "count", "labels", "seed", "out")
+    alone = ("device",) if known.detector is None else ()
+    given = [name for name in (*drawing, *alone) if getattr(known, name) is not None]
     if known.from_folder and given:
         raise UserError(f"--{given[0]} does not go with --from-folder: nothing is drawn", status=2)
     if known.times and known.nfe:
