@@ -218,8 +218,8 @@ def test_latents_are_decoded_for_the_detector(tmp_path, inception, photos, capsy
 def test_a_reference_of_other_features_is_refused(tmp_path, inception, photos, capsys):
     np.savez(tmp_path / "theirs.npz", mu=np.zeros(7), sigma=np.eye(7))
     watch = {"every": 1, "detector": "inception", "detector-path": inception, "reference": tmp_path / "theirs.npz"}
-    assert alphaflow(words("folder", photos, tmp_path / "run", watch, "--data.size", "16")) == 2
-    assert "theirs.npz has 7 features, and detector inception" in capsys.readouterr().err
+    assert alphaflow(words("folder", photos, tmp_path / "run", watch, "--data.size", "16")) == 1
+    assert "the reference has features 7, and this 6" in capsys.readouterr().err
 
 
 def refusal(recipe: str, **settings: object) -> str:
@@ -231,11 +231,12 @@ def refusal(recipe: str, **settings: object) -> str:
     return str(caught.value)
 
 
-def test_what_cannot_be_scored_is_refused_before_training(inception):
+def test_what_cannot_be_scored_is_refused_before_training(tmp_path, inception):
     named = {"detector": "inception", "detector_path": str(inception)}
-    assert "takes images (N, H, W, 3), not (1, 8, 8, 1)" in refusal("digits", **named)
-    assert "these are points" in refusal("toy", **named)
-    assert "no detector fits" in refusal("toy", reference="r.npz")
+    assert "takes images (N, H, W, 3), not (N, 8, 8, 1)" in refusal("digits", **named)
+    assert "this run generates points" in refusal("toy", **named)
+    np.savez(tmp_path / "r.npz", mu=np.zeros(2), sigma=np.eye(2))
+    assert "this run generates points" in refusal("toy", reference=str(tmp_path / "r.npz"))
     with pytest.raises(UserError, match=r"monitor\.detector_path goes with monitor\.detector"):
         MonitorConfig(detector_path="x")
     for name, value in {"every": -1, "count": 7, "nfe": 0}.items():

@@ -13,18 +13,19 @@ import torch
 from torch import Tensor
 
 from .. import metrics
-from ..data import Dataset, Latents, MovingDigits
+from ..data import Dataset, Latents
 from ..data.clip_latents import ClipLatents
 from ..decoder import Decoder, decoder_of
 from ..errors import UserError
 from ..metrics.distances import EnergyTo
 from ..metrics.frechet import FrechetTo
-from ..metrics.reference import Reference, read_reference
+from ..metrics.reference import read_reference
 from ..path import Network
 from ..pixels import to_uint8
 from ..rng import KeyedRandom, hash_key, seeded
 from ..sampling import grid, sample
 from ..scoring import AT_MOST
+from ..view import View, view_of
 from .config import Config, MonitorConfig
 from .observers import Observer, RunView
 from .parallel import Parallel
@@ -42,7 +43,7 @@ class Monitor(Observer):
     distance of the samples themselves.
 
     Args:
-        config: the run's settings, of which `monitor` and `data.crop` count here.
+        config: the run's settings, of which `monitor` counts here.
         device: where the detector runs.
 
     Raises:
@@ -55,12 +56,8 @@ class Monitor(Observer):
         self.settings, self.every = config.monitor, config.monitor.every
         self.dataset, self.parallel, self.device = dataset, parallel, device
         self.count = config.monitor.count
-        self.decoder: Decoder | None = None
-        self.detector = _detector(config.monitor, dataset, device)
-        if self.detector and isinstance(dataset, Latents | ClipLatents):
-            self.decoder = _decoder(dataset, device, config.monitor.vae)
-        width = self._try_out()
-        self.reference = self._reference(config, width)
+        self.view = _view(config.monitor, dataset, device)
+        self.detector, self.decoder, self.reference = self.view.detector, self.view.decoder, self.view.reference
         self.figure = "monitor_frechet" if self.detector else "monitor_energy"
         self.best, self.best_step = math.inf, 0
         self._distance: Callable[[Tensor], float] | None = None
@@ -85,39 +82,6 @@ class Monitor(Observer):
         self.best, self.best_step = state.get("best", math.inf), state.get("step", 0)
 
     # ------------------------------------------------------------------ real samples
-
-    def _try_out(self) -> int:
-        """How many features the detector sees in a picture of the kind that it is to see; 0 without a detector."""
-        if self.detector is None:
-            return 0
-        if self.dataset.kind == "points":
-            raise UserError(
-                f"detector {self.settings.detector!r} looks at pictures, and these are points", status=2
-            )
-        try:
-            return self._see(self.dataset.batch(torch.zeros(1, dtype=torch.int64))[0]).shape[1]
-        except ValueError as error:
-            raise UserError(f"--monitor.detector {self.detector.name}: {error}", status=2) from None
-
-    def _reference(self, config: Config, width: int) -> Reference | None:
-        if not config.monitor.reference:
-            return None
-        if self.detector is None:
-            raise UserError(
-                "monitor.reference holds features, and no detector fits these data: name one with "
-                "--monitor.detector",
-                status=2,
-            )
-        found = read_reference(config.monitor.reference)
-        size = self.dataset.shape[-1] if self.decoder is None else 0
-        found.check(self.detector, size=size, crop=config.data.crop if config.data.name == "folder" else None)
-        if len(found.statistics.mean) != width:
-            raise UserError(
-                f"{config.monitor.reference} has {len(found.statistics.mean)} features, and detector "
-                f"{self.detector.name} {width}: give statistics of that detector",
-                status=2,
-            )
-        return found
 
     def _prepare(self) -> None:
         """Look at the real samples, once; all processes share them out."""
@@ -184,13 +148,22 @@ def _frechet(reference: metrics.Statistics) -> Callable[[Tensor], float]:
     return to
 
 
-def _detector(settings: MonitorConfig, dataset: Dataset, device: torch.device) -> metrics.Detector | None:
-    """The one that is named, or the one that fits the data; None where there is none."""
-    if not settings.detector:
-        if isinstance(dataset, MovingDigits):
-            return metrics.load_moving_digits_detector(dataset.frames, dataset.size)
-        return metrics.load_digits_detector(device) if dataset.shape == (1, 8, 8) else None
-    return metrics.load_detector(settings.detector, path=settings.detector_path or None, device=device)
+def _view(settings: MonitorConfig, dataset: Dataset, device: torch.device) -> View:
+    """How an evaluation would look at the samples."""
+    decoder = None
+    if settings.detector and isinstance(dataset, Latents | ClipLatents):
+        decoder = _decoder(dataset, device, settings.vae)
+    try:
+        return view_of(
+            dataset,
+            detector=settings.detector or None,
+            path=settings.detector_path or None,
+            reference=read_reference(settings.reference) if settings.reference else None,
+            device=device,
+            decoder=decoder,
+        )
+    except UserError as error:
+        raise UserError(f"monitor: {error}", status=error.status) from None
 
 
 def _decoder(data: Latents | ClipLatents, device: torch.device, vae: str) -> Decoder:
