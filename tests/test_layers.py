@@ -22,6 +22,7 @@ FLOORS: list[dict[str, set[str]]] = [
         "data": {"data"},
         "metrics": {"metrics"},
         "autoencoders": {"vae"},
+        "interop": {"interop"},
     },
     {
         "running": {
