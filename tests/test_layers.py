@@ -28,6 +28,8 @@ FLOORS: list[dict[str, set[str]]] = [
         "running": {
             "training",
             "generate",
+            "portable",
+            "export",
             "evaluate",
             "scoring",
             "examining",
