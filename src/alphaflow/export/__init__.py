@@ -12,6 +12,7 @@ from ..errors import UserError, choose
 
 FORMATS: Mapping[str, str] = {
     "safetensors": "weights and a record of what they are, which alphaflow.load opens",
+    "diffusers": "a pipeline that diffusers runs, by its own code in the folder",
     "onnx": "model.onnx: u(z, r, t, y) with a free batch, for onnxruntime and others",
     "program": "model.pt2: the same as a torch.export program, which torch alone runs",
 }

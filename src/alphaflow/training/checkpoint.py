@@ -153,10 +153,13 @@ def _write_parts(temporary: Path, parts: Parts, peers: Peers) -> dict[str, Any]:
     return {"sha256": hashes, "index": index}
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write a safetensors file; returns its SHA-256, taken on the way. The library copies every tensor into bytes
-    first, with the interpreter locked: four times the time of this, taken from training beside it."""
-    header: dict[str, Any] = {}
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], remarks: Mapping[str, str] | None = None) -> str:
+    """Write a safetensors file with these `remarks` in its header; returns its SHA-256, taken on the way.
+
+    The library copies every tensor into bytes first, with the interpreter locked: four times the time of this,
+    taken from training beside it.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(remarks)} if remarks else {}
     end = 0
     for name, tensor in sorted(tensors.items()):
         start, end = end, end + tensor.numel() * tensor.element_size()
@@ -166,7 +169,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     with path.open("wb") as file:
         first = memoryview(len(text).to_bytes(8, "little") + text)
-        bodies = (tensors[name].detach().cpu().contiguous().reshape(-1) for name in header)
+        bodies = (tensors[name].detach().cpu().contiguous().reshape(-1) for name in sorted(tensors))
         for piece in itertools.chain([first], (body.view(torch.uint8).numpy().data for body in bodies)):
             for start in range(0, len(piece), _CHUNK):  # small enough that it is still in cache when it is hashed
                 digest.update(piece[start : start + _CHUNK])
