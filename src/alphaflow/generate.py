@@ -18,6 +18,7 @@ from . import portable
 from .decoder import Decoder
 from .errors import UserError
 from .guidance import Guided
+from .interop import hub
 from .path import Network
 from .pixels import to_uint8
 from .rng import KeyedRandom, hash_key
@@ -229,7 +230,7 @@ def load(
 
     Args:
         path: the folder of a run, as `alphaflow train --out` made it; or of a model, as `alphaflow export` and
-            `alphaflow import` make it.
+            `alphaflow import` make it, here or on the Hugging Face hub: `hf://OWNER/NAME`.
         device: "cpu", "cuda", or "auto": cuda where there is one.
         ema: average the weights over this share of the run instead, 0.08 for instance; the run must have stored
             averages (`ema.profiles`).
@@ -242,8 +243,8 @@ def load(
         UserError: the folder is no run, or holds no checkpoint; or a model's files do not fit each other.
     """
     where = choose_device(str(device))
-    if portable.is_model(Path(path)):
-        return _load_model(Path(path), where, ema, vae)
+    if hub.is_address(path) or portable.is_model(Path(path)):
+        return _load_model(path, where, ema, vae)
     folder = RunFolder(Path(path))
     config, data = folder.read_config(), folder.read_record()["data"]
     net = build_model(config.model, data["shape"], data["num_classes"])
@@ -260,13 +261,14 @@ def load(
     return replace(generator, guides=(ours.guide_from, ours.guide_to) if ours.label_drop else None)
 
 
-def _load_model(path: Path, device: torch.device, ema: float | None, vae: str | None) -> Generator:
-    record = portable.read_record(path)
+def _load_model(path: str | Path, device: torch.device, ema: float | None, vae: str | None) -> Generator:
+    folder = portable.folder_of(path)
+    record = portable.read_record(folder)
     if ema is not None:
         raise UserError(
             f"{path} holds one set of weights ({record.weights}): --ema goes with a run's folder", status=2
         )
-    net = portable.load_network(path, record, device)
+    net = portable.load_network(folder, record, device)
     return _generator(net, record.data, record.step, device, record.weights, vae)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from . import models
 from .errors import UserError, choose
+from .interop import hub
 from .results import write_text
 from .training.checkpoint import write_tensors
 
@@ -106,6 +107,22 @@ def write_model(folder: Path, record: ModelRecord, weights: Mapping[str, Tensor]
 def is_model(path: Path) -> bool:
     """Whether `path` is a folder that `write_model` wrote."""
     return (path / RECORD).is_file()
+
+
+def folder_of(path: str | Path) -> Path:
+    """`path`, or where the model of an address on the hub (`hf://OWNER/NAME`) now lies on this machine.
+
+    Raises:
+        UserError: it cannot be loaded, or is no model of alphaflow.
+    """
+    if not hub.is_address(path):
+        return Path(path)
+    folder = hub.fetch(path, [RECORD, WEIGHTS])
+    if not is_model(folder):
+        raise UserError(
+            f"{path} holds no model of alphaflow: it has no {RECORD}, as --format safetensors makes it"
+        )
+    return folder
 
 
 def read_record(folder: Path) -> ModelRecord:

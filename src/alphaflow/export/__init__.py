@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from ..errors import UserError, choose
+from ..interop import hub
 
 FORMATS: Mapping[str, str] = {
     "safetensors": "weights and a record of what they are, which alphaflow.load opens",
@@ -27,6 +28,8 @@ def export(
     ema: float | None = None,
     vae: str | None = None,
     licence: str = "",
+    push: str = "",
+    private: bool = False,
 ) -> str:
     """Write the model of a run, or of a model's folder, to the folder `out` in one of `FORMATS`.
 
@@ -34,6 +37,7 @@ def export(
         source: what `alphaflow.load` opens. ema, vae: see there.
         out: made if need be; files of an earlier export are replaced.
         licence: of the weights, an SPDX name such as "apache-2.0", for the model card.
+        push: OWNER/NAME on the Hugging Face hub, where the folder is published, or kept `private`.
 
     Returns:
         A line that says what was made.
@@ -48,8 +52,21 @@ def export(
         raise UserError(f"{out} is where the folder would be: give a name without {out.suffix}", status=2)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: give a folder", status=2)
+    if push:
+        _check_push(out, push)
     if (out / "config.yaml").exists() or out.resolve() == source.resolve():
         raise UserError(f"{out} holds a run or the model itself: export to another folder", status=2)
     from .model import open_model
 
-    return import_module(f".{format}", __name__).write(open_model(source, ema, vae, licence), out)
+    said = import_module(f".{format}", __name__).write(open_model(source, ema, vae, licence), out)
+    if push:
+        said += f"\n{hub.push(out, push, private=private)}"
+    return said
+
+
+def _check_push(out: Path, repo: str) -> None:
+    """Before any work: that the words are right, and that nothing is published but an export."""
+    hub.check_name(repo)
+    before = sorted(one.name for one in out.iterdir()) if out.is_dir() else []
+    if before and not {"alphaflow.json", "model.json"} & set(before):
+        raise UserError(f"{out} holds {before[0]}, which would be published: push from an empty folder", status=2)

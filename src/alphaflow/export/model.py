@@ -9,6 +9,7 @@ from typing import Any
 from .. import portable, results
 from ..errors import UserError
 from ..generate import Generator, load
+from ..interop import hub
 from ..portable import ModelRecord
 from ..training.config import to_dict
 from ..training.run import RunFolder, versions
@@ -42,8 +43,8 @@ def open_model(source: Path, ema: float | None = None, vae: str | None = None, l
     """
     generator = load(source, ema=ema, vae=vae)
     name = source.resolve().name
-    if portable.is_model(source):
-        record = portable.read_record(source)
+    if hub.is_address(source) or portable.is_model(source):
+        record = portable.read_record(portable.folder_of(source))
         return Model(name, generator, dataclasses.replace(record, licence=licence or record.licence))
     folder = RunFolder(source)
     run = folder.read_record()
