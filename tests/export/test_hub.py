@@ -86,7 +86,7 @@ def test_a_repository_without_a_model_is_named(alphaflow, digits, tmp_path):
     alphaflow("export", digits, "net", "--format", "onnx", "--push", "me/net")
     found = alphaflow("sample", "hf://me/net", "--out", "x.npz")
     assert found.returncode == 1
-    assert "hf://me/net holds no model of alphaflow" in found.stderr
+    assert "me/net holds no model of alphaflow" in found.stderr
 
 
 def test_only_the_export_is_published(alphaflow, digits, tmp_path):

@@ -66,8 +66,8 @@ def push(folder: Path, repo: str, *, private: bool = False) -> str:
         )
     except Exception as error:  # the library raises many kinds, and httpx's
         raise UserError(
-            f"cannot push to {repo} ({_short(error)}): the export lies in {folder}; log in with `hf auth login` as "
-            "somebody who may write there"
+            f"cannot push to {repo} ({_short(error)}): the export lies in {folder}; log in with `hf auth login`, "
+            "as somebody who may write there"
         ) from None
     return str(url)
 
