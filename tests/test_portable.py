@@ -50,6 +50,13 @@ def test_a_model_is_one_of_ours():
         portable.describe_network(nn.Linear(1, 1))
 
 
+def test_samples_of_another_shape_than_the_networks_are_refused(tmp_path):
+    write("dit", tmp_path)
+    change(tmp_path, data={"shape": [1, 8, 8], "kind": "image", "num_classes": 3, "class_names": []})
+    with pytest.raises(UserError, match=r"makes samples of \(1, 8, 4\) and the data are \[1, 8, 8\]"):
+        af.load(tmp_path)
+
+
 def change(folder: Path, **values: object) -> None:
     path = folder / portable.RECORD
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
@@ -60,15 +67,19 @@ def change(folder: Path, **values: object) -> None:
     [
         ({"format": "alphaflow model 9"}, "not of the format 'alphaflow model 1': open it with a newer alphaflow"),
         ({"data": {"shape": [2]}}, "does not say class_names, kind, num_classes of the data"),
+        (
+            {"data": {"shape": [2], "kind": "points", "num_classes": 9, "class_names": []}},
+            "the network has 3 classes and the data 9",
+        ),
         ({"network": {"name": "mpl", "settings": {}}}, "unknown network 'mpl': did you mean 'mlp'"),
         ({"network": {"name": "mlp", "settings": {"high": 2}}}, "no MLP can be made of the settings"),
         (
-            {"network": {"name": "mlp", "settings": {"depth": 2, "width": 9}}},
+            {"network": {"name": "mlp", "settings": {"depth": 2, "width": 9, "num_classes": 3}}},
             r"blocks.1.fc1.bias is missing; .* more",
         ),
         ({"network": {"name": "mlp", "settings": {"width": 9, "num_classes": 3}}}, r"\(8,\) and not \(9,\)"),
         (
-            {"network": {"name": "mlp", "settings": {"dim": 2, "width": 8, "depth": 1}}},
+            {"network": {"name": "mlp", "settings": {"dim": 2, "width": 8, "depth": 0, "num_classes": 3}}},
             "weight is not the network's",
         ),
     ],

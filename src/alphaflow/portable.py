@@ -158,6 +158,7 @@ def load_network(folder: Path, record: ModelRecord, device: torch.device | str =
     path = folder / WEIGHTS
     with torch.device("meta"):
         net = build_network(record.network)
+    _check_data(net, record.data, folder / RECORD)
     try:
         weights = load_file(path, device=str(device))
     except (OSError, SafetensorError) as error:
@@ -169,6 +170,15 @@ def load_network(folder: Path, record: ModelRecord, device: torch.device | str =
         if isinstance(module, models.Transformer):
             module.place_positions(device)
     return net.eval().requires_grad_(False)
+
+
+def _check_data(net: nn.Module, data: Mapping[str, Any], path: Path) -> None:
+    """Refuse a record whose network does not make the samples that it speaks of."""
+    inner = net.net if isinstance(net, models.DataPrediction) else net
+    if inner.num_classes != data["num_classes"]:
+        raise UserError(f"{path}: the network has {inner.num_classes} classes and the data {data['num_classes']}")
+    if isinstance(inner, models.Transformer) and inner.shape != tuple(data["shape"]):
+        raise UserError(f"{path}: the network makes samples of {inner.shape} and the data are {data['shape']}")
 
 
 def check_names(where: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

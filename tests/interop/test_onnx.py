@@ -64,6 +64,17 @@ def test_a_program_is_read_back_without_the_network(kind, tmp_path):
     assert torch.equal(loaded(z, r, t, *y), net.eval()(z, r, t, *y))
 
 
+def test_large_weights_lie_beside_the_file(tmp_path, monkeypatch):
+    """Protobuf ends at 2 GiB; here that is brought down to nothing."""
+    from alphaflow.interop import onnx
+
+    monkeypatch.setattr(onnx, "ONE_FILE", 0)
+    net, shape, classes = make("dit")
+    assert write_onnx(net, tmp_path / "net.onnx", shape=shape, num_classes=classes) <= 1e-4
+    weights = sum(one.numel() * one.element_size() for one in net.parameters())
+    assert (tmp_path / "net.onnx.data").stat().st_size > weights / 2
+
+
 def test_a_network_that_branches_on_values_is_refused(tmp_path):
     class Branching(nn.Module):
         def forward(self, z, r, t):

@@ -20,7 +20,8 @@ INPUTS = ("z", "r", "t", "y")
 OPSET = 18
 """The oldest that torch's exporter writes, so that every runtime since 2023 reads it."""
 
-_ONE_FILE = 1_900_000_000  # bytes; protobuf ends at 2 GiB
+ONE_FILE = 1_900_000_000
+"""Bytes of weights that still go into the file itself: protobuf ends at 2 GiB."""
 
 
 def write_onnx(net: nn.Module, path: str | Path, *, shape: Sequence[int], num_classes: int) -> float:
@@ -28,7 +29,7 @@ def write_onnx(net: nn.Module, path: str | Path, *, shape: Sequence[int], num_cl
 
     Inputs: z float32 (batch, *shape); r, t float32 (batch,); and, with classes, y int64 (batch,), where
     `num_classes` means no class. Output: u float32, like z. The batch is free. One jump is z - (t - r)·u. Weights
-    above 1.9 GB lie beside the file, in `<name>.data`, which must stay with it.
+    above 1.9 GB lie beside the file, in `<name>.onnx.data`, which must stay with it.
 
     Args:
         net: u(z, r, t, y), float32. shape: of a sample. num_classes: 0: there is no input y.
@@ -55,7 +56,7 @@ def write_onnx(net: nn.Module, path: str | Path, *, shape: Sequence[int], num_cl
         _name_batch(model.model)
         model.model.doc_string = "Average velocity u(z, r, t, y); a jump from t to r is z - (t - r) u."
         try:
-            model.save(path, external_data=weights > _ONE_FILE)
+            model.save(path, external_data=weights > ONE_FILE)
         except OSError as error:
             raise UserError(f"cannot write {path} ({error.strerror}): choose another place") from None
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
