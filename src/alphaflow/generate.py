@@ -269,7 +269,8 @@ def _load_model(path: str | Path, device: torch.device, ema: float | None, vae: 
             f"{path} holds one set of weights ({record.weights}): --ema goes with a run's folder", status=2
         )
     net = portable.load_network(folder, record, device)
-    return _generator(net, record.data, record.step, device, record.weights, vae)
+    generator = _generator(net, record.data, record.step, device, record.weights, vae)
+    return replace(generator, guides=(record.guides[0], record.guides[1]) if record.guides else None)
 
 
 def _generator(

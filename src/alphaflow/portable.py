@@ -44,6 +44,7 @@ class ModelRecord:
     num_classes, class_names; for latents also `latents`, with which they are decoded; with a count and a
     fingerprint where the training data are known.
     step: of training; 0 where it is not known. weights: which ones these are, in words.
+    guides: the times between which labels were dropped in training, where plain guidance can be applied; or None.
     origin: where the model comes from: the settings of its run, or the file that was imported.
     metrics: measured figures, each with its protocol, as evaluation.json has them.
     licence: of the weights, an SPDX name; "" where nobody said. versions: what it was made with.
@@ -53,6 +54,7 @@ class ModelRecord:
     data: dict[str, Any]
     step: int = 0
     weights: str = "ema"
+    guides: tuple[float, float] | None = None
     origin: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     licence: str = ""

@@ -154,6 +154,15 @@ def test_it_runs_where_alphaflow_is_not_installed(tmp_path):
     assert answer.stdout == "2 (4, 4)\n"
 
 
+def test_an_autoencoder_that_has_moved_is_recorded_where_it_is(tmp_path):
+    model = make_latents(tmp_path / "model")
+    (tmp_path / "vae").rename(tmp_path / "moved")
+    export(model, tmp_path / "there", vae=str(tmp_path / "moved"))
+    assert af.load(tmp_path / "there")([0, 1]).shape == (2, 16, 16, 3)
+    with pytest.raises(UserError, match="--vae"):
+        af.load(model)([0])
+
+
 def test_points_have_no_pipeline(points, tmp_path):
     with pytest.raises(UserError, match="makes pictures, and this model makes points"):
         export(points, tmp_path / "pipe", "diffusers")

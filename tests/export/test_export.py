@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,21 @@ def test_an_exported_model_generates_the_runs_samples_to_the_bit(digits, tmp_pat
     for words in ({"nfe": 1}, {"nfe": 3, "seed": 5, "method": "consistency"}):
         assert np.array_equal(ours(range(10), **words), theirs(range(10), **words))
     assert (ours.step, ours.class_names, ours.kind) == (theirs.step, theirs.class_names, theirs.kind)
+
+
+def test_guidance_is_still_there(digits, tmp_path):
+    """Where labels were dropped in training, and only there."""
+    export(digits, tmp_path / "plain")
+    with pytest.raises(UserError, match="guidance"):
+        af.load(tmp_path / "plain")([0, 1], guidance=2)
+    run = shutil.copytree(digits, tmp_path / "run", symlinks=True)
+    record = yaml.safe_load((run / "config.yaml").read_text())
+    record["settings"]["objective"] |= {"label_drop": 0.1, "guide_to": 0.75}
+    (run / "config.yaml").write_text(yaml.safe_dump(record))
+    export(run, tmp_path / "model")
+    ours, theirs = (af.load(one)([0, 1], nfe=3, guidance=2) for one in (run, tmp_path / "model"))
+    assert np.array_equal(ours, theirs)
+    assert not np.array_equal(ours, af.load(run)([0, 1], nfe=3))
 
 
 def test_a_model_is_exported_from_an_export(digits, tmp_path):
@@ -109,9 +125,16 @@ def test_figures_of_another_step_are_marked_and_none_are_called_none(digits, poi
 
 
 def test_no_path_of_this_machine_is_published(digits, tmp_path):
-    export(digits, tmp_path / "model")
+    run = shutil.copytree(digits, tmp_path / "run", symlinks=True)
+    record = yaml.safe_load((run / "config.yaml").read_text())
+    record["settings"]["data"] |= {"path": "/home/me/secret/photos", "labels": "/home/me/secret/labels.csv"}
+    record["settings"]["init"] = "hf://me/before"
+    (run / "config.yaml").write_text(yaml.safe_dump(record))
+    export(run, tmp_path / "model")
     for file in ("README.md", "alphaflow.json"):
-        assert str(digits.parent) not in (tmp_path / "model" / file).read_text()
+        said = (tmp_path / "model" / file).read_text()
+        assert "secret" not in said and str(digits.parent) not in said
+        assert all(word in said for word in ("photos", "labels.csv", "hf://me/before"))
 
 
 def test_places_where_an_export_would_do_harm_are_refused(digits, tmp_path):

@@ -45,25 +45,39 @@ def open_model(source: Path, ema: float | None = None, vae: str | None = None, l
     name = source.resolve().name
     if hub.is_address(source) or portable.is_model(source):
         record = portable.read_record(portable.folder_of(source))
-        return Model(name, generator, dataclasses.replace(record, licence=licence or record.licence))
+        data = _now_at(record.data, vae)
+        return Model(name, generator, dataclasses.replace(record, data=data, licence=licence or record.licence))
     folder = RunFolder(source)
     run = folder.read_record()
     settings, data = to_dict(folder.read_config()), dict(run["data"])
-    settings["data"]["path"] = Path(settings["data"]["path"]).name
-    settings["init"] = Path(settings["init"]).name
+    settings["init"] = _last(settings["init"])
+    settings["data"] |= {key: _last(settings["data"][key]) for key in ("path", "labels")}
     if "latents" in data:
-        data["latents"] = {**data["latents"], "address": Path(str(data["latents"]["address"])).name}
+        data["latents"] = {**data["latents"], "address": _last(data["latents"]["address"])}
     record = ModelRecord(
         network=portable.describe_network(generator.net),
-        data=data,
+        data=_now_at(data, vae),
         step=generator.step,
         weights=generator.weights,
+        guides=generator.guides,
         origin={"settings": settings, "git": run.get("git"), "trained with": run.get("versions", {})},
         metrics=_metrics(folder),
         licence=licence,
         versions=versions(),
     )
     return Model(name, generator, record)
+
+
+def _last(path: str) -> str:
+    """The last part of a path on this machine; other addresses are no secret of it."""
+    return path if "://" in path else Path(path).name
+
+
+def _now_at(data: dict[str, Any], vae: str | None) -> dict[str, Any]:
+    """The record of the data, with the autoencoder's new place if it has moved."""
+    if not vae or "latents" not in data:
+        return data
+    return {**data, "latents": {**data["latents"], "vae_name": vae}}
 
 
 def _metrics(folder: RunFolder) -> dict[str, Any]:
@@ -73,4 +87,4 @@ def _metrics(folder: RunFolder) -> dict[str, Any]:
         raise UserError(
             f"cannot read {folder.evaluation_file} ({error}): run `alphaflow evaluate {folder.path}` again"
         ) from None
-    return {**found, "run": Path(str(found.get("run", ""))).name} if found else {}
+    return {**found, "run": _last(str(found.get("run", "")))} if found else {}
