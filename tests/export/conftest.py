@@ -41,7 +41,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
         seed=0,
         weights="ema",
         rounding="uint8",
-        figures={"frechet": 12.345678, "recall": 0.5},
+        guidance=2.0,
+        figures={"frechet": 12.345678},
+        intervals={"frechet": (12.0, 13.0)},
     )
     halves = {"frechet": 0.25, "recall": 0.875}
     Evaluation(

@@ -91,8 +91,8 @@ def test_the_card_gives_recipe_data_figures_and_licence_in_the_hubs_form(digits,
     _, header, body = card.split("---\n", 2)
     assert yaml.safe_load(header)["license"] == "apache-2.0"
     assert yaml.safe_load(header)["library_name"] == "alphaflow"
-    assert "| 1 | ode | ema | balanced | 100 | 0 | 12.35 | 0.5 |" in body
-    assert "| real halves | – | – | – | 0.25 | 0.875 |" in body
+    assert "| 1 NFE, ode, guidance 2 | ema | balanced | 100 | 0 | 12.35 ± 0.5 | – |" in body
+    assert "| real halves | – | – | – | – | 0.25 | 0.875 |" in body
     assert af.load(digits).net.config["width"] == 16 and "  width: 16\n" in body
     assert "| Fingerprint of the training set | 68cfa53ecfba5f6a |" in body
     assert "The weights are under apache-2.0." in body

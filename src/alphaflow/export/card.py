@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from ..results import write_text
+from ..results import setting_words, write_text
 from ..training.config import Config, from_dict, to_dict
 from .model import Model
 
@@ -117,15 +117,22 @@ def _figures(metrics: Mapping[str, Any], step: int) -> Iterator[str]:
     seen = f"by {metrics['detector']}" if metrics.get("detector") else "in the plane"
     when = f", **at step {metrics['step']} and not {step}**" if metrics["step"] != step else ""
     yield f"Against {metrics['real_count']} samples of the training data, seen {seen}{when}.\n\n"
-    columns = ["NFE", "sampler", "weights", "labels", "samples", "seed", *names]
+    columns = ["setting", "weights", "labels", "samples", "seed", *names]
     yield "| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|\n"
     for one in metrics["results"]:
-        times = f" at {' → '.join(f'{t:g}' for t in one['times'])}" if one.get("times") else ""
-        cells = [one["nfe"], f"{one['method']}{times}", one["weights"], one["labels"], one["count"], one["seed"]]
-        cells += [f"{one['figures'][name]:.4g}" if name in one["figures"] else "–" for name in names]
+        cells = [setting_words(one), *(one[key] for key in ("weights", "labels", "count", "seed"))]
+        cells += [_figure(one, name) for name in names]
         yield "| " + " | ".join(map(str, cells)) + " |\n"
     halves = [f"{metrics['halves'][name]:.4g}" for name in names]
-    yield "| " + " | ".join(["–"] * 2 + ["real halves"] + ["–"] * 3 + halves) + " |\n"
+    yield "| " + " | ".join(["real halves"] + ["–"] * 4 + halves) + " |\n"
+
+
+def _figure(result: Mapping[str, Any], name: str) -> str:
+    """With half its 95 % interval, where that is known."""
+    if name not in result["figures"]:
+        return "–"
+    low, high = result.get("intervals", {}).get(name, (0.0, 0.0))
+    return f"{result['figures'][name]:.4g}" + (f" ± {(high - low) / 2:.2g}" if high > low else "")
 
 
 def _licence(licence: str) -> str:
