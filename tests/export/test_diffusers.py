@@ -20,13 +20,16 @@ pytest.importorskip("diffusers")
 CLASSES = ("cat", "dog", "emu")
 
 
-def make(folder: Path, net: nn.Module, shape: tuple[int, ...], kind: str = "image", **data: object) -> Path:
+def make(
+    folder: Path, net: nn.Module, shape: tuple[int, ...], kind: str = "image", guides=None, **data: object
+) -> Path:
     """A model's folder with random weights that make contrasty pictures."""
     torch.manual_seed(0)
     for weight in net.parameters():
         nn.init.normal_(weight, std=0.1)
     record = portable.ModelRecord(
         network=portable.describe_network(net),
+        guides=guides,
         data={"shape": list(shape), "kind": kind, "num_classes": 3, "class_names": list(CLASSES), **data},
     )
     portable.write_model(folder, record, net.state_dict())
@@ -102,6 +105,20 @@ def test_the_scheduler_steps_as_our_samplers_do(method, tmp_path, open_pipeline)
     )
     theirs = pipe([0, 1, 3], 4, latents=noise, output_type="latent", generator=torch.manual_seed(2)).images
     torch.testing.assert_close(theirs, ours)
+
+
+def test_guidance_is_that_of_load(tmp_path, open_pipeline):
+    net = models.DiT(8, 2, 1, 16, 1, 2, 3)
+    model = make(tmp_path / "model", net, (1, 8, 8), guides=(0.3, 0.8))
+    export(model, tmp_path / "pipe", "diffusers")
+    generator, pipe = af.load(model), open_pipeline(tmp_path / "pipe")
+    noise, y, times = torch.randn(3, 1, 8, 8), torch.tensor([0, 1, 3]), (1.0, 0.6, 0.2, 0.0)
+    for scale in (1.0, 2.5):
+        ours = af.sample(generator.guided(scale), noise, y, times=times)
+        words = {"timesteps": times, "latents": noise, "output_type": "latent", "guidance_scale": scale}
+        torch.testing.assert_close(pipe([0, 1, 3], **words).images, ours)
+    with pytest.raises(ValueError, match="guidance_scale 2 needs"):
+        pipe(num_images=2, guidance_scale=2)
 
 
 @pytest.mark.parametrize("sparing", [True, False])

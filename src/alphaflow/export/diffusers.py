@@ -128,6 +128,7 @@ def _network_config(model: Model) -> dict[str, Any]:
         "shape": list(data["shape"]),
         "num_classes": data["num_classes"],
         "class_names": list(data["class_names"]),
+        "guides": list(model.generator.guides) if model.generator.guides else None,
         "latent_divisor": latents.get("divisor"),
         "latent_offset": latents.get("offset"),
     }

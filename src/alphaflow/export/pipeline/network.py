@@ -23,6 +23,7 @@ class FlowMapNetwork(ModelMixin, ConfigMixin):
         predicts: "velocity", or "data" for a network that predicts f, with u = (z - f) / t.
         shape: of a sample, (C, H, W) or (C, T, H, W).
         num_classes, class_names: 0 and none without classes; index `num_classes` is no class.
+        guides: the times between which plain guidance can be applied; None: it cannot.
         latent_divisor, latent_offset: the autoencoder's latents are sample · divisor + offset, a number a channel;
             none where samples are pixels in [-1, 1].
     """
@@ -38,6 +39,7 @@ class FlowMapNetwork(ModelMixin, ConfigMixin):
         shape: Sequence[int] = (),
         num_classes: int = 0,
         class_names: Sequence[str] = (),
+        guides: Sequence[float] | None = None,
         latent_divisor: Sequence[float] | None = None,
         latent_offset: Sequence[float] | None = None,
     ) -> None:
