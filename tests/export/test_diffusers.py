@@ -13,7 +13,7 @@ from torch import nn
 import alphaflow as af
 from alphaflow import UserError, models, portable
 from alphaflow.export import export
-from alphaflow.export.diffusers import bundle
+from alphaflow.export.diffusers import KINDS, bundle
 from autoencoders import save_vae
 
 pytest.importorskip("diffusers")
@@ -183,6 +183,18 @@ def test_an_autoencoder_that_has_moved_is_recorded_where_it_is(tmp_path):
 def test_points_have_no_pipeline(points, tmp_path):
     with pytest.raises(UserError, match="makes pictures, and this model makes points"):
         export(points, tmp_path / "pipe", "diffusers")
+
+
+def test_the_pipelines_code_knows_every_network_that_makes_pictures():
+    from alphaflow.export.pipeline import network
+
+    assert set(KINDS) == set(network.KINDS) == set(portable.NETWORKS) - {"mlp"}
+
+
+def test_a_network_that_it_does_not_know_is_refused(tmp_path):
+    model = make(tmp_path / "model", models.MLP(4, 8, 1, 3), (1, 2, 2))
+    with pytest.raises(UserError, match="knows dit, video-dit, unet, and this is mlp"):
+        export(model, tmp_path / "pipe", "diffusers")
 
 
 def test_the_networks_file_holds_no_import_of_ours_and_each_import_once():

@@ -32,6 +32,9 @@ SOURCES = (
 )
 """What flow_map_network.py is made of, each after those that it needs."""
 
+KINDS = ("dit", "video-dit", "unet")
+"""The networks in it; `network.KINDS` has their classes."""
+
 
 def write(model: Model, out: Path) -> str:
     """Write it.
@@ -43,6 +46,11 @@ def write(model: Model, out: Path) -> str:
     if generator.kind == "points":
         raise UserError(
             "a diffusers pipeline makes pictures, and this model makes points: choose another --format"
+        )
+    kind = model.record.network["name"]
+    if kind not in KINDS:
+        raise UserError(
+            f"the pipeline's code knows {', '.join(KINDS)}, and this is {kind}: choose another --format"
         )
     network = out / "transformer"
     write_text(network / "flow_map_network.py", bundle())
