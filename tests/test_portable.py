@@ -71,6 +71,8 @@ def change(folder: Path, **values: object) -> None:
             {"data": {"shape": [2], "kind": "points", "num_classes": 9, "class_names": []}},
             "the network has 3 classes and the data 9",
         ),
+        ({"network": ["mlp"]}, r"cannot read .*alphaflow\.json"),
+        ({"network": {"name": "mlp"}}, "it names no network with settings"),
         ({"network": {"name": "mpl", "settings": {}}}, "unknown network 'mpl': did you mean 'mlp'"),
         ({"network": {"name": "mlp", "settings": {"high": 2}}}, "no MLP can be made of the settings"),
         (

@@ -140,6 +140,8 @@ def read_record(folder: Path) -> ModelRecord:
             raise UserError(f"{path} is not of the format {FORMAT!r}: open it with a newer alphaflow")
         choices = {one.name for one in fields(ModelRecord)}
         found = ModelRecord(**{key: value for key, value in record.items() if key in choices})
+        if not isinstance(found.network.get("settings"), dict):
+            raise ValueError("it names no network with settings")
         missing = {"shape", "kind", "num_classes", "class_names"} - found.data.keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, UserError):
