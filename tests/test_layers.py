@@ -22,11 +22,14 @@ FLOORS: list[dict[str, set[str]]] = [
         "data": {"data"},
         "metrics": {"metrics"},
         "autoencoders": {"vae"},
+        "interop": {"interop"},
     },
     {
         "running": {
             "training",
             "generate",
+            "portable",
+            "export",
             "evaluate",
             "scoring",
             "examining",

@@ -4,8 +4,8 @@ Sample i of a seed is the same whatever is asked for beside it: its noise is key
 computed at place i mod 64 of a batch of 64, since a network's rounding errors depend on the size of the batch.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from . import portable
 from .decoder import Decoder
 from .errors import UserError
 from .guidance import Guided
+from .interop import hub
 from .path import Network
 from .pixels import to_uint8
 from .rng import KeyedRandom, hash_key
@@ -224,10 +226,11 @@ def load(
     ema: float | None = None,
     vae: str | None = None,
 ) -> Generator:
-    """Open a run's newest checkpoint (its EMA weights) for sampling.
+    """Open a run's newest checkpoint (its EMA weights), or an exported or imported model, for sampling.
 
     Args:
-        path: the folder of a run, as `alphaflow train --out` made it.
+        path: the folder of a run, as `alphaflow train --out` made it; or of a model, as `alphaflow export` and
+            `alphaflow import` make it, here or on the Hugging Face hub: `hf://OWNER/NAME`.
         device: "cpu", "cuda", or "auto": cuda where there is one.
         ema: average the weights over this share of the run instead, 0.08 for instance; the run must have stored
             averages (`ema.profiles`).
@@ -237,10 +240,12 @@ def load(
         The generator: `load(path)(labels=[0, 1], nfe=1, seed=0)` gives uint8 images (2, H, W, C).
 
     Raises:
-        UserError: the folder is no run, or holds no checkpoint.
+        UserError: the folder is no run, or holds no checkpoint; or a model's files do not fit each other.
     """
-    folder = RunFolder(Path(path))
     where = choose_device(str(device))
+    if hub.is_address(path) or portable.is_model(Path(path)):
+        return _load_model(path, where, ema, vae)
+    folder = RunFolder(Path(path))
     config, data = folder.read_config(), folder.read_record()["data"]
     net = build_model(config.model, data["shape"], data["num_classes"])
     if ema is None:
@@ -251,6 +256,26 @@ def load(
         step, weights = average.step, average.weights
     net.load_state_dict(weights)
     net = net.to(where).eval().requires_grad_(False)
+    generator = _generator(net, data, step, where, "ema" if ema is None else f"ema {ema:g}", vae)
+    ours = config.objective
+    return replace(generator, guides=(ours.guide_from, ours.guide_to) if ours.label_drop else None)
+
+
+def _load_model(path: str | Path, device: torch.device, ema: float | None, vae: str | None) -> Generator:
+    folder = portable.folder_of(path)
+    record = portable.read_record(folder)
+    if ema is not None:
+        raise UserError(
+            f"{path} holds one set of weights ({record.weights}): --ema goes with a run's folder", status=2
+        )
+    net = portable.load_network(folder, record, device)
+    generator = _generator(net, record.data, record.step, device, record.weights, vae)
+    return replace(generator, guides=(record.guides[0], record.guides[1]) if record.guides else None)
+
+
+def _generator(
+    net: nn.Module, data: Mapping[str, Any], step: int, device: torch.device, weights: str, vae: str | None
+) -> Generator:
     return Generator(
         net=net,
         shape=tuple(data["shape"]),
@@ -258,10 +283,9 @@ def load(
         class_names=tuple(data["class_names"]),
         kind=data["kind"],
         step=step,
-        device=where,
-        weights="ema" if ema is None else f"ema {ema:g}",
-        decoder=Decoder(data["latents"], where, vae) if "latents" in data else None,
-        guides=(config.objective.guide_from, config.objective.guide_to) if config.objective.label_drop else None,
+        device=device,
+        weights=weights,
+        decoder=Decoder(data["latents"], device, vae) if "latents" in data else None,
     )
 
 

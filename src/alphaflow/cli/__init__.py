@@ -15,6 +15,7 @@ COMMANDS = {
     "sample": "generate with a trained run",
     "evaluate": "score a trained run, or images in a folder",
     "compare": "put two evaluated runs side by side",
+    "export": "hand a model on: safetensors, diffusers, ONNX, torch.export",
     "report": "write a run's report.html",
     "ema": "average a run's weights over any length, after training",
     "bench": "time a training step and sampling",

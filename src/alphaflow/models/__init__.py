@@ -1,6 +1,6 @@
 """Networks u(z, r, t, y=None) for the average velocity over [r, t]: DiTs, a U-Net, an MLP."""
 
-from alphaflow.models.dit import PRESETS, DiT, dit, forward_macs
+from alphaflow.models.dit import PRESETS, DiT, Transformer, dit, forward_macs
 from alphaflow.models.embeddings import ClassEmbedder, Network, TimeEmbedder, sinusoids
 from alphaflow.models.mlp import MLP
 from alphaflow.models.unet import UNet
@@ -15,6 +15,7 @@ __all__ = [
     "DiT",
     "Network",
     "TimeEmbedder",
+    "Transformer",
     "UNet",
     "VideoDiT",
     "dit",
