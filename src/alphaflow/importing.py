@@ -1,0 +1,323 @@
+"""Other people's checkpoints as a model's folder: `alphaflow import FILE DIR`.
+
+read (nothing is executed) -> find the weights -> name them -> fold them into a DiT of ours
+    -> compare with a second computation from the file's own tensors -> write
+"""
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .data.latents import read_manifest
+from .errors import UserError
+from .interop.files import Content, flatten, read_checkpoint
+from .interop.foreign_pickles import Stored
+from .interop.layouts import POSITIONS, Layout
+from .interop.network import Found, Shape, choose_layout, find_weights, fold, rename, shape_of, unwrapped
+from .interop.original import Original
+from .models import PRESETS, DiT
+from .models.dit import position_table
+from .portable import ModelRecord, describe_network, write_model
+from .training.run import versions
+
+log = logging.getLogger("alphaflow")
+
+TOLERANCE = 1e-4
+"""Largest difference from the second computation that passes, relative to its largest value."""
+
+_HEADS = ("cfg.model.num_heads", "args.num_heads", "config.num_heads")
+_CLASSES = ("cfg.dataset.label_shape.0", "args.num_classes", "config.num_classes")
+_STEPS = ("stats.cur_step", "steps", "step", "global_step", "train_steps")
+"""Where checkpoints keep what their weights do not tell."""
+_LICENCES = {"alphaflow": "other (the release is for non-commercial use: see its LICENSE)"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What the person says of a checkpoint. None: it is found out.
+
+    layout: one of `LAYOUTS`. weights: "ema" or "net". heads: of the attention. classes: without the row for "no
+    class". side: of a sample, in pixels or latent pixels. latents: a set by `alphaflow encode` whose scale is the
+    network's. vae: the autoencoder that decodes the samples: a name, or a folder.
+    """
+
+    layout: str | None = None
+    weights: str | None = None
+    heads: int | None = None
+    classes: int | None = None
+    side: int | None = None
+    latents: Path | None = None
+    vae: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an import found. difference: of the two computations, relative to their largest value."""
+
+    layout: str
+    record: ModelRecord
+    difference: float
+    foreign: tuple[str, ...]
+
+
+def import_checkpoint(path: str | Path, folder: Path, wanted: Wanted | None = None) -> Report:
+    """Write the network in the checkpoint `path` as the model's folder `folder`, which `alphaflow.load` opens.
+
+    Tensors are mapped from the file and written one after the other: the memory taken is the file's size at most,
+    and the system may take that back.
+
+    Raises:
+        UserError: the file cannot be read or understood, or the network computes something else than its original.
+    """
+    wanted = wanted or Wanted()
+    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
+        raise UserError(f"{folder} exists already: choose another DIR, or remove it first")
+    content = read_checkpoint(path)
+    flat = unwrapped(flatten(content.tree))
+    try:
+        found, which = _choose_weights(flat, wanted.weights)
+        layout = choose_layout(found, wanted.layout)
+        shape = shape_of(found, layout)
+        heads = _heads(wanted.heads, flat, shape)
+        num_classes = _num_classes(wanted.classes, flat, shape)
+        side = _side(wanted.side, shape)
+        weights = fold(rename(found, layout, shape), layout, shape, num_classes)
+        net = _network(weights, shape, heads, num_classes, side)
+        difference = _compare(net, Original(found, layout, shape, heads), found, shape, num_classes)
+        data = _data(wanted, flat, found, layout, shape, num_classes, side, Path(path))
+    except UserError as error:
+        raise UserError(f"{path}: {error}", status=error.status) from None
+    record = ModelRecord(
+        network=describe_network(net),
+        data=data,
+        step=int(_first(flat, _STEPS) or 0),
+        weights=which,
+        origin=_origin(path, content, layout, difference),
+        licence=_LICENCES.get(layout.name, ""),
+        versions=versions(),
+    )
+    write_model(folder, record, weights)
+    return Report(layout.name, record, difference, tuple(sorted(content.foreign)))
+
+
+def _choose_weights(flat: Mapping[str, Any], wanted: str | None) -> tuple[Found, str]:
+    plain, averaged = find_weights(flat)
+    if wanted == "net" or (averaged is None and wanted is None):
+        if plain is None:
+            raise UserError("it holds averaged weights only: leave --weights net away")
+        return plain, "net"
+    if averaged is None:
+        raise UserError("it holds no averaged weights: leave --weights ema away")
+    return averaged, "ema"
+
+
+def _first(flat: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    """The first number among leaves of these names."""
+    values = (flat.get(name) for name in names)
+    values = (
+        value.read().item() if isinstance(value, Stored) and value.shape == () else value for value in values
+    )
+    return next((value for value in values if isinstance(value, int | float)), None)
+
+
+def _heads(wanted: int | None, flat: Mapping[str, Any], shape: Shape) -> int:
+    heads = wanted or _first(flat, _HEADS)
+    heads = heads or {(depth, width): n for depth, width, n in PRESETS.values()}.get((shape.depth, shape.width))
+    if heads is None:
+        raise UserError(
+            f"depth {shape.depth} and width {shape.width} are no published size, and weights do not tell the "
+            "number of attention heads: add --heads N",
+            status=2,
+        )
+    if heads < 1 or shape.width % heads:
+        raise UserError(f"--heads {heads} does not divide the width {shape.width}", status=2)
+    return int(heads)
+
+
+def _num_classes(wanted: int | None, flat: Mapping[str, Any], shape: Shape) -> int:
+    if not shape.rows:
+        return 0
+    found = wanted or _first(flat, _CLASSES) or (1000 if shape.rows == 1000 else shape.rows - 1)
+    if found not in (shape.rows, shape.rows - 1):
+        raise UserError(f"{found} classes do not fit a table of {shape.rows} rows: add --classes N", status=2)
+    if found == shape.rows:
+        log.warning('the table has no row for "no class": the mean of all stands in for it')
+    return int(found)
+
+
+def _side(wanted: int | None, shape: Shape) -> int:
+    if shape.tokens is None:
+        if wanted is None:
+            log.warning("the file does not tell the size of a sample: taken as 32 × 32 (--side says otherwise)")
+        return wanted or 32
+    side = math.isqrt(shape.tokens) * shape.patch
+    if wanted not in (None, side):
+        raise UserError(f"--side {wanted} does not fit the file, whose samples are {side} × {side}", status=2)
+    return side
+
+
+def _network(weights: Mapping[str, Tensor], shape: Shape, heads: int, num_classes: int, side: int) -> DiT:
+    """The DiT over these tensors, which are not copied."""
+    settings: dict[str, Any] = {
+        "input_size": side,
+        "patch": shape.patch,
+        "channels": shape.channels,
+        "width": shape.width,
+        "depth": shape.depth,
+        "heads": heads,
+        "num_classes": num_classes,
+        "mlp_ratio": shape.hidden / shape.width,
+    }
+    try:
+        with torch.device("meta"):
+            net = DiT(**settings)
+        net.load_state_dict(weights, assign=True)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"no DiT can be made of it ({' '.join(str(error).split())})") from None
+    net.place_positions("cpu")
+    return net.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _compare(net: DiT, original: Original, found: Found, shape: Shape, num_classes: int) -> float:
+    """The largest difference between the two computations on one input, relative to the largest value."""
+    if POSITIONS in found.weights:
+        side = math.isqrt(shape.tokens or 0)
+        theirs = found.weights[POSITIONS].read()
+        off = float(
+            (theirs.float().reshape(-1, shape.width) - position_table(side, side, shape.width)).abs().max()
+        )
+        if off > max(1e-3, torch.finfo(theirs.dtype).eps):
+            raise UserError(f"its positions are not DiT's sines and cosines (off by {off:.2g}): not taken in")
+    source = torch.Generator().manual_seed(0)
+    z = torch.randn(1, *net.shape, generator=source)
+    r, t = torch.tensor([0.3]), torch.tensor([0.8])
+    y = torch.tensor([min(207, num_classes - 1)]) if num_classes else None
+    ours, theirs = net(z, r, t, y), original.velocity(z, r, t, y)
+    largest = float(theirs.abs().max())
+    if not math.isfinite(largest):
+        raise UserError("its output is not finite: are the weights damaged?")
+    difference = float((ours - theirs).abs().max()) / max(largest, 1e-12)
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"the imported network differs from the original by {difference:.2g} of its largest value: not written"
+        )
+    return difference
+
+
+def _data(
+    wanted: Wanted,
+    flat: Mapping[str, Any],
+    found: Found,
+    layout: Layout,
+    shape: Shape,
+    num_classes: int,
+    side: int,
+    path: Path,
+) -> dict[str, Any]:
+    """What the samples are, as config.yaml says it."""
+    pixels = shape.channels in (1, 3) and wanted.latents is None and wanted.vae is None
+    data: dict[str, Any] = {
+        "shape": [shape.channels, side, side],
+        "num_classes": num_classes,
+        "class_names": [str(k) for k in range(num_classes)],
+        "kind": "image" if pixels else "latent",
+    }
+    if pixels:
+        return data
+    if wanted.latents is not None:
+        manifest = read_manifest(wanted.latents)
+        if manifest.shape != tuple(data["shape"]):
+            raise UserError(f"the latents in {wanted.latents} are {manifest.shape}, not {tuple(data['shape'])}")
+        record = manifest.record()
+        if len(manifest.fingerprint.class_names) == num_classes:
+            data["class_names"] = list(manifest.fingerprint.class_names)
+        data |= {"count": manifest.fingerprint.count, "fingerprint": manifest.fingerprint.digest}
+    else:
+        record = _scale(flat, found, layout, shape, path)
+    return data | {"latents": record | ({"vae_name": wanted.vae} if wanted.vae else {})}
+
+
+def _scale(flat: Mapping[str, Any], found: Found, layout: Layout, shape: Shape, path: Path) -> dict[str, Any]:
+    """The fingerprint of the latents, as far as the checkpoint or its layout tells."""
+    if layout.scale is not None:
+        scale, offset, divisor = layout.scale.words, list(layout.scale.offset), list(layout.scale.divisor)
+        vae, crop = layout.scale.vae, layout.scale.crop
+    else:
+        scale, vae, crop = "statistics", "sd-vae-ft-ema", "lanczos"
+        offset, divisor = _statistics(flat, found, shape)
+    if len(offset) != shape.channels:
+        raise UserError(
+            f"samples have {shape.channels} channels, and the scale of {layout.name} is for {len(offset)}: add "
+            "--latents DST, the encoded set that it was trained on",
+            status=2,
+        )
+    return {
+        "vae": "unknown",
+        "vae_name": vae,
+        "scale": scale,
+        "shift": 0.0,
+        "crop": crop,
+        "size": 0,
+        "flips": "unknown",
+        "precision": "unknown",
+        "source": "unknown",
+        "address": str(path),
+        "count": 0,
+        "code": "",
+        "offset": offset,
+        "divisor": divisor,
+    }
+
+
+def _statistics(flat: Mapping[str, Any], found: Found, shape: Shape) -> tuple[list[Any], list[Any]]:
+    """Offset and divisor, (C,) or (C, h, w), of the mean and the variance that α-Flow's release stores with the
+    weights, (1, C, h, w) or (1, C, 1, 1)."""
+    above = found.where.removesuffix("model.")
+    stored = [flat.get(f"{above}autoencoder_{name}") for name in ("mean", "var")]
+    if not all(isinstance(one, Stored) for one in stored):
+        raise UserError(
+            f"it has no {above}autoencoder_mean and no _var, so the scale of its latents is not known: add "
+            "--latents DST, the encoded set that it was trained on",
+            status=2,
+        )
+    mean, variance = (one.read().double() for one in stored if one is not None)
+    if mean.shape != variance.shape or mean.ndim != 4 or mean.shape[:2] != (1, shape.channels):
+        raise UserError(
+            f"the statistics of its latents have the shape {tuple(mean.shape)}: only images are taken in"
+        )
+    offset, divisor = mean[0].float(), (variance[0] + 1e-16).sqrt().float()
+    if offset.shape[1:] == (1, 1):
+        offset, divisor = offset.flatten(), divisor.flatten()
+    return offset.tolist(), divisor.tolist()
+
+
+def _origin(path: str | Path, content: Content, layout: Layout, difference: float) -> dict[str, Any]:
+    """Where the model comes from; settings that the file holds are kept."""
+    settings = next((content.tree[key] for key in ("cfg", "args", "config") if key in content.tree), None)
+    return {
+        "imported": str(path),
+        "bytes": Path(path).stat().st_size,
+        "form": content.form,
+        "layout": layout.name,
+        "difference": difference,
+        "not_run": sorted(content.foreign),
+        "settings": _json(settings),
+    }
+
+
+def _json(value: Any) -> Any:
+    """The same with tensors and other strangers to JSON as words."""
+    if isinstance(value, Mapping):
+        return {str(key): _json(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(one) for one in value]
+    if isinstance(value, Stored):
+        return f"<{value.dtype}, {value.shape}>"
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
