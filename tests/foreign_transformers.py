@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import alphaflow as af
+
 WIDTH, HEADS, DEPTH, PATCH, SIDE, CLASSES = 24, 3, 2, 2, 8, 5
 TIMES = {
     "alphaflow": ("noise_labels_embedder", "noise_labels_next_embedder"),
@@ -290,3 +292,42 @@ def restore(meta: Any) -> None:
 
 def pickled(value: Any, protocol: int = 4) -> bytes:
     return pickle.dumps(value, protocol)
+
+
+def inputs(seed: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """z, r, t, y of six rows in float64; the last label is that of no class."""
+    source = torch.Generator().manual_seed(seed)
+    z = torch.randn(6, 4, SIDE, SIDE, generator=source, dtype=torch.float64)
+    r, t = torch.rand(2, 6, generator=source, dtype=torch.float64).sort(dim=0).values
+    return z, r, t, torch.arange(6)
+
+
+def same(folder: Path, net: SiT, layout: str, rows: slice = slice(None)) -> None:
+    """Our network computes what theirs does, in float64 so that only the taking over is judged."""
+    z, r, t, y = (part[rows] for part in inputs())
+    with torch.no_grad():
+        ours = af.load(folder).net.double()(z, r, t, y)
+        expected = velocity(net.double(), layout, z, r, t, y)
+    net.float()
+    assert expected.std() > 0.1
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
+
+
+def alphaflow_file(path: Path, form: str = "zip", **options: Any) -> tuple[Path, SiT, SiT]:
+    """A snapshot of the release as torch.save writes it, wrote it, or as a pickle; its network and its average."""
+    net, ema = make("alphaflow", 1, **options), make("alphaflow", 2, **options)
+    snapshot = alphaflow_snapshot(net, ema)
+    with as_foreign(
+        src__structs=EasyDict,
+        src__data=TensorGroup,
+        omegaconf__x=DictConfig,
+        omegaconf__nodes=Node,
+    ):
+        snapshot["vis"] = TensorGroup(noise=torch.zeros(2))
+        snapshot["cfg"] = {
+            "zip": SETTINGS,
+            "old": EasyDict(SETTINGS),
+            "pickle": DictConfig(SETTINGS),
+        }[form]
+        data = pickled(snapshot) if form == "pickle" else torch_bytes(snapshot, zipped=form == "zip")
+    return write(path, data), net, ema
