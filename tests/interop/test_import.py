@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import foreign_transformers as theirs
 from alphaflow import UserError, portable
 from alphaflow.cli import run
 from alphaflow.importing import Wanted, import_checkpoint
+from alphaflow.interop.layouts import LAYOUTS
 from alphaflow.vae import load_vae
 from autoencoders import save_vae
 from latent_sets import make_set
@@ -226,3 +228,8 @@ def test_training_goes_on_from_an_imported_network(photos, tmp_path, capsys):
     assert tune(photos, tmp_path / "model", tmp_path / "c") == 1
     assert "cannot read its weights" in capsys.readouterr().err
     assert not (tmp_path / "c").exists()
+
+
+def test_the_documentation_tells_of_every_layout():
+    rows = (Path(__file__).parents[2] / "docs" / "import.md").read_text()
+    assert all(f"\n| `{name}` |" in rows for name in LAYOUTS)
