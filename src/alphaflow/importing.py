@@ -6,10 +6,10 @@ read (nothing is executed) -> find the weights -> name them -> fold them into a 
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,10 +18,18 @@ from .data.latents import read_manifest
 from .errors import UserError
 from .interop.files import Content, flatten, read_checkpoint
 from .interop.foreign_pickles import Stored
-from .interop.layouts import POSITIONS, Layout
+from .interop.improved import (
+    GUIDANCE,
+    OriginalImproved,
+    canonical,
+    is_improved,
+    rename_improved,
+    shape_of_improved,
+)
+from .interop.layouts import POSITIONS, SD, Scale
 from .interop.network import Found, Shape, choose_layout, find_weights, fold, rename, shape_of, unwrapped
 from .interop.original import Original
-from .models import PRESETS, DiT
+from .models import PRESETS, DiT, ImprovedDiT
 from .models.dit import position_table
 from .portable import ModelRecord, describe_network, write_model
 from .training.run import versions
@@ -44,7 +52,8 @@ class Wanted:
 
     layout: one of `LAYOUTS`. weights: "ema" or "net". heads: of the attention. classes: without the row for "no
     class". side: of a sample, in pixels or latent pixels. latents: a set by `alphaflow encode` whose scale is the
-    network's. vae: the autoencoder that decodes the samples: a name, or a folder.
+    network's. vae: the autoencoder that decodes the samples: a name, or a folder. guidance, interval: what
+    improved MeanFlow's network is told; see `ImprovedDiT`.
     """
 
     layout: str | None = None
@@ -54,6 +63,8 @@ class Wanted:
     side: int | None = None
     latents: Path | None = None
     vae: str | None = None
+    guidance: float | None = None
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,28 +93,90 @@ def import_checkpoint(path: str | Path, folder: Path, wanted: Wanted | None = No
     flat = unwrapped(flatten(content.tree))
     try:
         found, which = _choose_weights(flat, wanted.weights)
-        layout = choose_layout(found, wanted.layout)
-        shape = shape_of(found, layout)
-        heads = _heads(wanted.heads, flat, shape)
-        num_classes = _num_classes(wanted.classes, flat, shape)
-        side = _side(wanted.side, shape)
-        weights = fold(rename(found, layout, shape), layout, shape, num_classes)
-        net = _network(weights, shape, heads, num_classes, side)
-        difference = _compare(net, Original(found, layout, shape, heads), found, shape, num_classes)
-        data = _data(wanted, flat, found, layout, shape, num_classes, side, Path(path))
+        taken = _take_improved(found, wanted) if is_improved(found) else _take_dit(found, flat, wanted)
+        data = _data(wanted, flat, found, taken, Path(path))
     except UserError as error:
         raise UserError(f"{path}: {error}", status=error.status) from None
     record = ModelRecord(
-        network=describe_network(net),
+        network=describe_network(taken.net),
         data=data,
         step=int(_first(flat, _STEPS) or 0),
         weights=which,
-        origin=_origin(path, content, layout, difference),
-        licence=_LICENCES.get(layout.name, ""),
+        origin=_origin(path, content, taken),
+        licence=_LICENCES.get(taken.layout, ""),
         versions=versions(),
     )
-    write_model(folder, record, weights)
-    return Report(layout.name, record, difference, tuple(sorted(content.foreign)))
+    write_model(folder, record, taken.weights)
+    return Report(taken.layout, record, taken.difference, tuple(sorted(content.foreign)))
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A network of ours over foreign weights, found to compute the same."""
+
+    net: DiT | ImprovedDiT
+    weights: Mapping[str, Tensor]
+    layout: str
+    scale: Scale | None
+    difference: float
+
+
+def _take_dit(found: Found, flat: Mapping[str, Any], wanted: Wanted) -> _Taken:
+    layout = choose_layout(found, wanted.layout)
+    shape = shape_of(found, layout)
+    heads = _heads(wanted.heads, flat, shape)
+    num_classes = _num_classes(wanted.classes, flat, shape)
+    if wanted.guidance is not None or wanted.interval is not None:
+        raise UserError(f"--guidance and --interval are for imf, and these weights are {layout.name}", status=2)
+    weights = fold(rename(found, layout, shape), layout, shape, num_classes)
+    settings = {
+        "input_size": _side(wanted.side, shape.tokens, shape.patch),
+        "patch": shape.patch,
+        "channels": shape.channels,
+        "width": shape.width,
+        "depth": shape.depth,
+        "heads": heads,
+        "num_classes": num_classes,
+        "mlp_ratio": shape.hidden / shape.width,
+    }
+    net = _over(DiT, settings, weights)
+    net.place_positions("cpu")
+    _check_positions(found, shape)
+    difference = _compare(net, Original(found, layout, shape, heads).velocity)
+    return _Taken(net, weights, layout.name, layout.scale, difference)
+
+
+def _take_improved(found: Found, wanted: Wanted) -> _Taken:
+    if wanted.layout not in (None, "imf") or wanted.heads is not None or wanted.classes is not None:
+        raise UserError(
+            "these weights are improved MeanFlow's, which tell all sizes: leave --layout, --heads and "
+            "--classes away",
+            status=2,
+        )
+    found = canonical(found)
+    shape = shape_of_improved(found)
+    weights = rename_improved(found, shape)
+    guidance, interval = GUIDANCE.get(shape.depth, (1.0, (0.0, 1.0)))
+    guidance = guidance if wanted.guidance is None else wanted.guidance
+    interval = wanted.interval or interval
+    settings = {**vars(shape), "input_size": _side(wanted.side, None, shape.patch)}
+    net = _over(ImprovedDiT, {**settings, "guidance": guidance, "interval": interval}, weights)
+    difference = _compare(net, OriginalImproved(found, shape, guidance, interval).velocity)
+    return _Taken(net, weights, "imf", SD, difference)
+
+
+N = TypeVar("N", DiT, ImprovedDiT)
+
+
+def _over(kind: type[N], settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> N:
+    """A network over these tensors, which are not copied."""
+    try:
+        with torch.device("meta"):
+            net = kind(**settings)
+        net.load_state_dict(weights, assign=True)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"no {kind.__name__} can be made of it ({' '.join(str(error).split())})") from None
+    return net.eval().requires_grad_(False)
 
 
 def _choose_weights(flat: Mapping[str, Any], wanted: str | None) -> tuple[Found, str]:
@@ -151,55 +224,34 @@ def _num_classes(wanted: int | None, flat: Mapping[str, Any], shape: Shape) -> i
     return int(found)
 
 
-def _side(wanted: int | None, shape: Shape) -> int:
-    if shape.tokens is None:
+def _side(wanted: int | None, tokens: int | None, patch: int) -> int:
+    if tokens is None:
         if wanted is None:
             log.warning("the file does not tell the size of a sample: taken as 32 × 32 (--side says otherwise)")
         return wanted or 32
-    side = math.isqrt(shape.tokens) * shape.patch
+    side = math.isqrt(tokens) * patch
     if wanted not in (None, side):
         raise UserError(f"--side {wanted} does not fit the file, whose samples are {side} × {side}", status=2)
     return side
 
 
-def _network(weights: Mapping[str, Tensor], shape: Shape, heads: int, num_classes: int, side: int) -> DiT:
-    """The DiT over these tensors, which are not copied."""
-    settings: dict[str, Any] = {
-        "input_size": side,
-        "patch": shape.patch,
-        "channels": shape.channels,
-        "width": shape.width,
-        "depth": shape.depth,
-        "heads": heads,
-        "num_classes": num_classes,
-        "mlp_ratio": shape.hidden / shape.width,
-    }
-    try:
-        with torch.device("meta"):
-            net = DiT(**settings)
-        net.load_state_dict(weights, assign=True)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"no DiT can be made of it ({' '.join(str(error).split())})") from None
-    net.place_positions("cpu")
-    return net.eval().requires_grad_(False)
+def _check_positions(found: Found, shape: Shape) -> None:
+    if POSITIONS in found.weights:
+        side = math.isqrt(shape.tokens or 0)
+        stored, exact = found.weights[POSITIONS].read(), position_table(side, side, shape.width)
+        off = float((stored.float().reshape(exact.shape) - exact).abs().max())
+        if off > max(1e-3, torch.finfo(stored.dtype).eps):
+            raise UserError(f"its positions are not DiT's sines and cosines (off by {off:.2g}): not taken in")
 
 
 @torch.no_grad()
-def _compare(net: DiT, original: Original, found: Found, shape: Shape, num_classes: int) -> float:
+def _compare(net: DiT | ImprovedDiT, original: Callable[..., Tensor]) -> float:
     """The largest difference between the two computations on one input, relative to the largest value."""
-    if POSITIONS in found.weights:
-        side = math.isqrt(shape.tokens or 0)
-        theirs = found.weights[POSITIONS].read()
-        off = float(
-            (theirs.float().reshape(-1, shape.width) - position_table(side, side, shape.width)).abs().max()
-        )
-        if off > max(1e-3, torch.finfo(theirs.dtype).eps):
-            raise UserError(f"its positions are not DiT's sines and cosines (off by {off:.2g}): not taken in")
     source = torch.Generator().manual_seed(0)
     z = torch.randn(1, *net.shape, generator=source)
     r, t = torch.tensor([0.3]), torch.tensor([0.8])
-    y = torch.tensor([min(207, num_classes - 1)]) if num_classes else None
-    ours, theirs = net(z, r, t, y), original.velocity(z, r, t, y)
+    y = torch.tensor([min(207, net.num_classes - 1)]) if net.num_classes else None
+    ours, theirs = net(z, r, t, y), original(z, r, t, y)
     largest = float(theirs.abs().max())
     if not math.isfinite(largest):
         raise UserError("its output is not finite: are the weights damaged?")
@@ -211,20 +263,12 @@ def _compare(net: DiT, original: Original, found: Found, shape: Shape, num_class
     return difference
 
 
-def _data(
-    wanted: Wanted,
-    flat: Mapping[str, Any],
-    found: Found,
-    layout: Layout,
-    shape: Shape,
-    num_classes: int,
-    side: int,
-    path: Path,
-) -> dict[str, Any]:
+def _data(wanted: Wanted, flat: Mapping[str, Any], found: Found, taken: _Taken, path: Path) -> dict[str, Any]:
     """What the samples are, as config.yaml says it."""
-    pixels = shape.channels in (1, 3) and wanted.latents is None and wanted.vae is None
+    shape, num_classes = taken.net.shape, taken.net.num_classes
+    pixels = shape[0] in (1, 3) and wanted.latents is None and wanted.vae is None
     data: dict[str, Any] = {
-        "shape": [shape.channels, side, side],
+        "shape": list(shape),
         "num_classes": num_classes,
         "class_names": [str(k) for k in range(num_classes)],
         "kind": "image" if pixels else "latent",
@@ -233,28 +277,29 @@ def _data(
         return data
     if wanted.latents is not None:
         manifest = read_manifest(wanted.latents)
-        if manifest.shape != tuple(data["shape"]):
-            raise UserError(f"the latents in {wanted.latents} are {manifest.shape}, not {tuple(data['shape'])}")
+        if manifest.shape != shape:
+            raise UserError(f"the latents in {wanted.latents} are {manifest.shape}, not {shape}")
         record = manifest.record()
         if len(manifest.fingerprint.class_names) == num_classes:
             data["class_names"] = list(manifest.fingerprint.class_names)
         data |= {"count": manifest.fingerprint.count, "fingerprint": manifest.fingerprint.digest}
     else:
-        record = _scale(flat, found, layout, shape, path)
+        record = _scale(flat, found, taken, path)
     return data | {"latents": record | ({"vae_name": wanted.vae} if wanted.vae else {})}
 
 
-def _scale(flat: Mapping[str, Any], found: Found, layout: Layout, shape: Shape, path: Path) -> dict[str, Any]:
+def _scale(flat: Mapping[str, Any], found: Found, taken: _Taken, path: Path) -> dict[str, Any]:
     """The fingerprint of the latents, as far as the checkpoint or its layout tells."""
-    if layout.scale is not None:
-        scale, offset, divisor = layout.scale.words, list(layout.scale.offset), list(layout.scale.divisor)
-        vae, crop = layout.scale.vae, layout.scale.crop
+    channels = taken.net.shape[0]
+    if taken.scale is not None:
+        scale, offset, divisor = taken.scale.words, list(taken.scale.offset), list(taken.scale.divisor)
+        vae, crop = taken.scale.vae, taken.scale.crop
     else:
         scale, vae, crop = "statistics", "sd-vae-ft-ema", "lanczos"
-        offset, divisor = _statistics(flat, found, shape)
-    if len(offset) != shape.channels:
+        offset, divisor = _statistics(flat, found, channels)
+    if len(offset) != channels:
         raise UserError(
-            f"samples have {shape.channels} channels, and the scale of {layout.name} is for {len(offset)}: add "
+            f"samples have {channels} channels, and the scale of {taken.layout} is for {len(offset)}: add "
             "--latents DST, the encoded set that it was trained on",
             status=2,
         )
@@ -276,7 +321,7 @@ def _scale(flat: Mapping[str, Any], found: Found, layout: Layout, shape: Shape, 
     }
 
 
-def _statistics(flat: Mapping[str, Any], found: Found, shape: Shape) -> tuple[list[Any], list[Any]]:
+def _statistics(flat: Mapping[str, Any], found: Found, channels: int) -> tuple[list[Any], list[Any]]:
     """Offset and divisor, (C,) or (C, h, w), of the mean and the variance that α-Flow's release stores with the
     weights, (1, C, h, w) or (1, C, 1, 1)."""
     above = found.where.removesuffix("model.")
@@ -288,7 +333,7 @@ def _statistics(flat: Mapping[str, Any], found: Found, shape: Shape) -> tuple[li
             status=2,
         )
     mean, variance = (one.read().double() for one in stored if one is not None)
-    if mean.shape != variance.shape or mean.ndim != 4 or mean.shape[:2] != (1, shape.channels):
+    if mean.shape != variance.shape or mean.ndim != 4 or mean.shape[:2] != (1, channels):
         raise UserError(
             f"the statistics of its latents have the shape {tuple(mean.shape)}: only images are taken in"
         )
@@ -298,15 +343,15 @@ def _statistics(flat: Mapping[str, Any], found: Found, shape: Shape) -> tuple[li
     return offset.tolist(), divisor.tolist()
 
 
-def _origin(path: str | Path, content: Content, layout: Layout, difference: float) -> dict[str, Any]:
+def _origin(path: str | Path, content: Content, taken: _Taken) -> dict[str, Any]:
     """Where the model comes from; settings that the file holds are kept."""
     settings = next((content.tree[key] for key in ("cfg", "args", "config") if key in content.tree), None)
     return {
         "imported": str(path),
         "bytes": Path(path).stat().st_size,
         "form": content.form,
-        "layout": layout.name,
-        "difference": difference,
+        "layout": taken.layout,
+        "difference": taken.difference,
         "not_run": sorted(content.foreign),
         "settings": _json(settings),
     }

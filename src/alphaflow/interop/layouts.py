@@ -113,7 +113,8 @@ def _flax_rules(embedders: tuple[str, ...]) -> dict[str, Rule]:
     return rules
 
 
-_SD = Scale("0.18215", (0.0,) * 4, (1 / 0.18215,) * 4)
+SD = Scale("0.18215", (0.0,) * 4, (1 / 0.18215,) * 4)
+"""The number that the makers of Stable Diffusion's autoencoders give."""
 _ZHU_YU = Scale(
     "half of (latent - mean) / std, with constants of its own",
     (0.86488, -0.27787343, 0.21616915, 0.3738409),
@@ -149,7 +150,7 @@ LAYOUTS: Mapping[str, Layout] = {
             mark="t_embedder.mlp.0.weight",
             rules=_torch_rules(_TIMES["flow"]),
             embedders=_TIMES["flow"],
-            scale=_SD,
+            scale=SD,
             reversed_time=True,
         ),
         Layout(
@@ -157,7 +158,7 @@ LAYOUTS: Mapping[str, Layout] = {
             mark="t_embedder.mlp.0.weight",
             rules=_torch_rules(_TIMES["flow"]),
             embedders=_TIMES["flow"],
-            scale=_SD,
+            scale=SD,
             dropped=("projectors",),
         ),
         Layout(
@@ -165,7 +166,7 @@ LAYOUTS: Mapping[str, Layout] = {
             mark="h_embedder.mlp.layers_0._flax_linear.kernel",
             rules=_flax_rules(_TIMES["jax-meanflow"]),
             embedders=_TIMES["jax-meanflow"],
-            scale=_SD,
+            scale=SD,
             flax=True,
         ),
     )

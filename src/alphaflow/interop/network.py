@@ -150,17 +150,20 @@ def rename(found: Found, layout: Layout, shape: Shape) -> dict[str, Tensor]:
     if not shape.rows:
         expected = {name: rule for name, rule in expected.items() if rule[0] != CLASSES}
     present = {name for name in found.weights if name.split(".")[0] not in layout.dropped} - {POSITIONS}
-    missing, extra = sorted(expected.keys() - present), sorted(present - expected.keys())
-    if missing or extra:
-        said = [f"{word} {_some(names)}" for word, names in (("missing:", missing), ("too many:", extra)) if names]
-        raise UserError(
-            f"the weights in {found.where or 'it'!r} do not fit the layout {layout.name}: {'; '.join(said)}"
-        )
+    compare_names(found.where, layout.name, set(expected), present)
     made = {}
     for name, (ours, change) in expected.items():
         tensor = found.weights[name].read().float()
         made[ours] = change(tensor) if change else tensor
     return made
+
+
+def compare_names(where: str, layout: str, expected: set[str], present: set[str]) -> None:
+    """Refuse a set of names with gaps or additions, and list them."""
+    missing, extra = sorted(expected - present), sorted(present - expected)
+    if missing or extra:
+        said = [f"{word} {_some(names)}" for word, names in (("missing:", missing), ("too many:", extra)) if names]
+        raise UserError(f"the weights in {where or 'it'!r} do not fit the layout {layout}: {'; '.join(said)}")
 
 
 def _some(names: list[str], most: int = 12) -> str:
