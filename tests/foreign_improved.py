@@ -1,4 +1,4 @@
-"""Improved MeanFlow's transformer, written anew from its paper and the facts about its code, with random weights."""
+"""Improved MeanFlow's transformer, written anew from its paper and facts about its code, with random weights."""
 
 from typing import Any
 

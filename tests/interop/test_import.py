@@ -232,4 +232,4 @@ def test_training_goes_on_from_an_imported_network(photos, tmp_path, capsys):
 
 def test_the_documentation_tells_of_every_layout():
     rows = (Path(__file__).parents[2] / "docs" / "import.md").read_text()
-    assert all(f"\n| `{name}` |" in rows for name in LAYOUTS)
+    assert all(f"\n| `{name}` |" in rows for name in (*LAYOUTS, "imf"))
