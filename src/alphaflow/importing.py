@@ -313,7 +313,7 @@ def _scale(flat: Mapping[str, Any], found: Found, taken: _Taken, path: Path) -> 
         "flips": "unknown",
         "precision": "unknown",
         "source": "unknown",
-        "address": str(path),
+        "address": path.name,
         "count": 0,
         "code": "",
         "offset": offset,
@@ -347,7 +347,7 @@ def _origin(path: str | Path, content: Content, taken: _Taken) -> dict[str, Any]
     """Where the model comes from; settings that the file holds are kept."""
     settings = next((content.tree[key] for key in ("cfg", "args", "config") if key in content.tree), None)
     return {
-        "imported": str(path),
+        "imported": Path(path).name,
         "bytes": Path(path).stat().st_size,
         "form": content.form,
         "layout": taken.layout,

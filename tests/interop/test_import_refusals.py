@@ -3,6 +3,7 @@
 import os
 import pickle
 import subprocess
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 import foreign_transformers as theirs
 from alphaflow import UserError
 from alphaflow.importing import Wanted, import_checkpoint
+from alphaflow.interop.foreign_pickles import read_pickle
+from alphaflow.interop.pickles import KNOWN, load_plain
 
 
 class Evil:
@@ -47,6 +50,23 @@ def test_programs_in_a_checkpoint_are_named_and_not_run(form, tmp_path):
     with pytest.raises(UserError, match="a storage that is none"):
         import_checkpoint(theirs.write(tmp_path / "c.pkl", pickle.dumps(inner)), tmp_path / "c")
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("read", [load_plain, lambda data: read_pickle(memoryview(data), Counter())])
+def test_a_pickle_cannot_change_how_later_ones_are_read(read):
+    """BUILD with a pair sets attributes of whatever it is given, functions and their defaults included."""
+    name = b"cnumpy.core.multiarray\n_reconstruct\n"
+    set_defaults = name + b"(N}X\x0c\x00\x00\x00__defaults__(K\x01K\x02ts" + b"tb."
+    read(set_defaults)
+    assert KNOWN["numpy.core.multiarray", "_reconstruct"].__defaults__ is None
+
+
+def test_a_small_pickle_of_endless_content_is_given_up(tmp_path):
+    laughs = "ha"
+    for _ in range(30):
+        laughs = [laughs] * 10
+    with pytest.raises(UserError, match="more than 1000000 things"):
+        import_checkpoint(theirs.write(tmp_path / "a.pkl", pickle.dumps(laughs)), tmp_path / "model")
 
 
 def test_damaged_files_are_refused(tmp_path):

@@ -12,8 +12,10 @@ import pickle
 import warnings
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -92,6 +94,8 @@ class Reader(pickle.Unpickler):
         if key == ("torch.storage", "_load_from_bytes"):
             return lambda data: nested_storage(data, self.met)
         found = TORCH.get(key) or KNOWN.get(key)
+        if isinstance(found, FunctionType):  # as a new function: a pickle may set attributes of what it is given
+            return lambda *args: found(*args)
         if found is not None:
             return found
         origin = f"{module}.{name}"
@@ -214,6 +218,8 @@ TORCH: dict[tuple[str, str], Any] = {
 }
 """What a checkpoint may name beside `KNOWN`: each is made here, none by the code that is named."""
 
+MOST = 1_000_000
+"""Tensors, values and containers in a checkpoint. A training snapshot of the largest has some thousands."""
 _OLD = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
 """How torch.save's older files begin."""
 
@@ -263,26 +269,32 @@ def nested_storage(data: bytes, met: Counter[str]) -> Storage:
     return found
 
 
-def plain(value: Any, above: tuple[int, ...] = ()) -> Any:
+def plain(value: Any, above: tuple[int, ...] = (), visits: Iterator[int] | None = None) -> Any:
     """A tree of dictionaries, lists and leaves of what was read: strangers are opened.
 
     A module becomes the dictionary of its weights, a settings object that of its settings; of an object whose
     inside means nothing here, the name remains, in angle brackets.
 
-    above: the objects that this one lies in, by `id`.
+    above: the objects that this one lies in, by `id`. visits: counts what was opened.
+
+    Raises:
+        UserError: there is more than any checkpoint holds: a few objects that each hold another one many times.
     """
+    visits = visits or count()
+    if next(visits) > MOST:
+        raise UserError(f"it holds more than {MOST} things: not read further")
     if id(value) in above:
         return "<itself>"
     inside = (*above, id(value))
     if isinstance(value, Mapping):
         if "_modules" in value and "_parameters" in value:
-            return _module(value, inside)
-        return {key: plain(one, inside) for key, one in value.items()}
+            return _module(value, inside, visits)
+        return {key: plain(one, inside, visits) for key, one in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(one, inside) for one in value]
+        return [plain(one, inside, visits) for one in value]
     if isinstance(value, Stranger):
         content = _content(value)
-        return f"<{value.origin}>" if content is None else plain(content, inside)
+        return f"<{value.origin}>" if content is None else plain(content, inside, visits)
     return value
 
 
@@ -304,10 +316,10 @@ def _content(stranger: Stranger) -> Any:
     return None
 
 
-def _module(state: Mapping[str, Any], inside: tuple[int, ...]) -> dict[str, Any]:
+def _module(state: Mapping[str, Any], inside: tuple[int, ...], visits: Iterator[int]) -> dict[str, Any]:
     """A module as the tree of its parameters, buffers and sub-modules."""
     parts = [dict(state.get(kind) or {}) for kind in ("_parameters", "_buffers", "_modules")]
-    return {key: plain(one, inside) for part in parts for key, one in part.items() if one is not None}
+    return {key: plain(one, inside, visits) for part in parts for key, one in part.items() if one is not None}
 
 
 def read_pickle(data: Buffer, met: Counter[str]) -> Any:
