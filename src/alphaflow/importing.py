@@ -4,6 +4,7 @@ read (nothing is executed) -> find the weights -> name them -> fold them into a 
     -> compare with a second computation from the file's own tensors -> write
 """
 
+import json
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -32,6 +33,7 @@ from .interop.original import Original
 from .models import PRESETS, DiT, ImprovedDiT
 from .models.dit import position_table
 from .portable import ModelRecord, describe_network, write_model
+from .results import write_text
 from .training.run import versions
 
 log = logging.getLogger("alphaflow")
@@ -39,6 +41,8 @@ log = logging.getLogger("alphaflow")
 TOLERANCE = 1e-4
 """Largest difference from the second computation that passes, relative to its largest value."""
 
+SETTINGS = "imported-settings.json"
+"""In the model's folder: the settings that lay beside the weights."""
 _HEADS = ("cfg.model.num_heads", "args.num_heads", "config.num_heads")
 _CLASSES = ("cfg.dataset.label_shape.0", "args.num_classes", "config.num_classes")
 _STEPS = ("stats.cur_step", "steps", "step", "global_step", "train_steps")
@@ -107,6 +111,9 @@ def import_checkpoint(path: str | Path, folder: Path, wanted: Wanted | None = No
         versions=versions(),
     )
     write_model(folder, record, taken.weights)
+    settings = next((content.tree[key] for key in ("cfg", "args", "config") if content.tree.get(key)), None)
+    if settings is not None:
+        write_text(folder / SETTINGS, json.dumps(_json(settings), indent=2) + "\n")
     return Report(taken.layout, record, taken.difference, tuple(sorted(content.foreign)))
 
 
@@ -344,8 +351,7 @@ def _statistics(flat: Mapping[str, Any], found: Found, channels: int) -> tuple[l
 
 
 def _origin(path: str | Path, content: Content, taken: _Taken) -> dict[str, Any]:
-    """Where the model comes from; settings that the file holds are kept."""
-    settings = next((content.tree[key] for key in ("cfg", "args", "config") if key in content.tree), None)
+    """Where the model comes from."""
     return {
         "imported": Path(path).name,
         "bytes": Path(path).stat().st_size,
@@ -353,7 +359,6 @@ def _origin(path: str | Path, content: Content, taken: _Taken) -> dict[str, Any]
         "layout": taken.layout,
         "difference": taken.difference,
         "not_run": sorted(content.foreign),
-        "settings": _json(settings),
     }
 
 

@@ -30,7 +30,8 @@ def test_a_snapshot_of_the_release(form, tmp_path):
     theirs.same(tmp_path / "ema", ema, "alphaflow")
     assert report.layout == "alphaflow" and report.record.step == 1200 and report.record.weights == "ema"
     assert "src.data.TensorGroup" in report.foreign
-    assert report.record.origin["settings"]["model"]["num_heads"] == theirs.HEADS
+    settings = json.loads((tmp_path / "ema" / "imported-settings.json").read_text())
+    assert settings["model"]["num_heads"] == theirs.HEADS and report.record.origin["imported"] == "snapshot.pt"
     import_checkpoint(file, tmp_path / "net", Wanted(weights="net"))
     theirs.same(tmp_path / "net", net, "alphaflow")
 

@@ -26,6 +26,7 @@ SOURCES = (
     "models/embeddings.py",
     "models/dit.py",
     "models/video_dit.py",
+    "models/improved_dit.py",
     "models/unet.py",
     "models/wrappers.py",
     "export/pipeline/network.py",

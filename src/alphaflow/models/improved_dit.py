@@ -171,7 +171,7 @@ class ImprovedDiT(Network):
             raise ValueError(
                 f"z has shape {tuple(z.shape)}, this network takes (B, {', '.join(map(str, self.shape))})"
             )
-        B = len(z)
+        B = z.shape[0]
         if y is None:
             y = torch.full((B,), self.num_classes, device=z.device)
         assert self.y_embedder is not None
