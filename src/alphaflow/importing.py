@@ -101,6 +101,8 @@ def import_checkpoint(path: str | Path, folder: Path, wanted: Wanted | None = No
         data = _data(wanted, flat, found, taken, Path(path))
     except UserError as error:
         raise UserError(f"{path}: {error}", status=error.status) from None
+    except (ValueError, RuntimeError, IndexError) as error:  # of torch, about shapes that nothing above foresees
+        raise UserError(f"{path}: its tensors have unexpected shapes ({' '.join(str(error).split())})") from None
     record = ModelRecord(
         network=describe_network(taken.net),
         data=data,

@@ -117,6 +117,9 @@ def changed(tmp_path, change, **wanted):
     [
         (lambda s: s.pop("blocks.1.attn.qkv.bias"), r"missing: blocks\.1\.attn\.qkv\.bias$"),
         (lambda s: s.update({"blocks.0.attn.q_norm.weight": torch.ones(8)}), r"too many: blocks\.0\.attn\.q_norm"),
+        (lambda s: s.pop("blocks.0.mlp.fc1.bias"), r"missing: blocks\.0\.mlp\.fc1\.bias$"),
+        (lambda s: s.update({"x_embedder.proj.weight": torch.ones(24, 16)}), "tensors have unexpected shapes"),
+        (lambda s: s.update({"blocks.0.attn.qkv.bias": torch.ones(9)}), "no DiT can be made of it .*qkv.bias"),
         (lambda s: s["pos_embed"].add_(0.5), "positions are not DiT's"),
         (lambda s: s["final_layer.linear.bias"].fill_(torch.nan), "output is not finite"),
         (lambda s: s.update({"final_layer.linear.weight": torch.ones(20, theirs.WIDTH)}), "20 outputs, not 16"),

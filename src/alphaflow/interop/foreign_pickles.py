@@ -152,7 +152,7 @@ def _tensor(storage: Storage, offset: int, size: Any, stride: Any, *rest: Any, d
     def read() -> Tensor:
         try:
             return storage.numbers(dtype).as_strided(size, stride, offset)  # refuses what leaves the storage
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"a damaged tensor ({' '.join(str(error).split())[:120]})") from None
 
     return Stored(size, dtype, read)

@@ -130,9 +130,8 @@ def shape_of(found: Found, layout: Layout) -> Shape:
     tokens = weights[POSITIONS].shape[-2] if POSITIONS in weights else None
     if tokens is not None and math.isqrt(tokens) ** 2 != tokens:
         raise UserError(f"it has {tokens} tokens, which is no square: only square images are taken in")
-    hidden = weights[
-        "blocks.layers_0.mlp.fc1._flax_linear.bias" if layout.flax else "blocks.0.mlp.fc1.bias"
-    ].shape[0]
+    first = "blocks.layers_0.mlp.fc1._flax_linear.bias" if layout.flax else "blocks.0.mlp.fc1.bias"
+    hidden = weights[first].shape[0] if first in weights else 4 * width  # `rename` will say that it is missing
     return Shape(patch, channels, width, len(numbers), hidden, rows, tokens)
 
 
