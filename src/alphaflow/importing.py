@@ -108,6 +108,7 @@ def import_checkpoint(path: str | Path, folder: Path, wanted: Wanted | None = No
         data=data,
         step=int(_first(flat, _STEPS) or 0),
         weights=which,
+        guides=taken.guides,
         origin=_origin(path, content, taken),
         licence=_LICENCES.get(taken.layout, ""),
         versions=versions(),
@@ -128,6 +129,7 @@ class _Taken:
     layout: str
     scale: Scale | None
     difference: float
+    guides: tuple[float, float] | None = None
 
 
 def _take_dit(found: Found, flat: Mapping[str, Any], wanted: Wanted) -> _Taken:
@@ -152,7 +154,9 @@ def _take_dit(found: Found, flat: Mapping[str, Any], wanted: Wanted) -> _Taken:
     net.place_positions("cpu")
     _check_positions(found, shape)
     difference = _compare(net, Original(found, layout, shape, heads).velocity)
-    return _Taken(net, weights, layout.name, layout.scale, difference)
+    # Of flow matching, a row for no class says that labels were dropped; the others have guidance trained in.
+    plain = len(layout.embedders) == 1 and shape.rows > num_classes
+    return _Taken(net, weights, layout.name, layout.scale, difference, (0.0, 1.0) if plain else None)
 
 
 def _take_improved(found: Found, wanted: Wanted) -> _Taken:

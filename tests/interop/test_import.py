@@ -112,6 +112,10 @@ def test_flow_matching_networks_keep_their_velocity_whatever_r_is(layout, out, t
     report = import_checkpoint(tmp_path / "net.safetensors", tmp_path / "model", wanted)
     theirs.same(tmp_path / "model", net, layout)
     assert report.record.weights == "net" and report.record.data["latents"]["scale"] == "0.18215"
+    generator = af.load(tmp_path / "model")  # labels were dropped in training: guidance can be applied
+    z, _, t, y = (part.float() if part.is_floating_point() else part for part in theirs.inputs())
+    bare, told = (generator.net(z, t, t, labels) for labels in (None, y))
+    torch.testing.assert_close(generator.guided(3.0)(z, t, t, y), bare + 3 * (told - bare))
     z, r, t, y = (part.float() if part.is_floating_point() else part for part in theirs.inputs())
     u = af.load(tmp_path / "model").net
     torch.testing.assert_close(u(z, r, t, y), u(z, t, t, y))

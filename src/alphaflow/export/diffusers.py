@@ -33,7 +33,7 @@ SOURCES = (
 )
 """What flow_map_network.py is made of, each after those that it needs."""
 
-KINDS = ("dit", "video-dit", "unet")
+KINDS = ("dit", "video-dit", "unet", "improved-dit")
 """The networks in it; `network.KINDS` has their classes."""
 
 
