@@ -45,6 +45,7 @@ FLOORS: list[dict[str, set[str]]] = [
             "films",
             "stats",
             "view",
+            "importing",
         }
     },
     {"recipes": {"recipes"}},

@@ -33,6 +33,7 @@ NETWORKS: Mapping[str, type[models.Network]] = {
     "video-dit": models.VideoDiT,
     "mlp": models.MLP,
     "unet": models.UNet,
+    "improved-dit": models.ImprovedDiT,
 }
 
 

@@ -193,7 +193,7 @@ def test_the_pipelines_code_knows_every_network_that_makes_pictures():
 
 def test_a_network_that_it_does_not_know_is_refused(tmp_path):
     model = make(tmp_path / "model", models.MLP(4, 8, 1, 3), (1, 2, 2))
-    with pytest.raises(UserError, match="knows dit, video-dit, unet, and this is mlp"):
+    with pytest.raises(UserError, match="knows dit, video-dit, unet, improved-dit, and this is mlp"):
         export(model, tmp_path / "pipe", "diffusers")
 
 

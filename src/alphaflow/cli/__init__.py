@@ -21,6 +21,7 @@ COMMANDS = {
     "bench": "time a training step and sampling",
     "encode": "turn images into latents of an autoencoder",
     "inspect": "say what a set of latents is, and show some of it",
+    "import": "take in a released checkpoint of other code",
     "stats": "keep what a detector sees in images, to compare with",
     "recipes": "list the recipes with their cost and expected result",
 }

@@ -26,13 +26,14 @@ SOURCES = (
     "models/embeddings.py",
     "models/dit.py",
     "models/video_dit.py",
+    "models/improved_dit.py",
     "models/unet.py",
     "models/wrappers.py",
     "export/pipeline/network.py",
 )
 """What flow_map_network.py is made of, each after those that it needs."""
 
-KINDS = ("dit", "video-dit", "unet")
+KINDS = ("dit", "video-dit", "unet", "improved-dit")
 """The networks in it; `network.KINDS` has their classes."""
 
 

@@ -2,6 +2,7 @@
 
 from alphaflow.models.dit import PRESETS, DiT, Transformer, dit, forward_macs
 from alphaflow.models.embeddings import ClassEmbedder, Network, TimeEmbedder, sinusoids
+from alphaflow.models.improved_dit import ImprovedDiT
 from alphaflow.models.mlp import MLP
 from alphaflow.models.unet import UNet
 from alphaflow.models.video_dit import VideoDiT
@@ -13,6 +14,7 @@ __all__ = [
     "ClassEmbedder",
     "DataPrediction",
     "DiT",
+    "ImprovedDiT",
     "Network",
     "TimeEmbedder",
     "Transformer",

@@ -8,11 +8,12 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from alphaflow.models.dit import DiT
+from alphaflow.models.improved_dit import ImprovedDiT
 from alphaflow.models.unet import UNet
 from alphaflow.models.video_dit import VideoDiT
 from alphaflow.models.wrappers import DataPrediction
 
-KINDS = {"dit": DiT, "video-dit": VideoDiT, "unet": UNet}
+KINDS = {"dit": DiT, "video-dit": VideoDiT, "unet": UNet, "improved-dit": ImprovedDiT}
 
 
 class FlowMapNetwork(ModelMixin, ConfigMixin):
@@ -24,7 +25,8 @@ class FlowMapNetwork(ModelMixin, ConfigMixin):
         shape: of a sample, (C, H, W) or (C, T, H, W).
         num_classes, class_names: 0 and none without classes; index `num_classes` is no class.
         guides: the times between which plain guidance can be applied; None: it cannot.
-        latent_divisor, latent_offset: the autoencoder's latents are sample · divisor + offset, a number a channel;
+        latent_divisor, latent_offset: the autoencoder's latents are sample · divisor + offset, a number a channel
+            or, as lists of rows, for each place;
             none where samples are pixels in [-1, 1].
     """
 

@@ -128,11 +128,16 @@ class FlowMapPipeline(DiffusionPipeline):
             return self._decode(z.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(z), -1)).transpose(1, 2)
         config = self.transformer.config
         divisor, offset = (
-            torch.tensor(one, device=z.device).reshape(-1, 1, 1)
+            _by_channel(torch.tensor(one, device=z.device))
             for one in (config.latent_divisor, config.latent_offset)
         )
         latents = (z.float() * divisor + offset).to(self.vae.dtype)
         return torch.cat([self.vae.decode(part).sample for part in latents.split(16)])
+
+
+def _by_channel(table: Tensor) -> Tensor:
+    """(C, 1, 1) of a number a channel; a number for each place, (C, h, w), stays."""
+    return table[:, None, None] if table.ndim == 1 else table
 
 
 def _picture(pixels: Any) -> Image.Image:
