@@ -27,7 +27,7 @@ def write(model: Model, out: Path) -> str:
     """
     generator = model.generator
     if generator.kind != "image" or generator.shape[0] not in (1, 3):
-        what = f"{generator.kind}s of {' × '.join(map(str, generator.shape))}"
+        what = f"{generator.kind.removesuffix('s')}s of {' × '.join(map(str, generator.shape))}"
         raise UserError(f"the web page shows images of 1 or 3 channels, not {what}: try `alphaflow demo`")
     size = sum(one.numel() * one.element_size() for one in generator.net.parameters())
     if size > LARGEST:

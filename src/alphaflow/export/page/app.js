@@ -34,14 +34,18 @@ function fail(why) {
   $("problem").hidden = false;
 }
 
-/** Something drawn again and again: while one drawing is under way only the newest wish is kept. */
-function lane(draw) {
+/**
+ * Something drawn again and again: while one drawing is under way only the newest wish is kept.
+ * `data-busy` on the canvas says whether it shows what was last asked for.
+ */
+function lane(canvas, draw) {
   let busy = false;
   let again = false;
   return async () => {
     again = true;
     if (busy) return;
     busy = true;
+    $(canvas).dataset.busy = "yes";
     try {
       while (again) {
         again = false;
@@ -51,6 +55,7 @@ function lane(draw) {
       fail(error.message);
     }
     busy = false;
+    $(canvas).dataset.busy = "no";
   };
 }
 
@@ -95,7 +100,7 @@ function prepare(canvas, rows, columns) {
 
 const words = (milliseconds) => `${milliseconds < 10 ? milliseconds.toFixed(1) : Math.round(milliseconds)} ms`;
 
-const drawPicture = lane(async () => {
+const drawPicture = lane("picture", async () => {
   const z = new Float32Array(size);
   moved(0, z);
   const wish = { z, labels: [state.label], steps: state.steps };
@@ -103,10 +108,9 @@ const drawPicture = lane(async () => {
   prepare($("picture"), 1, 1);
   show($("picture"), pixels, 1, 1);
   $("picture-time").textContent = `${words(milliseconds)}, ${wish.steps} step${wish.steps > 1 ? "s" : ""}`;
-  $("picture").dataset.drawn = Number($("picture").dataset.drawn ?? 0) + 1;
 });
 
-const drawMixture = lane(async () => {
+const drawMixture = lane("mixture", async () => {
   const z = new Float32Array(size);
   between(start(state.seed, 0).noise, start(state.other, 0).noise, state.share, z);
   const wish = { z, labels: [state.label], steps: state.steps };
@@ -114,22 +118,20 @@ const drawMixture = lane(async () => {
   prepare($("mixture"), 1, 1);
   show($("mixture"), pixels, 1, 1);
   $("mixture-time").textContent = words(milliseconds);
-  $("mixture").dataset.drawn = Number($("mixture").dataset.drawn ?? 0) + 1;
 });
 
-const drawStrip = lane(async () => {
+const drawStrip = lane("strip", async () => {
   const z = new Float32Array(STRIP * size);
   const [first, second] = [start(state.seed, 0).noise, start(state.other, 0).noise];
   for (let k = 0; k < STRIP; k++) between(first, second, k / (STRIP - 1), z.subarray(k * size, (k + 1) * size));
   const { pixels } = await ask({ z, labels: Array(STRIP).fill(state.label), steps: state.steps }, [z.buffer]);
   prepare($("strip"), 1, STRIP);
   show($("strip"), pixels, STRIP, STRIP);
-  $("strip").dataset.drawn = Number($("strip").dataset.drawn ?? 0) + 1;
 });
 
 let perRow = 0; // milliseconds that one picture takes at one step, for grids too slow to draw in one piece
 
-const drawGrid = lane(async (newer) => {
+const drawGrid = lane("grid", async (newer) => {
   const { rows, columns } = facts;
   const cells = rows * columns;
   const { steps, all, label } = state;
@@ -148,7 +150,6 @@ const drawGrid = lane(async (newer) => {
     if (newer() && first < cells) return;
   }
   $("grid-time").textContent = `${cells} pictures in ${words(total)}`;
-  $("grid").dataset.drawn = Number($("grid").dataset.drawn ?? 0) + 1;
 });
 
 function drawAll() {

@@ -3,14 +3,23 @@
 import * as ort from "./ort/ort.js";
 
 ort.env.wasm.numThreads = 1; // more need headers that static servers do not send
-ort.env.wasm.wasmPaths = { wasm: new URL("./ort/ort.wasm", import.meta.url).href };
 
+async function bytes(name) {
+  const reply = await fetch(new URL(name, import.meta.url));
+  if (!reply.ok) throw new Error(`${name}: ${reply.status} ${reply.statusText}`);
+  return new Uint8Array(await reply.arrayBuffer());
+}
+
+const files = Promise.all([bytes("./ort/ort.wasm"), bytes("./model.onnx")]);
+files.catch(() => {}); // told of when the page asks
 let session, shape, size;
 
 async function open(facts) {
   shape = facts.shape;
   size = shape.reduce((a, b) => a * b, 1);
-  session = await ort.InferenceSession.create(new URL("./model.onnx", import.meta.url).href, {
+  const [runtime, model] = await files;
+  ort.env.wasm.wasmBinary = runtime; // rather than its address: not every server knows the type of .wasm
+  session = await ort.InferenceSession.create(model, {
     executionProviders: ["wasm"],
     graphOptimizationLevel: "all",
   });
