@@ -22,6 +22,7 @@ COMMANDS = {
     "encode": "turn images into latents of an autoencoder",
     "inspect": "say what a set of latents is, and show some of it",
     "stats": "keep what a detector sees in images, to compare with",
+    "demo": "show a model on a page of this machine, or two side by side",
     "recipes": "list the recipes with their cost and expected result",
 }
 

@@ -1,0 +1,120 @@
+"""The demo's web server: the page, and `POST /api/generate` for programs. It trusts nothing that comes in."""
+
+import ipaddress
+import json
+import os
+from typing import Any
+
+from ..errors import UserError
+from . import wishes
+from .service import BusyError, Service
+
+MOST_BYTES = 16_384
+"""Of a request's body; a wish takes a hundred."""
+
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; object-src 'none'; frame-ancestors 'self'"
+)
+
+_HEADERS = ((b"content-security-policy", _POLICY.encode()), (b"x-content-type-options", b"nosniff"))
+
+
+class Guard:
+    """ASGI middleware: refuses uploads, which gradio would take, and lets browsers load from this server only."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        if scope["path"].rstrip("/").endswith("/upload"):
+            from starlette.responses import JSONResponse
+
+            return await JSONResponse({"error": "the demo takes no files"}, 403)(scope, receive, send)
+
+        async def send_guarded(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_HEADERS]
+            await send(message)
+
+        return await self.app(scope, receive, send_guarded)
+
+
+def make_app(service: Service, *, local: bool = True) -> Any:
+    """The application, for uvicorn or any other ASGI server.
+
+    local: answer only requests that name this machine as their host, so that a page elsewhere cannot reach the
+        demo through a name that it lets point here.
+
+    Raises:
+        UserError: the extra is not installed.
+    """
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        import gradio
+        from fastapi import FastAPI, Request
+        from fastapi.responses import JSONResponse, Response
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
+    except ImportError as error:
+        raise UserError(f"the demo needs gradio ({error}): pip install 'alphaflow[demo]'") from None
+    from .page import STYLE, make_page, make_theme
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    app.add_middleware(Guard)
+    if local:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]"])
+
+    @app.get("/api/about")
+    async def about() -> dict[str, Any]:
+        return describe(service)
+
+    async def generate(request: Request) -> Response:
+        try:
+            body = bytearray()
+            async for part in request.stream():
+                body += part
+                if len(body) > MOST_BYTES:
+                    return JSONResponse({"error": f"more than {MOST_BYTES} bytes: a wish is short"}, 413)
+            drawn = await service.draw(_parse(bytes(body)))
+        except BusyError as error:
+            return JSONResponse({"error": str(error)}, 503, {"Retry-After": "1"})
+        except UserError as error:
+            return JSONResponse({"error": str(error)}, 400)
+        return Response(drawn.png, media_type="image/png", headers={"X-Seconds": f"{drawn.seconds:.6f}"})
+
+    app.add_route("/api/generate", generate, methods=["POST"])
+    page = make_page(service)
+    page.queue(max_size=128, default_concurrency_limit=None)
+    return gradio.mount_gradio_app(app, page, path="/", show_error=True, theme=make_theme(), css=STYLE)
+
+
+def describe(service: Service) -> dict[str, Any]:
+    """What is shown, and what may be asked: the answer of /api/about."""
+    first = service.models[0].generator
+    return {
+        "models": [one.name for one in service.models],
+        "num_classes": first.num_classes,
+        "class_names": list(first.class_names),
+        "guidable": service.bounds.guidable,
+        "most": {"count": wishes.MOST_PICTURES, "nfe": wishes.MOST_STEPS, "seed": wishes.MOST_SEED},
+        "methods": list(wishes.METHODS),
+    }
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server at that address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        return json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        raise UserError('the body is not JSON: send for instance {"label": 3, "count": 16}') from None
