@@ -18,7 +18,7 @@ from ..guidance import Guided
 from ..path import Network
 from ..sampling import grid
 from ..training.run import RunFolder
-from .wishes import Bounds, Wish, labels_of
+from .wishes import IN_TURN, Bounds, Wish, labels_of
 
 MOST_WAITING = 256
 
@@ -105,8 +105,10 @@ class Service:
         seconds = time.perf_counter() - start
         if not bool(samples.isfinite().all()):
             raise UserError("this model's samples are not finite: it has diverged, or is guided too strongly")
+        many = self.bounds.num_classes
+        columns = many if wish.label == IN_TURN and 1 < many <= 20 else None
         memory = io.BytesIO()
-        figures.picture(generator.pictures(samples)).save(memory, format="png", compress_level=1)
+        figures.picture(generator.pictures(samples), columns).save(memory, format="png", compress_level=1)
         return Drawn(memory.getvalue(), seconds)
 
     def close(self) -> None:
