@@ -132,11 +132,11 @@ def small_model(
     size: Any = (8, 8),
     num_classes: int = 10,
     seed: int = 0,
-    drop: float = 0,
+    guides: tuple[float, float] | None = None,
 ) -> Path:
     """A model's folder: a DiT that predicts the data, whose random weights make pictures of every level.
 
-    seed: of the weights. drop: the share of labels it says that training dropped.
+    seed: of the weights. guides: the times between which it says that training dropped labels.
     """
     torch.manual_seed(seed)
     net = DataPrediction(DiT(size, 4, channels, 32, 1, 4, num_classes))
@@ -152,7 +152,7 @@ def small_model(
             "class_names": [f"<b>{k}</b>" if k == 1 else str(k) for k in range(num_classes)],
         },
         step=7,
-        origin={"settings": {"objective": {"label_drop": drop}}},
+        guides=guides,
     )
     write_model(folder, record, net.state_dict())
     return folder

@@ -25,14 +25,13 @@ from alphaflow.cli import run
 from alphaflow.demo.server import is_loopback
 from alphaflow.demo.service import Service, open_model
 from alphaflow.figures import image_grid
-from alphaflow.guidance import Guided
 from browsing import chromium, small_model, watched
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("models")
-    return [small_model(folder / name, seed=k, drop=0.1) for k, name in enumerate(("one", "<i>two"))]
+    return [small_model(folder / name, seed=k, guides=(0.0, 1.0)) for k, name in enumerate(("one", "<i>two"))]
 
 
 @pytest.fixture(scope="module")
@@ -83,21 +82,10 @@ def test_pictures_are_those_of_load(demo, model):
 
 def test_guidance_and_no_class(demo):
     generator = demo.generators[0]
-    guided = Service([open_model_of(generator, Guided(generator.net, 10, 3.0))])
-    wanted = np.asarray(Image.open(io.BytesIO(guided.compute(guided.bounds.read({"label": 4})).png)))
-    guided.close()
-    plain = post(demo, {"label": 4})[1]
-    assert_close(post(demo, {"label": 4, "guidance": 3})[1], wanted)
-    assert np.abs(np.asarray(Image.open(io.BytesIO(plain))).astype(int) - wanted).max() > 20
+    plain, guided = (generator([4] * 64, guidance=scale) for scale in (1.0, 3.0))
+    assert np.abs(plain.astype(int) - guided).max() > 20
+    assert_close(post(demo, {"label": 4, "guidance": 3})[1], grid_of(guided))
     assert_close(post(demo, {"label": -1, "count": 4})[1], grid_of(generator([10] * 4)))
-
-
-def open_model_of(generator: Any, net: Any) -> Any:
-    import dataclasses
-
-    from alphaflow.demo.service import Shown
-
-    return Shown("guided", dataclasses.replace(generator, net=net), guidable=False)
 
 
 def test_thirty_two_at_once_all_get_their_own(demo):
@@ -287,11 +275,10 @@ def test_mistakes_at_the_command_line(models, demo, tmp_path, capsys):
 def test_points_and_a_run_that_dropped_labels(tmp_path):
     words = "--steps 2 --batch-size 8 --model.width 16 --model.depth 1 --sample-every 2".split()
     assert run(["train", "toy", "--out", str(tmp_path / "toy"), *words]) == 0
-    shown = open_model(tmp_path / "toy")
-    service = Service([shown])
+    service = Service([open_model(tmp_path / "toy")])
     drawn = service.compute(service.bounds.read({"count": 64}))
-    assert Image.open(io.BytesIO(drawn.png)).width > 100 and not shown.guidable
+    assert Image.open(io.BytesIO(drawn.png)).width > 100 and not service.bounds.guidable
     service.close()
     words += "--model.heads 2 --model.patch 4 --objective.label-drop 0.1".split()
     assert run(["train", "digits", "--out", str(tmp_path / "digits"), *words]) == 0
-    assert open_model(tmp_path / "digits").guidable
+    assert Service([open_model(tmp_path / "digits")]).bounds.guidable

@@ -11,13 +11,10 @@ from typing import Any
 
 import torch
 
-from .. import figures, portable
+from .. import figures
 from ..errors import UserError
 from ..generate import CHUNK, Generator, draw, load
-from ..guidance import Guided
-from ..path import Network
 from ..sampling import grid
-from ..training.run import RunFolder
 from .wishes import IN_TURN, Bounds, Wish, labels_of
 
 MOST_WAITING = 256
@@ -29,11 +26,10 @@ class BusyError(UserError):
 
 @dataclass(frozen=True)
 class Shown:
-    """A model that is shown. guidable: it was trained with some labels dropped, so it has a class for none."""
+    """A model that is shown."""
 
     name: str
     generator: Generator
-    guidable: bool
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ class Service:
                     f"{other.generator.num_classes}: show them one at a time"
                 )
         self.models = tuple(models)
-        guidable = all(one.guidable for one in models)
+        guidable = all(one.generator.guides is not None for one in models)
         self.bounds = Bounds(first.num_classes, guidable, len(models))
         self.waiting = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="generate")
@@ -87,12 +83,9 @@ class Service:
         """The grid, at once."""
         shown = self.models[wish.model]
         generator, labels = shown.generator, labels_of(wish, self.bounds.num_classes)
-        net: Network = generator.net
-        if wish.guidance != 1:
-            net = Guided(generator.net, null=generator.num_classes, scale=wish.guidance)
         start = time.perf_counter()
         samples = draw(
-            net,
+            generator.guided(wish.guidance),
             generator.shape,
             None if labels is None else torch.tensor(labels),
             count=wish.count,
@@ -122,13 +115,4 @@ def open_model(path: Path, device: str = "cpu", vae: str | None = None) -> Shown
     Raises:
         UserError: as there.
     """
-    generator = load(path, device=device, vae=vae)
-    return Shown(path.resolve().name, generator, generator.num_classes > 0 and _drops_labels(path))
-
-
-def _drops_labels(path: Path) -> bool:
-    """Whether it was trained on rows without a class; not known of models from elsewhere, and then no."""
-    if portable.is_model(path):
-        settings = portable.read_record(path).origin.get("settings") or {}
-        return settings.get("objective", {}).get("label_drop", 0) > 0
-    return RunFolder(path).read_config().objective.label_drop > 0
+    return Shown(path.resolve().name, load(path, device=device, vae=vae))
