@@ -33,6 +33,8 @@ def make_page(service: Service) -> Any:
     choices: list[tuple[str, int | str]] = [("each class in turn", IN_TURN)]
     choices += [(str(name), k) for k, name in enumerate(names)]
     choices += [("no class", NO_CLASS)] if service.bounds.guidable else []
+    many = len(names)
+    usual = MOST_PICTURES // many * many if 1 < many <= 20 else MOST_PICTURES  # whole rows
     title = " beside ".join(one.name for one in service.models)
 
     with gr.Blocks(title=f"{title} · α-Flow", analytics_enabled=False, delete_cache=(600, 600)) as page:
@@ -40,7 +42,7 @@ def make_page(service: Service) -> Any:
         with gr.Row():
             label = gr.Dropdown(choices, value=IN_TURN, label="Class", visible=bool(names), elem_id="label")
             seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MOST_SEED, elem_id="seed")
-            count = gr.Slider(1, MOST_PICTURES, MOST_PICTURES, step=1, label="Pictures", elem_id="count")
+            count = gr.Slider(1, MOST_PICTURES, usual, step=1, label="Pictures", elem_id="count")
         with gr.Row():
             nfe = gr.Slider(1, MOST_STEPS, 1, step=1, label="Steps", elem_id="nfe")
             method = gr.Dropdown(list(METHODS), value="ode", label="Sampler", elem_id="method")
