@@ -174,8 +174,14 @@ def test_a_full_queue_says_so(models, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def page(demo: SimpleNamespace) -> Iterator[Any]:
-    with chromium() as browser, watched(browser, demo.address, viewport={"width": 1200, "height": 900}) as page:
+def browser() -> Iterator[Any]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Any, demo: SimpleNamespace) -> Iterator[Any]:
+    with watched(browser, demo.address, viewport={"width": 1200, "height": 900}) as page:
         page.wait_for_selector("#picture-1 img")
         yield page
 
@@ -244,7 +250,7 @@ def test_a_mistake_on_the_page_is_told_and_passes(page, demo):
     page.wait_for_selector("[data-testid=toast-body]")
     page.fill("#seed input", "3")
     page.click("#go")
-    wait_for(page, grid_of(demo.generators[0]([7] * 4, nfe=2, seed=3)))
+    wait_for(page, grid_of(demo.generators[0](range(4), seed=3), 10))
 
 
 # ------------------------------------------------------------------------------------------------- mistakes
