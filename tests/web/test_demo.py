@@ -117,8 +117,14 @@ def test_hostile_requests_are_refused_with_a_message_and_the_demo_lives_on(demo,
 
 
 def test_a_long_body_a_file_and_another_host_are_refused(demo):
-    assert post(demo, b'{"label": "' + b"x" * 100_000 + b'"}')[0] == 413
+    assert post(demo, b'{"label": "' + b"x" * 30_000 + b'"}')[0] == 413
     assert post(demo, {}, Host="evil.example")[0] == 400
+    chunks = urllib.request.Request(demo.address + "api/generate", iter([b"{}"]))  # of a length not told
+    with pytest.raises(urllib.error.HTTPError, match="411"):
+        urllib.request.urlopen(chunks)
+    join = urllib.request.Request(demo.address + "gradio_api/queue/join", b"x" * 30_000)
+    with pytest.raises(urllib.error.HTTPError, match="413"):
+        urllib.request.urlopen(join)
     upload = urllib.request.Request(demo.address + "gradio_api/upload", b"--x\r\n", {"Content-Type": "text/plain"})
     with pytest.raises(urllib.error.HTTPError, match="403"):
         urllib.request.urlopen(upload)
@@ -126,7 +132,7 @@ def test_a_long_body_a_file_and_another_host_are_refused(demo):
 
 
 def test_the_pages_own_interface_is_bounded_too(demo):
-    """What gradio's components would not send, a program can."""
+    """What gradio's components would not send, a program can; and 32 programs can come at once."""
     from gradio_client import Client
 
     client = Client(demo.address, verbose=False, analytics_enabled=False)
@@ -146,10 +152,10 @@ def test_the_pages_own_interface_is_bounded_too(demo):
         with pytest.raises(Exception) as error:
             client.predict(*[value if k == place else one for k, one in enumerate(usual)], api_name="/generate")
         assert str(error.value)
-    made = client.predict(*usual, api_name="/generate")
-    assert (
-        np.asarray(Image.open(made[0]).convert("L")) == grid_of(demo.generators[0](np.arange(64) % 10), 10)
-    ).all()
+    jobs = [client.submit("in turn", seed, 64, 1, "ode", 1, api_name="/generate") for seed in range(32)]
+    for seed, job in enumerate(jobs):
+        picture = np.asarray(Image.open(job.result(timeout=120)[0]).convert("L"))
+        assert (picture == grid_of(demo.generators[0](np.arange(64) % 10, seed=seed), 10)).all()
 
 
 def test_a_full_queue_says_so(models, monkeypatch):

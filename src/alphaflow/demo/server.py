@@ -21,7 +21,8 @@ _HEADERS = ((b"content-security-policy", _POLICY.encode()), (b"x-content-type-op
 
 
 class Guard:
-    """ASGI middleware: refuses uploads, which gradio would take, and lets browsers load from this server only."""
+    """ASGI middleware: refuses files, which gradio would take, and bodies longer than any wish; lets browsers load
+    from this server only."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -29,10 +30,12 @@ class Guard:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        if scope["path"].rstrip("/").endswith("/upload"):
+        refusal = self._refusal(scope)
+        if refusal:
             from starlette.responses import JSONResponse
 
-            return await JSONResponse({"error": "the demo takes no files"}, 403)(scope, receive, send)
+            status, words = refusal
+            return await JSONResponse({"error": words}, status)(scope, receive, send)
 
         async def send_guarded(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -40,6 +43,19 @@ class Guard:
             await send(message)
 
         return await self.app(scope, receive, send_guarded)
+
+    @staticmethod
+    def _refusal(scope: Any) -> tuple[int, str] | None:
+        if scope["path"].rstrip("/").endswith("/upload"):
+            return 403, "the demo takes no files"
+        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            return None
+        length = dict(scope["headers"]).get(b"content-length")
+        if length is None:
+            return 411, "say how long the body is (Content-Length)"
+        if int(length) > MOST_BYTES:
+            return 413, f"a body of more than {MOST_BYTES} bytes: a wish is short"
+        return None
 
 
 def make_app(service: Service, *, local: bool = True) -> Any:
@@ -74,12 +90,7 @@ def make_app(service: Service, *, local: bool = True) -> Any:
 
     async def generate(request: Request) -> Response:
         try:
-            body = bytearray()
-            async for part in request.stream():
-                body += part
-                if len(body) > MOST_BYTES:
-                    return JSONResponse({"error": f"more than {MOST_BYTES} bytes: a wish is short"}, 413)
-            drawn = await service.draw(_parse(bytes(body)))
+            drawn = await service.draw(_parse(await request.body()))
         except BusyError as error:
             return JSONResponse({"error": str(error)}, 503, {"Retry-After": "1"})
         except UserError as error:
