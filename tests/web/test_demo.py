@@ -20,11 +20,12 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.testclient import TestClient
 
 import alphaflow as af
 from alphaflow import UserError
 from alphaflow.cli import run
-from alphaflow.demo.server import is_loopback
+from alphaflow.demo.server import is_loopback, make_app
 from alphaflow.demo.service import Service, open_model
 from alphaflow.figures import image_grid
 from browsing import chromium, small_model, watched
@@ -278,6 +279,39 @@ def test_where_it_listens():
     assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org", ""))
 
 
+@pytest.mark.parametrize(
+    "listens, asked, status",
+    [
+        ("127.0.0.1", "localhost:7860", 200),
+        ("127.0.0.1", "[::1]:7860", 200),
+        ("127.0.0.2", "127.0.0.2:7860", 200),
+        ("127.0.0.1", "evil.example", 400),
+        ("127.0.0.1", "127.0.0.1.evil.example:7860", 400),
+        ("127.0.0.1", "[", 400),
+        ("0.0.0.0", "my.machine", 200),
+    ],
+)
+def test_which_hosts_are_answered(served, listens, asked, status):
+    reply = TestClient(make_app(served, listens), headers={"Host": asked}).get("/api/about")
+    assert reply.status_code == status
+    if status == 200:
+        assert reply.json()["most"] == {"count": 64, "nfe": 64, "seed": 2**31 - 1}
+        assert reply.json()["num_classes"] == 10 and reply.json()["models"] == ["one"]
+
+
+@pytest.fixture(scope="module")
+def served(models: list[Path]) -> Iterator[Service]:
+    service = Service([open_model(models[0])])
+    yield service
+    service.close()
+
+
+def test_without_gradio_the_message_names_the_extra(served, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(UserError, match=r"pip install 'alphaflow\[demo\]'"):
+        make_app(served)
+
+
 def test_models_of_different_classes_do_not_go_side_by_side(models, tmp_path):
     other = small_model(tmp_path / "other", num_classes=3)
     with pytest.raises(UserError, match="one has 10 classes and other 3: show them one at a time"):
@@ -290,6 +324,8 @@ def test_mistakes_at_the_command_line(models, demo, tmp_path, capsys):
     taken = demo.address.rstrip("/").rpartition(":")[2]
     assert run(["demo", str(models[0]), "--port", taken]) == 1
     assert f"cannot listen at 127.0.0.1:{taken}" in capsys.readouterr().err
+    assert run(["demo", str(models[0]), "--host", "192.0.2.1", "--port", "0"]) == 1
+    assert "cannot listen at 192.0.2.1:0 (" in capsys.readouterr().err
     assert run(["demo", str(tmp_path)]) == 1
 
 

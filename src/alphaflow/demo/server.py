@@ -3,7 +3,9 @@
 import ipaddress
 import json
 import os
+from collections.abc import Collection
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..errors import UserError
 from . import wishes
@@ -21,11 +23,11 @@ _HEADERS = ((b"content-security-policy", _POLICY.encode()), (b"x-content-type-op
 
 
 class Guard:
-    """ASGI middleware: refuses files, which gradio would take, and bodies longer than any wish; lets browsers load
-    from this server only."""
+    """ASGI middleware: refuses files, which gradio would take, bodies longer than any wish, and requests for hosts
+    of another name than `hosts` (None: any); lets browsers load from this server only."""
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
+    def __init__(self, app: Any, hosts: Collection[str] | None) -> None:
+        self.app, self.hosts = app, hosts
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -44,13 +46,15 @@ class Guard:
 
         return await self.app(scope, receive, send_guarded)
 
-    @staticmethod
-    def _refusal(scope: Any) -> tuple[int, str] | None:
+    def _refusal(self, scope: Any) -> tuple[int, str] | None:
+        headers = dict(scope["headers"])
+        if self.hosts is not None and host_of(headers.get(b"host", b"").decode("latin-1")) not in self.hosts:
+            return 400, "this demo is for its own machine: ask it as http://127.0.0.1"
         if scope["path"].rstrip("/").endswith("/upload"):
             return 403, "the demo takes no files"
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return None
-        length = dict(scope["headers"]).get(b"content-length")
+        length = headers.get(b"content-length")
         if length is None:
             return 411, "say how long the body is (Content-Length)"
         if int(length) > MOST_BYTES:
@@ -58,11 +62,11 @@ class Guard:
         return None
 
 
-def make_app(service: Service, *, local: bool = True) -> Any:
+def make_app(service: Service, host: str = "127.0.0.1") -> Any:
     """The application, for uvicorn or any other ASGI server.
 
-    local: answer only requests that name this machine as their host, so that a page elsewhere cannot reach the
-        demo through a name that it lets point here.
+    host: where it listens. At a loopback address it answers only requests that name this machine, so that a page
+        elsewhere cannot reach the demo through a name that it lets point here.
 
     Raises:
         UserError: the extra is not installed.
@@ -73,16 +77,13 @@ def make_app(service: Service, *, local: bool = True) -> Any:
         import gradio
         from fastapi import FastAPI, Request
         from fastapi.responses import JSONResponse, Response
-        from starlette.middleware.trustedhost import TrustedHostMiddleware
     except ImportError as error:
         raise UserError(f"the demo needs gradio ({error}): pip install 'alphaflow[demo]'") from None
     from .page import STYLE, make_page, make_theme
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
-    app.add_middleware(Guard)
-    if local:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]"])
+    app.add_middleware(Guard, hosts={"localhost", "127.0.0.1", "::1", host} if is_loopback(host) else None)
 
     @app.get("/api/about")
     async def about() -> dict[str, Any]:
@@ -114,6 +115,14 @@ def describe(service: Service) -> dict[str, Any]:
         "most": {"count": wishes.MOST_PICTURES, "nfe": wishes.MOST_STEPS, "seed": wishes.MOST_SEED},
         "methods": list(wishes.METHODS),
     }
+
+
+def host_of(header: str) -> str | None:
+    """The name in a Host header, without a port; None where there is none."""
+    try:
+        return urlsplit("//" + header).hostname
+    except ValueError:
+        return None
 
 
 def is_loopback(host: str) -> bool:

@@ -17,7 +17,7 @@ def serve(service: Service, host: str, port: int, tell: Callable[[str], None]) -
     Raises:
         UserError: nothing can listen there, or gradio is not installed.
     """
-    app = make_app(service, local=is_loopback(host))
+    app = make_app(service, host)
     import uvicorn
 
     listener = _listen(host, port)
