@@ -41,6 +41,7 @@ FLOORS: list[dict[str, set[str]]] = [
             "bench",
             "encoding",
             "decoder",
+            "demo",
             "plan",
             "films",
             "stats",

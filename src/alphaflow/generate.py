@@ -44,19 +44,21 @@ def draw_chunks(
     seed: int = 0,
     device: torch.device | str = "cpu",
     firsts: Iterable[int] | None = None,
+    chunk: int = CHUNK,
 ) -> Iterator[Tensor]:
     """Samples 0 … count-1 of `seed`, 64 at a time and the rest, (B, *shape) float32 on the CPU.
 
     labels: (count,) int64 or None. firsts: draw only the blocks of 64 that begin with these, multiples of 64.
+    chunk: rows that are computed at a time, instead of 64; samples then differ by the network's rounding errors.
     """
-    for first in range(0, count, CHUNK) if firsts is None else firsts:
-        index = torch.arange(first, first + CHUNK)
+    for first in range(0, count, chunk) if firsts is None else firsts:
+        index = torch.arange(first, first + chunk)
         random = KeyedRandom(hash_key(seed, "sample"), index)
         noise = random.normal("start", shape, device)
         y = None
         if labels is not None:
-            y = torch.zeros(CHUNK, dtype=torch.int64, device=device)
-            given = labels[first : first + CHUNK]
+            y = torch.zeros(chunk, dtype=torch.int64, device=device)
+            given = labels[first : first + chunk]
             y[: len(given)] = given.to(device)
         z = sample(net, noise, y, times=times, method=method, generator=random)
         yield z[: count - first].float().cpu()

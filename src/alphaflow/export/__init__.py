@@ -16,6 +16,7 @@ FORMATS: Mapping[str, str] = {
     "diffusers": "a pipeline that diffusers runs, by its own code in the folder",
     "onnx": "model.onnx: u(z, r, t, y) with a free batch, for onnxruntime and others",
     "program": "model.pt2: the same as a torch.export program, which torch alone runs",
+    "web": "a page that generates in the browser, and all it needs, for any static server",
 }
 """Name of the format, and of its module here -> what it is."""
 
