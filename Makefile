@@ -32,7 +32,7 @@ browser:
 	@missing=""; command -v chromium >/dev/null || missing="chromium"; command -v npm >/dev/null || missing="$$missing npm"; \
 	if [ -n "$$missing" ]; then \
 		if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-			apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; \
+			apt-get -o Acquire::Retries=3 update -qq && apt-get -o Acquire::Retries=3 install -y -qq --no-install-recommends $$missing; \
 		else \
 			echo "tests of the pages need $$missing, and this is no root shell with apt-get: they will be skipped"; \
 		fi; \
