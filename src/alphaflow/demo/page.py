@@ -53,7 +53,7 @@ def make_page(service: Service) -> Any:
         with gr.Row():
             go = gr.Button("Generate", variant="primary", elem_id="go")
             another = gr.Button("Another seed", elem_id="another")
-        outputs = []
+        outputs: list[Any] = []
         with gr.Row():
             for k, one in enumerate(service.models):
                 with gr.Column():
@@ -79,10 +79,10 @@ def make_page(service: Service) -> Any:
         inputs = [label, seed, count, nfe, method, guidance]
         settings: dict[str, Any] = {"show_progress": "hidden", "api_name": False, "concurrency_limit": None}
         go.click(generate, inputs, outputs, api_name="generate", show_progress="hidden", concurrency_limit=None)
-        for one in (label, method):
-            one.input(generate, inputs, outputs, **settings)
-        for one in (count, nfe, guidance):
-            one.release(generate, inputs, outputs, **settings)
+        for choice in (label, method):
+            choice.input(generate, inputs, outputs, **settings)
+        for slider in (count, nfe, guidance):
+            slider.release(generate, inputs, outputs, **settings)
         seed.submit(generate, inputs, outputs, **settings)
         another.click(lambda: random.randrange(100_000), None, seed, **settings).then(
             generate, inputs, outputs, **settings
