@@ -39,7 +39,9 @@ def main(steps: int = 600, out: Path | None = None, cpu: bool = False) -> tuple[
     accelerator = Accelerator(cpu=cpu)
     set_seed(0, device_specific=True)  # each process draws noise and times of its own
     net = af.models.DataPrediction(
-        af.models.DiT(input_size=8, channels=1, patch=4, width=128, depth=3, heads=4, num_classes=10)
+        af.models.DiT(
+            input_size=8, channels=1, patch=4, width=128, depth=3, heads=4, num_classes=10, activation="silu"
+        )
     )
     objective = af.AlphaFlow(
         alpha=af.schedules.sigmoid(0, 0.8 * steps),

@@ -41,7 +41,9 @@ def main(
     fabric.seed_everything(fabric.global_rank)  # each process draws noise and times of its own
     digits = Digits()
     net = af.models.DataPrediction(
-        af.models.DiT(input_size=8, channels=1, patch=4, width=128, depth=3, heads=4, num_classes=10)
+        af.models.DiT(
+            input_size=8, channels=1, patch=4, width=128, depth=3, heads=4, num_classes=10, activation="silu"
+        )
     )
     objective = af.AlphaFlow(
         alpha=af.schedules.sigmoid(0, 0.8 * steps),

@@ -21,7 +21,9 @@ def main(steps: int = 800, out: Path | None = None) -> tuple[float, float]:
     torch.manual_seed(0)
     digits = Digits()
     net = af.models.DataPrediction(  # u = (z - f) / t: easier to learn in pixels than u itself
-        af.models.DiT(input_size=8, channels=1, patch=4, width=128, depth=3, heads=4, num_classes=10)
+        af.models.DiT(
+            input_size=8, channels=1, patch=4, width=128, depth=3, heads=4, num_classes=10, activation="silu"
+        )
     )
     average = af.EMA(net, half_life=100)
     objective = af.AlphaFlow(
