@@ -56,13 +56,16 @@ def main(out: Path, steps: int = 800) -> dict[str, float]:
 
     train(af.MeanFlow(flow_ratio=0.5, weight=af.Weight(kind="uniform")), steps, watch=watch)
     table = torch.tensor(rows)
-    figure, (axes,) = panels(1, height=3.2)
+    figure, (axes,) = panels(1)
     figure.set_size_inches(6, 3.2)
     axes.axhline(0, color="0.7", linewidth=0.8)
-    axes.plot(table[:, 0], table[:, 1], label="trajectory flow matching against consistency")
-    axes.plot(table[:, 0], table[:, 2], label="flow matching at r = t against consistency")
-    axes.set(xlabel="step", ylabel="cosine of the gradients", ylim=(-1, 1))
-    axes.legend(frameon=False, fontsize=8, loc="upper right")
+    for column, name in ((1, "trajectory flow matching"), (2, "flow matching at r = t")):
+        axes.plot(table[:, 0], table[:, column], "o", markersize=3, color=f"C{column - 1}")
+        axes.axhline(
+            table[:, column].mean(), color=f"C{column - 1}", label=f"{name}: mean {table[:, column].mean():.2f}"
+        )
+    axes.set(xlabel="step", ylabel="cosine with the gradient\nof trajectory consistency", ylim=(-1.05, 1.05))
+    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     figure.savefig(out, dpi=110)
     return {
         "mean cosine of TFM and TC": table[:, 1].mean().item(),
