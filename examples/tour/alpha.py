@@ -39,7 +39,7 @@ def main(out: Path, steps: int = 300) -> dict[str, float]:
     left.legend(frameon=False, fontsize=8, loc="lower right")
     shown = range(0, 1001, 5)
     curves = {
-        "sigmoid, the paper's": af.schedules.sigmoid(0, 1000),
+        "sigmoid": af.schedules.sigmoid(0, 1000),
         "linear": af.schedules.linear(0, 1000),
         "step": af.schedules.step(500),
     }

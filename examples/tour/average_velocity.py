@@ -8,7 +8,7 @@ SHOWN = 14
 
 
 def main(out: Path) -> dict[str, float]:
-    x, z = moons(2000), noise(1000)
+    x, z = moons(2000), noise(2000)
     paths = exact_paths(z, x)
     v = exact_velocity(z, 1.0, x)  # the velocity at t = 1: u(z, 1, 1)
     u = paths[0] - paths[-1]  # the average velocity over [0, 1]: u(z, 0, 1)
