@@ -7,10 +7,10 @@ from alphaflow.times import Uniform
 from common import distance, dots, moons, noise, panels, run, square, train
 
 
-def main(out: Path, steps: int = 1000) -> dict[str, float]:
+def main(out: Path, steps: int = 1200) -> dict[str, float]:
     """Three members of the family with the same network, data and number of steps."""
     even = Uniform()  # one evaluation needs r = 0, which logit-normal times seldom come near
-    shared = {"flow_ratio": 0.25, "weight": af.Weight(kind="definition"), "times": af.Times(t=even, r=even)}
+    shared = {"flow_ratio": 0.25, "weight": af.Weight(kind="scaled", power=0.5), "times": af.Times(t=even, r=even)}
     members = {
         "trajectory flow matching": af.TrajectoryFlowMatching(**shared),
         "MeanFlow": af.MeanFlow(**shared),
@@ -29,4 +29,4 @@ def main(out: Path, steps: int = 1000) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run(main, "one_step", 1000)
+    run(main, "one_step", 1200)
