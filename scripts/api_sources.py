@@ -34,8 +34,9 @@ class Module:
         path = PACKAGE.joinpath(*name.split(".")) if name else PACKAGE
         file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         self.name, self.is_package = name, path.is_dir()
-        self.source = file.read_text()
-        self.tree = ast.parse(self.source)
+        source = file.read_text()
+        self.lines = [line.encode() for line in source.splitlines()]  # columns of a syntax tree count bytes
+        self.tree = ast.parse(source)
         self.text = ast.get_docstring(self.tree) or ""
         self.definitions = self._definitions()
 
@@ -96,9 +97,13 @@ class Module:
             found.append((home is not self, home.name, home.definitions[name][0].lineno, home.entry(name)))
         return [one for *_, one in sorted(found, key=lambda item: item[:3])]
 
-    def code(self, node: ast.AST) -> str:
-        """As it is written, on one line."""
-        return " ".join((ast.get_source_segment(self.source, node) or "").split())
+    def code(self, node: ast.expr | ast.stmt) -> str:
+        """As it is written, on one line. (`ast.get_source_segment` splits the whole file each time.)"""
+        first, last = node.lineno - 1, node.end_lineno
+        lines = self.lines[first:last]
+        lines[-1] = lines[-1][: node.end_col_offset]
+        lines[0] = lines[0][node.col_offset :]
+        return " ".join(b" ".join(lines).decode().split())
 
     def signature(self, node: ast.FunctionDef, name: str, *, method: bool = False) -> str:
         """`name(a: int, *, b: float = 1.0) -> str`, one parameter a line where it is long."""
