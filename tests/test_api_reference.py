@@ -1,5 +1,6 @@
 """docs/api/ is what the docstrings say."""
 
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
+PAGES = SCRIPTS.parent / "docs" / "api"
 
 
 @pytest.fixture(autouse=True)
@@ -49,9 +51,16 @@ def test_what_is_listed_is_there_and_says_what_it_is():
 def test_every_name_of_the_package_itself_is_in_the_index():
     import alphaflow
 
-    index = (SCRIPTS.parent / "docs" / "api" / "README.md").read_text()
+    index = (PAGES / "README.md").read_text()
     missing = [name for name in alphaflow.__all__ if name != "__version__" and f"`af.{name}`" not in index]
     assert not missing
+
+
+def test_links_of_the_index_lead_somewhere():
+    links = re.findall(r"\((\w+\.md)#([\w.]+)\)", (PAGES / "README.md").read_text())
+    assert len(links) > 100
+    for page, anchor in links:
+        assert f'<a id="{anchor}"></a>' in (PAGES / page).read_text(), f"{page}#{anchor}"
 
 
 def test_docstrings_become_markdown():
