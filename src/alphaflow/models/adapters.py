@@ -2,7 +2,8 @@
 
 Such a network is told one time; an average velocity needs two. The second one, t - r, joins the conditioning
 through an embedding of its own that begins at zero: at first the network says the same for every r, so that a
-velocity network u(z, t, t) can be trained on. Times go in as they are, in [0, 1], unscaled.
+velocity network u(z, t, t) can be trained on. Times go in as they are, in [0, 1], unscaled. Under
+autocast the network's own embedding of t is rounded like its other layers; t - r keeps its precision.
 
 Nothing here imports diffusers: the adapters take a network that the user has built.
 """
