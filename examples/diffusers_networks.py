@@ -20,7 +20,7 @@ from judge import judge
 
 
 def unet() -> torch.nn.Module:
-    """A U-Net of diffusers with two resolutions, attention at the lower one; 0.5 M weights."""
+    """A U-Net of diffusers with two resolutions, attention at the lower one; 0.2 M weights."""
     network = UNet2DModel(
         sample_size=8,
         in_channels=1,

@@ -1,6 +1,6 @@
 """α-Flow in a plain PyTorch loop: handwritten digits, each from one evaluation of the network.
 
-    python examples/plain_loop.py                  # about a minute on 2 CPU cores; writes digits.png
+    python examples/plain_loop.py                  # half a minute on a CPU; writes digits.png
 
 The objective asks nothing of the loop but `objective(net, x, y, step=step).loss.backward()`. Warm-up, clipping and
 an average of the weights are what any generator wants.
