@@ -35,7 +35,8 @@ PAGES: dict[str, tuple[str, list[str]]] = {
         ["evaluate", "results", "comparison", "stats", "report", "plan", "bench"],
     ),
     "encoding": ("Latents", ["encoding", "vae"]),
-    "recipes": ("Recipes and settings", ["recipes", "training.config"]),
+    "recipes": ("Recipes, settings, and what watches a run", ["recipes", "training.config", "training.observers"]),
+    "formats": ("Other formats", ["export", "portable", "interop.onnx", "interop.program", "interop.hub"]),
 }
 
 NOTE = "<!-- Written by scripts/api_reference.py from the docstrings: change those. -->"
