@@ -36,7 +36,10 @@ PAGES: dict[str, tuple[str, list[str]]] = {
     ),
     "encoding": ("Latents", ["encoding", "vae"]),
     "recipes": ("Recipes, settings, and what watches a run", ["recipes", "training.config", "training.observers"]),
-    "formats": ("Other formats", ["export", "portable", "interop.onnx", "interop.program", "interop.hub"]),
+    "formats": (
+        "Other formats",
+        ["importing", "export", "portable", "interop.onnx", "interop.program", "interop.hub"],
+    ),
 }
 
 NOTE = "<!-- Written by scripts/api_reference.py from the docstrings: change those. -->"
