@@ -150,6 +150,7 @@ METRICS: dict[str, Metric] = {
     "density": _density,
     "limit": _limit,
 }
+"""What `alphaflow evaluate --metrics` can name, each a function of real and generated samples."""
 NEEDS_DETECTOR = ("frechet", "accuracy", "manifold", "kernel", "inception", "density", "limit")
 OF_FEATURES = {"manifold", "kernel", "density"}
 OF_VALUES = {"neighbours", "energy", "sliced"}

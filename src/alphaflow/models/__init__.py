@@ -1,5 +1,6 @@
-"""Networks u(z, r, t, y=None) for the average velocity over [r, t]: DiTs, a U-Net, an MLP."""
+"""Networks u(z, r, t, y=None) for the average velocity over [r, t]: DiTs, a U-Net, an MLP, adapters to others."""
 
+from alphaflow.models.adapters import DiffusersDiT, DiffusersUNet
 from alphaflow.models.dit import PRESETS, DiT, Transformer, dit, forward_macs
 from alphaflow.models.embeddings import ClassEmbedder, Network, TimeEmbedder, sinusoids
 from alphaflow.models.improved_dit import ImprovedDiT
@@ -14,6 +15,8 @@ __all__ = [
     "ClassEmbedder",
     "DataPrediction",
     "DiT",
+    "DiffusersDiT",
+    "DiffusersUNet",
     "ImprovedDiT",
     "Network",
     "TimeEmbedder",
