@@ -27,6 +27,7 @@ FLOORS: list[dict[str, set[str]]] = [
     {
         "running": {
             "training",
+            "diagnostics",
             "generate",
             "portable",
             "export",

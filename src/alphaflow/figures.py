@@ -53,6 +53,18 @@ def scatter(points: NDArray[Any], title: str = "", reference: NDArray[Any] | Non
     return Image.open(memory)
 
 
+def save_figure(figure: Any, path: Path) -> Path:
+    """A figure of matplotlib as PNG, with folders as needed. Raises `UserError` where it can't be written."""
+    memory = io.BytesIO()
+    figure.savefig(memory, format="png")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(memory.getvalue())
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}): choose another place") from None
+    return path
+
+
 def picture(samples: NDArray[Any], columns: int | None = None) -> Image.Image:
     """The picture that suits the samples: images uint8 (N, H, W, C), videos (N, T, H, W, C), or points (N, 2)."""
     if samples.ndim == 5:

@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "score a trained run, or images in a folder",
     "compare": "put two evaluated runs side by side",
     "export": "hand a model on: safetensors, diffusers, ONNX, torch.export",
+    "diagnose": "measure how the parts of a run's objective work together",
     "report": "write a run's report.html",
     "ema": "average a run's weights over any length, after training",
     "bench": "time a training step and sampling",

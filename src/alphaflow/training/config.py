@@ -180,11 +180,21 @@ class MonitorConfig:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class DiagnosisConfig:
+    every: int = 0
+    """Steps between diagnoses of the gradients (`alphaflow diagnose`), written to diagnosis/; 0: none."""
+    batches: int = 16
+    """Batches of each; one costs about ten steps."""
+
+
 _LEAST = (
     ("monitor.every", 0),
     ("monitor.count", 8),
     ("monitor.nfe", 1),
     ("steps batch_size accumulate log_every checkpoint_every keep_checkpoints sample_every max_bad_steps", 1),
+    ("diagnosis.every", 0),
+    ("diagnosis.batches", 2),
     ("schedule_steps keep_every spike_factor peak_tflops ema.store_every parallel.shard_size", 0),
 )
 """Settings, and the least value that each may have."""
@@ -248,6 +258,7 @@ class Config:
     ema: EMAConfig = field(default_factory=EMAConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    diagnosis: DiagnosisConfig = field(default_factory=DiagnosisConfig)
 
     def __post_init__(self) -> None:
         for names, least in _LEAST:

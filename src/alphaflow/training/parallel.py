@@ -224,6 +224,15 @@ class Parallel:
         dist.all_reduce(total)
         return total / self.world
 
+    def sum_of_shards(self, values: Tensor) -> Tensor:
+        """Sum of what was computed from this process's rows of sharded tensors; of whole ones it is whole."""
+        if not self.sharded:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        copies = self._mesh_.size(0) if self._mesh_ is not None and self._mesh_.ndim == 2 else 1
+        return total / copies
+
     def gather(self, rows: Tensor) -> Tensor:
         """The rows of all processes, (world · B, …); each has the same number."""
         if self.world == 1:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .. import schedules
 from ..data import Batch, Batches
 from ..derivative import check_derivative, choose_method
+from ..diagnostics.observer import Diagnoser
 from ..ema import EMA, PowerEMA
 from ..errors import UserError
 from ..objectives import Output
@@ -81,6 +82,8 @@ class Trainer:
         self.observers: list[Observer] = [Snapshots(config.sample_every)]
         if config.monitor.every:
             self.observers.append(Monitor(config, self.dataset, self.device, self.parallel))
+        if config.diagnosis.every:
+            self.observers.append(Diagnoser(config.diagnosis.every, config.diagnosis.batches))
         self.step = 0
         self._where = ""
         self._stop = threading.Event()
@@ -134,7 +137,8 @@ class Trainer:
     def share_out(self) -> None:
         """Lay the network out over the processes, and make what follows that layout."""
         config = self.config
-        if self.objective.derivative == "auto" and self._needs_derivative():  # tried while the network is plain
+        wanted = self._needs_derivative() or config.diagnosis.every > 0
+        if self.objective.derivative == "auto" and wanted:  # tried while the network is plain
             method = choose_method(self.net, *self._first_points())
             self.objective = dataclasses.replace(self.objective, derivative=method)
         self.objective = self.parallel.suit(self.objective, compiled=config.compile)
