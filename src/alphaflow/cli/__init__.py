@@ -15,7 +15,7 @@ COMMANDS = {
     "sample": "generate with a trained run",
     "evaluate": "score a trained run, or images in a folder",
     "compare": "put two evaluated runs side by side",
-    "export": "hand a model on: safetensors, diffusers, ONNX, torch.export",
+    "export": "hand a model on: safetensors, diffusers, ONNX, a web page, …",
     "diagnose": "measure how the parts of a run's objective work together",
     "report": "write a run's report.html",
     "ema": "average a run's weights over any length, after training",
