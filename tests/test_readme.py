@@ -46,9 +46,7 @@ def test_every_command_of_the_readme_runs(tmp_path, monkeypatch):
             words = [small_vae.get(word, word) for word in words]
         assert run([*words, *small]) == 0, words
         seen.add(words[0])
-    assert seen == set(
-        "recipes train sample evaluate compare diagnose report bench encode inspect export".split()
-    )
+    assert seen == set("recipes train sample evaluate compare diagnose report bench encode inspect export".split())
     assert (
         Path("samples.png").exists() and Path("digits.npz").exists() and Path("runs/digits/report.html").exists()
     )
