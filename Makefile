@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint docs browser clean
 
 setup: $(STAMP)
 
@@ -26,7 +26,23 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+# docs/api/ is written from the docstrings; a test fails while it is behind them.
+docs: setup
+	$(BIN)/python scripts/api_reference.py
+
+# What the tests of the pages need beside Python: a browser, and npm for onnxruntime-web. Tests that miss them skip
+# with a word where apt-get is not ours to use; in CI they fail.
+browser:
+	@missing=""; command -v chromium >/dev/null || missing="chromium"; command -v npm >/dev/null || missing="$$missing npm"; \
+	if [ -n "$$missing" ]; then \
+		if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+			apt-get -o Acquire::Retries=3 update -qq && apt-get -o Acquire::Retries=3 install -y -qq --no-install-recommends $$missing; \
+		else \
+			echo "tests of the pages need $$missing, and this is no root shell with apt-get: they will be skipped"; \
+		fi; \
+	fi
+
+test: lint browser
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 clean:

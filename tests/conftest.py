@@ -1,13 +1,18 @@
 """Settings for the whole suite, and the small float64 networks that the tests of the theory share."""
 
+import hashlib
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 from torch import Tensor
 
+from alphaflow.metrics.catalogue import PUBLISHED
 from drawn import ROWS
+from published_weights import Publish
 from reference import SmallNet
 
 settings.register_profile("alphaflow", deadline=None, derandomize=True, database=None, max_examples=50)
@@ -47,3 +52,20 @@ def data() -> tuple[Tensor, Tensor]:
     """x (ROWS, 3) in float64 and y (ROWS,)."""
     source = torch.Generator().manual_seed(8)
     return torch.randn(ROWS, 3, generator=source, dtype=torch.float64), torch.arange(ROWS) % 4
+
+
+@pytest.fixture
+def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publish:
+    """Make `content` the published file of a detector; where a copy lies."""
+    monkeypatch.setenv("ALPHAFLOW_CACHE", str(tmp_path / "cache"))
+
+    def now(name: str, content: bytes, url: str = "http://127.0.0.1:9/none") -> Path:
+        entry = PUBLISHED[name]
+        weights = replace(entry.weights, sha256=hashlib.sha256(content).hexdigest(), url=url)
+        monkeypatch.setitem(PUBLISHED, name, replace(entry, weights=weights))
+        file = tmp_path / "mine" / weights.file
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(content)
+        return file
+
+    return now

@@ -5,6 +5,7 @@ They share no code with what reads them: the features read back must equal those
 
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 WIDTH, HEADS = 128, 2
+Publish = Callable[..., Path]
+"""(name, content) -> file: the fixture `publish`."""
 
 
 class TinyInception(nn.Module):

@@ -1,4 +1,4 @@
-"""The script for a lent GPU runs, small, on the CPU; else it would fail on the day."""
+"""Scripts that take long or need a lent GPU run here, small, on the CPU; else they would fail on the day."""
 
 import json
 import subprocess
@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-GPU = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+from alphaflow import cli
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+GPU = BENCHMARKS / "gpu.py"
 
 
 @pytest.mark.slow
@@ -21,3 +24,43 @@ def test_the_gpu_script_checks_and_times(tmp_path):
     assert record["du/dt"]["fused float32"] < 1e-5 and record["du/dt"]["fused bfloat16"] < 1e-2
     assert max(record["compiled"].values()) < 1e-4
     assert record["S/8"]["settings"]["batch"] == 2
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    small = "--steps 3 --batch-size 16 --model.width 16 --model.depth 1 --model.heads 2 --ema.profiles 0.05 0.1"
+    assert cli.run(["train", "digits", "--out", str(out), *small.split()]) == 0
+    return out
+
+
+def results(script: str, out: Path, *words: str) -> dict:
+    command = [sys.executable, str(BENCHMARKS / script), *words, "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text())
+
+
+@pytest.mark.slow
+def test_the_table_of_protocols(digits, tmp_path):
+    """What does not depend on how well the network is trained is as the page says."""
+    rows = results("protocols.py", tmp_path / "p.json", str(digits), "--count", "512", "--pieces", "200")["rows"]
+    found = {(row["part"], row["setting"]): row["frechet"] for row in rows}
+    filters = {name: value for (part, name), value in found.items() if part == "filter, digits"}
+    assert filters["box"] < 1e-4 < filters["bicubic, antialiased"] < filters["bilinear, antialiased"]
+    assert filters["bilinear, antialiased"] < filters["bilinear, not antialiased"] < filters["nearest"]
+    qualities = [found["file, digits", f"JPEG, quality {quality}"] for quality in (95, 90, 75)]
+    assert qualities == sorted(qualities)
+    assert abs(found["precision", "mean and covariance in float32"] / rows[0]["frechet"] - 1) < 1e-3
+    assert found["perfect", "real digits, drawn with replacement"] < min(
+        value for (part, _), value in found.items() if part in ("base", "seed", "EMA", "N")
+    )
+
+
+@pytest.mark.slow
+def test_the_evaluations_bars(digits, tmp_path):
+    words = "--tiny --dimensions 64 --samples 256 --count 256 --ladder 256".split()
+    record = results("evaluation.py", tmp_path / "e.json", str(digits), *words)
+    assert record["digits"]["settings"] == 6 and set(record["memory"]["peak_mb"]) == {"256"}
+    assert record["distance"]["full rank"]["distance"] < record["distance"]["rank-deficient"]["distance"]
+    assert record["overhead"]["streaming_share"] > 0

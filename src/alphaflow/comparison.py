@@ -9,7 +9,7 @@ from scipy.special import stdtrit
 
 from .errors import UserError
 from .metrics.estimates import FEWEST_GROUPS, group_counts
-from .results import SETTING, read
+from .results import SETTING, read, setting_words
 from .training.run import RunFolder
 
 LESS_IS_BETTER = ("frechet", "frechet_limit", "kernel", "energy", "sliced_wasserstein")
@@ -65,8 +65,8 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: Sequence[str] | N
     Raises:
         UserError: other reference data or another detector, no setting or figure in common.
     """
-    for key in ("detector", "data", "real_count"):
-        if a[key] != b[key]:
+    for key in ("detector", "preprocessing", "shape", "crop", "data", "real_count"):
+        if key in a and key in b and a[key] != b[key]:
             raise UserError(
                 f"these do not compare: {key} is {a[key]} in A and {b[key]} in B; evaluate both in the same way"
             )
@@ -80,7 +80,7 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: Sequence[str] | N
     for one, other in pairs:
         for name in [name for name in one["figures"] if name in other["figures"] and name in (names or [name])]:
             x, y = one["figures"][name], other["figures"][name]
-            rows.append(Difference(_name(one), name, x, y, _reach(name, one, other)))
+            rows.append(Difference(setting_words(one), name, x, y, _reach(name, one, other)))
     if not rows:
         raise UserError(
             f"no figure in common among {', '.join(names or ['all'])}: evaluate both with them", status=2
@@ -100,18 +100,12 @@ def table(rows: Sequence[Difference]) -> str:
 
 def _protocol(result: Mapping[str, Any]) -> str:
     """What must be the same; seeds and weights may differ."""
-    return str([result.get(key) for key in SETTING if key not in ("seed", "weights")])
-
-
-def _name(result: Mapping[str, Any]) -> str:
-    times = result.get("times")
-    return f"{result['nfe']} NFE, {result['method']}" + (
-        f", t = {' → '.join(f'{t:g}' for t in times)}" if times else ""
-    )
+    given = {"guidance": 1.0, **result}  # which older records do not name
+    return str([given.get(key) for key in SETTING if key not in ("seed", "weights")])
 
 
 def _settings(record: Mapping[str, Any]) -> str:
-    words = (f"{_name(one)}, {one['count']} samples, labels {one['labels']}" for one in record["results"])
+    words = (f"{setting_words(one)}, {one['count']} samples, labels {one['labels']}" for one in record["results"])
     return " and ".join(words)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .data import Latents
+from .data.clip_latents import ClipLatents
 from .errors import UserError
 from .vae import VAE, load_vae
 
@@ -53,10 +54,14 @@ class Decoder:
         """
         if x.ndim == 5:
             return self(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(x), -1)).transpose(1, 2)
-        offset, divisor = (torch.tensor(self.record[key]).reshape(-1, 1, 1) for key in ("offset", "divisor"))
-        return self.vae.decode(x.float().cpu() * divisor + offset)
+        return self.vae.decode(x.float().cpu() * self._table("divisor") + self._table("offset"))
+
+    def _table(self, name: str) -> Tensor:
+        """(C, 1, 1), or (C, h, w) where each place has its own, as in some networks that others trained."""
+        table = torch.tensor(self.record[name])
+        return table[:, None, None] if table.ndim == 1 else table
 
 
-def decoder_of(data: Latents, device: torch.device | str = "cpu", vae: str | None = None) -> Decoder:
+def decoder_of(data: Latents | ClipLatents, device: torch.device | str = "cpu", vae: str | None = None) -> Decoder:
     """The decoder of a set of latents."""
     return Decoder(data.manifest.record(), device, vae)

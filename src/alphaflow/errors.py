@@ -9,11 +9,14 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Names the value, says what is wrong with it and what to do instead. `status` is the exit status."""
+    """Names the value, says what is wrong with it and what to do instead.
 
-    def __init__(self, message: str, *, status: int = 1) -> None:
+    status: the exit status. told: another process says it already.
+    """
+
+    def __init__(self, message: str, *, status: int = 1, told: bool = False) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.told = status, told
 
 
 def choose(kind: str, name: str, names: Iterable[str], *, status: int = 1) -> str:

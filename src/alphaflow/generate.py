@@ -4,8 +4,8 @@ Sample i of a seed is the same whatever is asked for beside it: its noise is key
 computed at place i mod 64 of a batch of 64, since a network's rounding errors depend on the size of the batch.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from . import portable
 from .decoder import Decoder
 from .errors import UserError
+from .guidance import Guided
+from .interop import hub
 from .path import Network
 from .pixels import to_uint8
 from .rng import KeyedRandom, hash_key
@@ -40,29 +43,39 @@ def draw_chunks(
     method: str | Sequence[str] = "ode",
     seed: int = 0,
     device: torch.device | str = "cpu",
+    firsts: Iterable[int] | None = None,
+    chunk: int = CHUNK,
 ) -> Iterator[Tensor]:
     """Samples 0 … count-1 of `seed`, 64 at a time and the rest, (B, *shape) float32 on the CPU.
 
-    labels: (count,) int64 or None.
+    labels: (count,) int64 or None. firsts: draw only the blocks of 64 that begin with these, multiples of 64.
+    chunk: rows that are computed at a time, instead of 64; samples then differ by the network's rounding errors.
     """
-    with ProgressBar("sampling", 0, count, unit="samples") as bar:
-        for first in range(0, count, CHUNK):
-            index = torch.arange(first, first + CHUNK)
-            random = KeyedRandom(hash_key(seed, "sample"), index)
-            noise = random.normal("start", shape, device)
-            y = None
-            if labels is not None:
-                y = torch.zeros(CHUNK, dtype=torch.int64, device=device)
-                given = labels[first : first + CHUNK]
-                y[: len(given)] = given.to(device)
-            z = sample(net, noise, y, times=times, method=method, generator=random)
-            yield z[: count - first].float().cpu()
-            bar.update(min(first + CHUNK, count))
+    for first in range(0, count, chunk) if firsts is None else firsts:
+        index = torch.arange(first, first + chunk)
+        random = KeyedRandom(hash_key(seed, "sample"), index)
+        noise = random.normal("start", shape, device)
+        y = None
+        if labels is not None:
+            y = torch.zeros(chunk, dtype=torch.int64, device=device)
+            given = labels[first : first + chunk]
+            y[: len(given)] = given.to(device)
+        z = sample(net, noise, y, times=times, method=method, generator=random)
+        yield z[: count - first].float().cpu()
 
 
 def draw(net: Network, shape: Sequence[int], labels: Tensor | None, *, count: int, **options: Any) -> Tensor:
     """All of `draw_chunks`, (count, *shape)."""
-    parts = list(draw_chunks(net, shape, labels, count=count, **options))
+    return _joined(draw_chunks(net, shape, labels, count=count, **options), shape, count)
+
+
+def _joined(chunks: Iterable[Tensor], shape: Sequence[int], count: int) -> Tensor:
+    parts, done = [], 0
+    with ProgressBar("sampling", 0, count, unit="samples") as bar:
+        for part in chunks:
+            parts.append(part)
+            done += len(part)
+            bar.update(done)
     return torch.cat(parts) if parts else torch.empty(0, *shape)
 
 
@@ -77,6 +90,8 @@ class Generator:
     step: how many steps it was trained.
     weights: which ones these are, in words.
     decoder: makes pictures of samples, where they are latents.
+    guides: the times between which labels were dropped in training, so that plain guidance can be applied; None:
+        none were.
     """
 
     net: nn.Module
@@ -88,6 +103,7 @@ class Generator:
     device: torch.device
     weights: str = "ema"
     decoder: Decoder | None = None
+    guides: tuple[float, float] | None = None
 
     def __call__(
         self,
@@ -96,11 +112,12 @@ class Generator:
         seed: int = 0,
         method: str | Sequence[str] = "ode",
         times: Sequence[float] | None = None,
+        guidance: float = 1.0,
     ) -> NDArray[np.uint8]:
         """Images uint8 (N, H, W, C), or videos (N, T, H, W, C), one for each label; see `samples`."""
         if self.kind == "points":
             raise UserError("this run generates points, not images: use generator.samples(...)")
-        return self.pictures(self.samples(labels, nfe, seed, method, times))
+        return self.pictures(self.samples(labels, nfe, seed, method, times, guidance))
 
     def pictures(self, samples: Tensor) -> NDArray[Any]:
         """Samples as they are shown: images uint8 (N, H, W, C), videos (N, T, H, W, C), decoded where they are
@@ -116,6 +133,7 @@ class Generator:
         seed: int = 0,
         method: str | Sequence[str] = "ode",
         times: Sequence[float] | None = None,
+        guidance: float = 1.0,
     ) -> Tensor:
         """Samples as the network makes them, (N, *shape) float32.
 
@@ -124,12 +142,14 @@ class Generator:
                 which then have no class.
             nfe: network evaluations, on an even time grid. seed: sample i of a seed is always the same.
             method: see `alphaflow.sampling`. times: a grid of one's own, instead of `nfe`.
+            guidance: scale of plain guidance, 1 for none; any other doubles the cost of each evaluation.
 
         Raises:
-            UserError: labels out of range, a time grid or method that doesn't fit.
+            UserError: labels out of range, a time grid or method that doesn't fit, guidance of a network that was
+                not trained for it.
         """
-        parts = list(self.chunks(labels, nfe, seed, method, times))
-        return torch.cat(parts) if parts else torch.empty(0, *self.shape)
+        count = int(labels) if isinstance(labels, int | np.integer) else len(torch.as_tensor(labels).reshape(-1))
+        return _joined(self.chunks(labels, nfe, seed, method, times, guidance), self.shape, count)
 
     def chunks(
         self,
@@ -138,18 +158,51 @@ class Generator:
         seed: int = 0,
         method: str | Sequence[str] = "ode",
         times: Sequence[float] | None = None,
+        guidance: float = 1.0,
+        firsts: Iterable[int] | None = None,
     ) -> Iterator[Tensor]:
-        """The same samples, 64 at a time, for those who need not hold them all."""
+        """The same samples, 64 at a time, for those who need not hold them all.
+
+        firsts: draw only the blocks of 64 that begin with these samples, multiples of 64.
+        """
         count, y = self._labels(labels)
+        net = self.guided(guidance)
         try:
             steps = tuple(times) if times is not None else grid(nfe)
             yield from draw_chunks(
-                self.net, self.shape, y, count=count, times=steps, method=method, seed=seed, device=self.device
+                net,
+                self.shape,
+                y,
+                count=count,
+                times=steps,
+                method=method,
+                seed=seed,
+                device=self.device,
+                firsts=firsts,
             )
         except UserError:
             raise
         except ValueError as error:
             raise UserError(str(error), status=2) from None
+
+    def guided(self, scale: float) -> Network:
+        """The network under plain guidance; itself at scale 1.
+
+        Raises:
+            UserError: it was not trained for that, or the scale is below 0.
+        """
+        if scale == 1:
+            return self.net
+        if not scale >= 0:
+            raise UserError(f"guidance {scale:g} must be at least 0: 1 guides nothing", status=2)
+        if self.guides is None:
+            reason = "its data have no classes" if self.num_classes == 0 else "it was trained without label_drop"
+            raise UserError(
+                f"guidance {scale:g} needs a network that knows samples without a class, and {reason}: leave "
+                "--guidance out, or train with --objective.label-drop 0.1",
+                status=2,
+            )
+        return Guided(self.net, self.num_classes, scale, *self.guides)
 
     def _labels(self, labels: Any) -> tuple[int, Tensor | None]:
         if isinstance(labels, int | np.integer):
@@ -175,10 +228,11 @@ def load(
     ema: float | None = None,
     vae: str | None = None,
 ) -> Generator:
-    """Open a run's newest checkpoint (its EMA weights) for sampling.
+    """Open a run's newest checkpoint (its EMA weights), or an exported or imported model, for sampling.
 
     Args:
-        path: the folder of a run, as `alphaflow train --out` made it.
+        path: the folder of a run, as `alphaflow train --out` made it; or of a model, as `alphaflow export` and
+            `alphaflow import` make it, here or on the Hugging Face hub: `hf://OWNER/NAME`.
         device: "cpu", "cuda", or "auto": cuda where there is one.
         ema: average the weights over this share of the run instead, 0.08 for instance; the run must have stored
             averages (`ema.profiles`).
@@ -188,10 +242,12 @@ def load(
         The generator: `load(path)(labels=[0, 1], nfe=1, seed=0)` gives uint8 images (2, H, W, C).
 
     Raises:
-        UserError: the folder is no run, or holds no checkpoint.
+        UserError: the folder is no run, or holds no checkpoint; or a model's files do not fit each other.
     """
-    folder = RunFolder(Path(path))
     where = choose_device(str(device))
+    if hub.is_address(path) or portable.is_model(Path(path)):
+        return _load_model(path, where, ema, vae)
+    folder = RunFolder(Path(path))
     config, data = folder.read_config(), folder.read_record()["data"]
     net = build_model(config.model, data["shape"], data["num_classes"])
     if ema is None:
@@ -202,6 +258,26 @@ def load(
         step, weights = average.step, average.weights
     net.load_state_dict(weights)
     net = net.to(where).eval().requires_grad_(False)
+    generator = _generator(net, data, step, where, "ema" if ema is None else f"ema {ema:g}", vae)
+    ours = config.objective
+    return replace(generator, guides=(ours.guide_from, ours.guide_to) if ours.label_drop else None)
+
+
+def _load_model(path: str | Path, device: torch.device, ema: float | None, vae: str | None) -> Generator:
+    folder = portable.folder_of(path)
+    record = portable.read_record(folder)
+    if ema is not None:
+        raise UserError(
+            f"{path} holds one set of weights ({record.weights}): --ema goes with a run's folder", status=2
+        )
+    net = portable.load_network(folder, record, device)
+    generator = _generator(net, record.data, record.step, device, record.weights, vae)
+    return replace(generator, guides=(record.guides[0], record.guides[1]) if record.guides else None)
+
+
+def _generator(
+    net: nn.Module, data: Mapping[str, Any], step: int, device: torch.device, weights: str, vae: str | None
+) -> Generator:
     return Generator(
         net=net,
         shape=tuple(data["shape"]),
@@ -209,9 +285,9 @@ def load(
         class_names=tuple(data["class_names"]),
         kind=data["kind"],
         step=step,
-        device=where,
-        weights="ema" if ema is None else f"ema {ema:g}",
-        decoder=Decoder(data["latents"], where, vae) if "latents" in data else None,
+        device=device,
+        weights=weights,
+        decoder=Decoder(data["latents"], device, vae) if "latents" in data else None,
     )
 
 

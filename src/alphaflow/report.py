@@ -244,7 +244,8 @@ def _summary(m: Material) -> str:
 
 
 def _duration(metrics: list[dict[str, Any]], batch_size: int) -> str:
-    """From the logged speeds; nothing where one is missing."""
+    """From the logged speeds; nothing where one is missing. Lines of observers alone have none."""
+    metrics = [line for line in metrics if "residual" in line]
     steps = np.diff([0, *(line["step"] for line in metrics)])
     speeds = [line.get("samples_per_second") for line in metrics]
     seconds = sum(k * batch_size / speed for k, speed in zip(steps, speeds)) if all(speeds) else 0
@@ -267,23 +268,35 @@ def _protocol(m: Material, first: Mapping[str, Any]) -> str:
     scores = m.scores.value
     text = (
         f"Protocol: {first['count']:,} samples with labels {first['labels']}, seed {first['seed']}, "
-        f"{first['weights'].upper()} weights of step {scores['step']:,}, against {scores['real_count']:,} real. "
-        "The last column scores random halves of these against each other, mean of 5 splits: what a perfect "
-        "generator would get with half the data, hence a little worse than with all. "
+        f"{first['weights'].upper()} weights of step {scores['step']:,}, against {_real(scores)}. "
     )
+    if scores["halves"]:
+        text += (
+            "The last column scores random halves of these against each other, mean of 5 splits: what a perfect "
+            "generator would get with half the data, hence a little worse than with all. "
+        )
     if "neighbour" in scores["halves"]:
         text += "There, nearest neighbours and copies are of each real sample among all others. "
     if scores["detector"]:
-        text += f"Detector: {scores['detector'][:31]}…, a small classifier: do not compare with published FIDs. "
+        ours = "digits-cnn" in scores["detector"].split(",")[0]
+        small = ", a small classifier: do not compare with published FIDs" if ours else ""
+        text += f"Detector: {scores['detector'][:31]}…{small}. "
     else:
         text += "No detector fits this data: distances are between the samples themselves. "
     if m.fresh:
         text += "The run had not been evaluated: making this report did it. "
     if scores["step"] != m.generator.step:
         text += f"The pictures are of step {m.generator.step:,}: run `alphaflow evaluate` to renew the figures. "
-    if scores.get("data") != m.record["data"].get("fingerprint"):
+    if scores["halves"] and not scores.get("data", "").startswith(m.record["data"].get("fingerprint", "?")):
         text += "The evaluation saw other data than the training. "
     return text
+
+
+def _real(scores: Mapping[str, Any]) -> str:
+    """What the figures are against; a reference may not tell how many it is made of."""
+    if scores["halves"]:
+        return f"{scores['real_count']:,} real"
+    return str(scores["against"]) + (f" of {scores['real_count']:,} real ones" if scores["real_count"] else "")
 
 
 def _steps(m: Material) -> str:

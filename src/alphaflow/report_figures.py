@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .results import setting_words
+
 INK = "#767676"
 COLORS = ("#2f7fd6", "#d9722e", "#2f9e6e", "#b45bc2", "#c2a02d")
 SNAPSHOT_WIDTH = 640
@@ -133,14 +135,14 @@ def curves(
             top = smooth(values) if raw else values
             axes.plot(steps, top, color=color, lw=1.7, label=name, marker="o" if len(steps) < 3 else None)
         seen = np.concatenate([values[np.isfinite(values)] for _, values in lines.values()])
-        if not raw:  # from 0: of a constant, matplotlib shows a ten-thousandth of its value around it
-            axes.set_ylim(*(np.array([-0.05, 1.05]) * (seen.max() or 1)))
-        elif log and seen.min() > 0:
+        if log and seen.min() > 0:
             axes.set_yscale("log")
             span = seen.max() / seen.min()
             digits = next(some for limit, some in _LABELLED if span < limit)
             for mark in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
                 mark(lambda value, place: f"{value:g}" if f"{value:e}"[0] in digits else "")
+        elif not raw:  # from 0: of a constant, matplotlib shows a ten-thousandth of its value around it
+            axes.set_ylim(*(np.array([-0.05, 1.05]) * (seen.max() or 1)))
         axes.set(xlabel="training step", ylabel=label)
         _restyle(axes)
         if len(lines) > 1:
@@ -210,6 +212,12 @@ CURVES = (
         " ".join(f"residual_d{k}" for k in range(5)),
         "By the length of the jump; a one-step sample takes the longest, t − r = 1.",
     ),
+    (
+        "score of the average",
+        "monitor_frechet_best monitor_energy_best monitor_frechet monitor_energy",
+        "Distance between a few samples of the averaged weights and the data, always from the same noise. Few "
+        "samples make it too high: compare it within this run only.",
+    ),
     ("α, flow ratio", "alpha flow_ratio", "The curriculum: α = 1 is flow matching, α = 0 is MeanFlow."),
     ("learning rate", "lr", "Learning rate, with warm-up and decay."),
     ("gradient norm", "grad_norm", "Norm of the whole gradient before it is clipped."),
@@ -223,6 +231,10 @@ NAMES = {
     "tc": "TC",
     "alpha": "α",
     "flow_ratio": "share of rows with r = t",
+    "monitor_frechet": "Fréchet distance",
+    "monitor_frechet_best": "lowest so far",
+    "monitor_energy": "energy distance",
+    "monitor_energy_best": "lowest so far",
     **{f"residual_t{k}": f"t in {fifth}" for k, fifth in enumerate(_FIFTHS)},
     **{f"residual_d{k}": f"t − r in {fifth}" for k, fifth in enumerate(_FIFTHS)},
 }
@@ -296,20 +308,20 @@ def table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], captio
 
 def setting(result: Mapping[str, Any]) -> str:
     """How samples were made, as in `1 NFE`. result: of evaluation.json."""
-    method = "" if result["method"] == "ode" else f", {result['method']}"
-    times = f", t = {' → '.join(f'{t:g}' for t in result['times'])}" if result.get("times") else ""
-    return f"{result['nfe']} NFE{method}{times}"
+    return setting_words(result, unsaid="ode")
 
 
 def score_table(scores: Mapping[str, Any], results: Sequence[Mapping[str, Any]], explain: bool = False) -> str:
     """Figures of evaluation.json, rounded for people, in full for machines. results: the columns."""
-    rows = []
-    for name, halves in scores["halves"].items():
+    rows, halves = [], scores["halves"]
+    distance = scores.get("distance", "frechet")
+    titles = METRICS if distance == "frechet" else {**METRICS, "frechet": f"{distance} ↓"}
+    for name in dict.fromkeys([*halves, *(name for result in results for name in result["figures"])]):
         meaning = f"<small>{escape(MEANINGS[name])}</small>" if explain and name in MEANINGS else ""
-        values = [*(result["figures"].get(name) for result in results), halves]
+        values = [*(result["figures"].get(name) for result in results), *([halves.get(name)] if halves else [])]
         cells = ["–" if v is None else f'<data value="{v!r}">{v:.3g}</data>' for v in values]
-        rows.append((escape(METRICS.get(name, name)) + meaning, cells))
-    head = ["Metric", *(escape(setting(result)) for result in results), "Real halves"]
+        rows.append((escape(titles.get(name, name)) + meaning, cells))
+    head = ["Metric", *(escape(setting(result)) for result in results), *(["Real halves"] if halves else [])]
     return table(head, rows, "↓ low is good, ↑ high is good, ≈ best as in the real data", "figures")
 
 
@@ -334,7 +346,8 @@ def training_curves(metrics: Sequence[Mapping[str, Any]], plan: Line | None) -> 
     for label, keys, caption in CURVES if len(metrics) > 1 else ():
         lines = {NAMES.get(key, key): line for key in keys.split() if (line := _line(metrics, key)) is not None}
         if lines:
-            raw, log = label not in ("α, flow ratio", "learning rate"), label[:8] in ("residual", "gradient")
+            raw = label not in ("score of the average", "α, flow ratio", "learning rate")
+            log = label[:8] in ("residual", "gradient", "score of")
             uri = curves(lines, label, log=log, raw=raw, plan=plan if "alpha" in keys else None)
             drawn.append(figure(uri, f"{label} over the training steps", caption))
     body = (
@@ -348,8 +361,9 @@ def training_curves(metrics: Sequence[Mapping[str, Any]], plan: Line | None) -> 
 
 
 def _line(metrics: Sequence[Mapping[str, Any]], key: str) -> Line | None:
-    """A number over the steps, NaN where it is null; None if it never is one."""
-    values = [line.get(key) for line in metrics]
+    """A number over the steps whose lines have it, NaN where it is null; None if it never is one."""
+    metrics = [line for line in metrics if key in line]
+    values = [line[key] for line in metrics]
     known = np.array([float(v) if isinstance(v, int | float) else math.nan for v in values])
     return None if np.isnan(known).all() else (np.array([line["step"] for line in metrics], float), known)
 

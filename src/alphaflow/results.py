@@ -3,15 +3,15 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError
 
-SHARED = ("run", "step", "detector", "data", "real_count")
-SETTING = ("weights", "method", "nfe", "times", "labels", "count", "seed", "rounding")
+SHARED = ("run", "step", "detector", "preprocessing", "distance", "shape", "crop", "against", "data", "real_count")
+SETTING = ("weights", "method", "nfe", "times", "guidance", "labels", "count", "seed", "rounding")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class Result:
 
     errors: standard errors of the figures, where they can be told. intervals: the ends of their 95 % intervals,
         over other samples of the same generator; the real samples and the training count as fixed.
-    rounding: what was done to the samples before they were looked at.
+    rounding: what was done to the samples before they were looked at. guidance: scale of plain guidance; 1: none.
     """
 
     nfe: int
@@ -31,19 +31,29 @@ class Result:
     seed: int
     weights: str
     rounding: str
+    guidance: float = 1.0
     figures: dict[str, float]
     errors: dict[str, float] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def name(self, sweep: bool = False) -> str:
         """`1 NFE, ode`; of a `sweep` over weights, those too."""
-        times = f", t = {' → '.join(f'{t:g}' for t in self.times)}" if self.times else ""
-        return f"{self.nfe} NFE, {self.method}{times}" + (f", {self.weights}" if sweep else "")
+        return setting_words(asdict(self)) + (f", {self.weights}" if sweep else "")
+
+
+Place = Callable[[Result], Any]
+Label = Callable[[Result], str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """All results of one run at one step, and the same figures between two halves of the real data."""
+    """All results of one run at one step, and the same figures between two halves of the real data.
+
+    detector: its name and the hash of its weights. preprocessing: what it does to pixels. distance: what its
+    Fréchet distance is called, FID for instance. shape: of what was looked at, pictures (H, W, C) or samples
+    (C, …). crop: how real pictures became squares, where that was done. against: what the real ones are; data: a
+    hash of them; real_count: how many, 0 where a file of statistics does not tell.
+    """
 
     run: str
     step: int
@@ -52,19 +62,45 @@ class Evaluation:
     real_count: int
     results: list[Result]
     halves: dict[str, float]
+    preprocessing: str | None = None
+    distance: str = "frechet"
+    shape: str = ""
+    crop: str = ""
+    against: str = "the run's data"
+
+    @property
+    def names(self) -> list[str]:
+        """Of all figures, in the order of the table."""
+        found = [*self.halves, *(name for result in self.results for name in result.figures)]
+        return list(dict.fromkeys(found))
+
+    def title(self, name: str) -> str:
+        """A figure's name for people: a Fréchet distance by what the detector's is called."""
+        if self.distance != "frechet" and name in ("frechet", "frechet_limit"):
+            return self.distance + ("∞" if name == "frechet_limit" else "")
+        return name
 
     def write(self, path: Path) -> None:
         """As JSON, atomically."""
         write_text(path, json.dumps(asdict(self), indent=2) + "\n")
 
     def table(self) -> str:
-        """For people: a line a setting, half the 95 % interval behind each figure, and last the real halves."""
-        names = list(self.halves)
+        """For people: a line a setting, half the 95 % interval behind each figure, then the real halves, where the
+        real ones are at hand; last what all of it is against."""
+        names = self.names
         sweep = len({r.weights for r in self.results}) > 1
         rows = [[r.name(sweep), *(_cell(r, name) for name in names)] for r in self.results]
-        rows = [["", *names], *rows, ["real halves", *(f"{self.halves[name]:.4g}" for name in names)]]
+        rows = [["", *map(self.title, names)], *rows]
+        if self.halves:
+            rows.append(["real halves", *(f"{self.halves[name]:.4g}" for name in names)])
         widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-        return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows)
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
+        return "\n".join([*lines, self._against()])
+
+    def _against(self) -> str:
+        count = f", {self.real_count:,} samples" if self.real_count else ""
+        seen = f", seen by {self.detector[:31]}…" if self.detector else ""
+        return f"against {self.against}{count}{seen}"
 
     def write_csv(self, path: Path) -> None:
         """A line for each figure of each setting, with its whole protocol beside it."""
@@ -87,27 +123,53 @@ class Evaluation:
                 yield {**shared, **setting, **figure, "real_halves": self.halves.get(name, "")}
 
     def plot(self, path: Path) -> None:
-        """Each figure against the number of evaluations, and against the midpoint where there are several."""
+        """Each figure against the number of evaluations, the midpoint, and the scale of guidance where there are
+        several; a line for all that is otherwise alike."""
         from matplotlib.figure import Figure
 
-        names = list(self.halves)
-        middles = [r for r in self.results if r.times and len(r.times) == 3]
-        even = [r for r in self.results if not r.times]
-        kinds = [("network evaluations", even, lambda r: r.nfe), ("midpoint", middles, lambda r: r.times[1])]
-        kinds = [kind for kind in kinds if kind[1]]
-        if not kinds:
-            raise UserError("nothing to plot: sweep --nfe or --midpoint", status=2)
-        figure = Figure(figsize=(4 * len(names), 3.2 * len(kinds)), dpi=110, layout="constrained")
-        panels = figure.subplots(len(kinds), len(names), squeeze=False)
-        for row, (axis, results, place) in zip(panels, kinds):
+        names, rows = self.names, list(self._axes())
+        if not rows:
+            raise UserError("nothing to plot: sweep --nfe, --midpoint or --guidance", status=2)
+        figure = Figure(figsize=(4 * len(names), 3.2 * len(rows)), dpi=110, layout="constrained")
+        panels = figure.subplots(len(rows), len(names), squeeze=False)
+        for row, (axis, results, place, rest) in zip(panels, rows):
             for panel, name in zip(row, names):
-                _draw(panel, name, results, place)
-                panel.axhline(self.halves[name], color="0.6", linestyle=":", label="real halves")
-                panel.set(xlabel=axis, title=name)
+                _draw(panel, name, results, place, rest)
+                if name in self.halves:
+                    panel.axhline(self.halves[name], color="0.6", linestyle=":", label="real halves")
+                panel.set(xlabel=axis, title=self.title(name))
             row[0].legend(fontsize=7)
         memory = io.BytesIO()
         figure.savefig(memory, format="png")
         _write(path, memory.getvalue())
+
+    def _axes(self) -> Iterator[tuple[str, list[Result], Place, Label]]:
+        """What to draw figures against: its name, the results, each one's place, and the line that it is on."""
+        scales = len({r.guidance for r in self.results}) > 1
+
+        def line(r: Result) -> str:
+            return f"{r.method}, {r.weights}" + (f", guidance {r.guidance:g}" if scales else "")
+
+        if even := [r for r in self.results if not r.times]:
+            yield "network evaluations", even, lambda r: r.nfe, line
+        if middles := [r for r in self.results if r.times and len(r.times) == 3]:
+            yield "midpoint", middles, lambda r: (r.times or ())[1], line
+        if scales:
+            yield "guidance scale", self.results, lambda r: r.guidance, lambda r: replace(r, guidance=1).name(True)
+
+
+def setting_words(result: Mapping[str, Any], unsaid: str = "") -> str:
+    """How samples were drawn, of a `Result` as JSON: `2 NFE, ode, t = 1 → 0.5 → 0, guidance 1.5`.
+
+    unsaid: a sampler that goes without saying.
+    """
+    words = f"{result['nfe']} NFE"
+    if result["method"] != unsaid:
+        words += f", {result['method']}"
+    if result.get("times"):
+        words += f", t = {' → '.join(f'{t:g}' for t in result['times'])}"
+    scale = result.get("guidance", 1.0)
+    return words + (f", guidance {scale:g}" if scale != 1 else "")
 
 
 def read(path: Path) -> dict[str, Any] | None:
@@ -140,12 +202,11 @@ def _cell(result: Result, name: str) -> str:
     return f"{text} ± {(high - low) / 2:.2g}"
 
 
-def _draw(panel: Any, name: str, results: list[Result], place: Any) -> None:
-    """A line for each sampler and weights."""
-    for method, weights in dict.fromkeys((r.method, r.weights) for r in results):
-        line = sorted((r for r in results if (r.method, r.weights) == (method, weights)), key=place)
-        line = [r for r in line if name in r.figures]
+def _draw(panel: Any, name: str, results: list[Result], place: Place, label: Label) -> None:
+    """A line for each label."""
+    for words in dict.fromkeys(label(r) for r in results):
+        line = sorted((r for r in results if label(r) == words and name in r.figures), key=place)
         x, y = [place(r) for r in line], [r.figures[name] for r in line]
         ends = [r.intervals.get(name, (r.figures[name],) * 2) for r in line]
         reach = [(high - low) / 2 for low, high in ends]
-        panel.errorbar(x, y, yerr=reach, marker="o", markersize=3, capsize=2, label=f"{method}, {weights}")
+        panel.errorbar(x, y, yerr=reach, marker="o", markersize=3, capsize=2, label=words)

@@ -16,29 +16,46 @@ from .rng import seeded
 
 KEPT = 10_000
 """Samples that metrics of pairs look at, the first ones; the others see all."""
+VALUES = 2**27
+"""Numbers in the samples whose values are kept, 1 GiB in float64: of 256 × 256 pixels in colour the first 682."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples as the metrics see them: values (N, D); features (N, F), guesses (N,) and logits (N, K) where a
-    detector fits. Of values and features at most `KEPT` are here. moments: of all features, by groups."""
+    """Samples as the metrics see them.
 
-    values: Tensor
-    labels: Tensor | None
+    count: of all. labels: (n,), of the first n <= `KEPT`, where they have classes.
+    values (m, D), features (n, F), logits (n, K): of the first ones, float64, as far as metrics ask for them.
+    moments, guesses: of all features and logits, by groups. given: statistics from a file, of samples that are not
+        here.
+    """
+
+    count: int
+    labels: Tensor | None = None
+    values: Tensor | None = None
     features: Tensor | None = None
-    guesses: Tensor | None = None
     logits: Tensor | None = None
     moments: list[Moments] | None = None
+    guesses: metrics.Guesses | None = None
+    given: metrics.Statistics | None = None
 
     def rows(self, index: Tensor) -> "Samples":
-        """Some of them, in one group: figures of these have no intervals."""
-        parts = (self.labels, self.features, self.guesses, self.logits)
-        labels, features, guesses, logits = (None if part is None else part[index] for part in parts)
+        """Some of the kept ones, in one group: figures of these have no intervals."""
+        labels, features, logits = (
+            None if part is None else part[index] for part in (self.labels, self.features, self.logits)
+        )
+        values = None if self.values is None else self.values[index[index < len(self.values)]]
+        guesses = None
+        if logits is not None:
+            guesses = metrics.Guesses(logits.shape[1])
+            guesses.add_all(logits, labels)
         moments = None if features is None else [merged(_moments(features))]
-        return Samples(self.values[index], labels, features, guesses, logits, moments)
+        return Samples(len(index), labels, values, features, logits, moments, guesses)
 
     @cached_property
     def statistics(self) -> metrics.Statistics:
+        if self.given:
+            return self.given
         assert self.moments is not None
         return merged(self.moments).statistics()
 
@@ -54,8 +71,11 @@ def _frechet(real: Samples, fake: Samples) -> Figures:
 
 
 def _limit(real: Samples, fake: Samples) -> Figures:
-    assert fake.moments is not None and fake.features is not None
-    groups = fake.moments if len(fake.moments) > 1 else _moments(fake.features)
+    assert fake.moments is not None
+    groups = fake.moments
+    if len(groups) == 1:  # half of the real samples
+        assert fake.features is not None
+        groups = _moments(fake.features)
     found = metrics.frechet_estimate(real.statistics, groups, limit=True).limit
     assert found is not None
     return {"frechet_limit": Estimate(found)}
@@ -63,7 +83,7 @@ def _limit(real: Samples, fake: Samples) -> Figures:
 
 def _accuracy(real: Samples, fake: Samples) -> Figures:
     assert fake.guesses is not None
-    return {} if fake.labels is None else {"accuracy": metrics.mean_estimate(fake.guesses == fake.labels)}
+    return {} if fake.labels is None else {"accuracy": fake.guesses.accuracy()}
 
 
 def _kernel(real: Samples, fake: Samples) -> Figures:
@@ -72,8 +92,8 @@ def _kernel(real: Samples, fake: Samples) -> Figures:
 
 
 def _inception(real: Samples, fake: Samples) -> Figures:
-    assert fake.logits is not None
-    return {"inception_score": metrics.inception_score(fake.logits)}
+    assert fake.guesses is not None
+    return {"inception_score": fake.guesses.inception_score()}
 
 
 def _manifold(real: Samples, fake: Samples, names: Sequence[str] = ("precision", "recall")) -> Figures:
@@ -100,6 +120,7 @@ def _neighbours(real: Samples, fake: Samples) -> Figures:
     `copies`: share of samples nearer to a real one than all but 1 % of the real ones are to each other; about 0.01
     for new samples, near 1 for a memoriser.
     """
+    assert real.values is not None and fake.values is not None
     scale = real.values.shape[1] ** 0.5
     own = metrics.nearest_neighbours(real.values, real.values, exclude_self=True).distances / scale
     found = own if fake is real else metrics.nearest_neighbours(fake.values, real.values).distances / scale
@@ -108,10 +129,12 @@ def _neighbours(real: Samples, fake: Samples) -> Figures:
 
 
 def _energy(real: Samples, fake: Samples) -> Figures:
+    assert real.values is not None and fake.values is not None
     return {"energy": Estimate(metrics.energy_distance(real.values, fake.values))}
 
 
 def _sliced(real: Samples, fake: Samples) -> Figures:
+    assert real.values is not None and fake.values is not None
     return {"sliced_wasserstein": Estimate(metrics.sliced_wasserstein(real.values, fake.values))}
 
 
@@ -127,24 +150,61 @@ METRICS: dict[str, Metric] = {
     "density": _density,
     "limit": _limit,
 }
+"""What `alphaflow evaluate --metrics` can name, each a function of real and generated samples."""
 NEEDS_DETECTOR = ("frechet", "accuracy", "manifold", "kernel", "inception", "density", "limit")
+OF_FEATURES = {"manifold", "kernel", "density"}
+OF_VALUES = {"neighbours", "energy", "sliced"}
+"""Metrics of pairs, and what they compare."""
+OF_REFERENCE = ("frechet", "accuracy", "inception", "limit")
+"""Metrics that need no real samples, or of those only mean and covariance."""
+FEWEST_REAL = 12
+"""For neighbourhoods of five: in either half of the real samples each has five others."""
 ON_DEMAND = ("kernel", "inception", "density", "limit")
 AT_MOST = {"image": 10_000, "latent": 10_000, "points": 10_000, "video": 2_000}
 """Real samples that the metrics look at, by their kind, and generated ones unless asked otherwise."""
 
 
-def choose_metrics(names: Sequence[str] | None, dataset: Dataset, has_detector: bool) -> list[str]:
-    apply = [name for name in METRICS if has_detector or name not in NEEDS_DETECTOR]
-    apply = [name for name in apply if name not in ON_DEMAND]
-    if dataset.kind == "points":
-        apply.remove("neighbours")
-    elif has_detector:
-        apply = [name for name in apply if name not in ("energy", "sliced")]
+def choose_metrics(
+    names: Sequence[str] | None,
+    dataset: Dataset,
+    detector: metrics.Detector | None,
+    *,
+    reference: bool = False,
+) -> list[str]:
+    """The metrics to compute: `names`, or all that apply but for those `ON_DEMAND`.
+
+    reference: in place of the real samples there are only statistics of them.
+
+    Raises:
+        UserError: one of `names` is unknown or does not apply.
+    """
     for name in names or []:
         choose("metric", name, METRICS, status=2)
-        if name in NEEDS_DETECTOR and not has_detector:
-            raise UserError(f"metric {name!r} needs a detector for samples of shape {dataset.shape}", status=2)
-    return list(names or apply)
+        if reason := _why_not(name, dataset, detector, reference):
+            raise UserError(f"metric {name!r} {reason}", status=2)
+    if names:
+        return list(names)
+    left_out = {*ON_DEMAND, *(("neighbours",) if dataset.kind == "points" else ())}
+    if detector:
+        left_out |= {"energy", "sliced"}
+    return [name for name in METRICS if name not in left_out and not _why_not(name, dataset, detector, reference)]
+
+
+def _why_not(name: str, dataset: Dataset, detector: metrics.Detector | None, reference: bool) -> str:
+    """Why a metric does not apply; empty where it does."""
+    if reference and name not in OF_REFERENCE:
+        return "compares pairs of samples, and a reference holds none: leave out the metric, or --reference"
+    if name in ("manifold", "density") and len(dataset) < FEWEST_REAL:
+        return f"needs {FEWEST_REAL} real samples, and there are {len(dataset)}: leave it out"
+    if name not in NEEDS_DETECTOR:
+        return ""
+    if detector is None:
+        return f"needs a detector for samples of shape {dataset.shape}: name one with --detector"
+    if name == "inception" and detector.classes == "none":
+        return f"needs a detector that knows classes, as {detector.name} does not: take --detector inception"
+    if name == "accuracy" and detector.classes != "the data's":
+        return f"needs a detector that knows the classes of the data, as {detector.name} does not: leave it out"
+    return ""
 
 
 def _moments(features: Tensor) -> list[Moments]:
@@ -170,7 +230,7 @@ def between_halves(real: Samples, names: Sequence[str], splits: int = 5) -> dict
     whole = _neighbours(real, real) if "neighbours" in names else {}
     names = [name for name in names if name != "neighbours"]
     for k in range(splits):
-        order = torch.randperm(len(real.values), generator=seeded("halves", k))
+        order = torch.randperm(min(real.count, KEPT), generator=seeded("halves", k))
         half = len(order) // 2
         figures = score(real.rows(order[:half]), real.rows(order[half : 2 * half]), names)
         sums = {name: sums.get(name, 0.0) + one.value / splits for name, one in figures.items()}

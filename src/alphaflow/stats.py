@@ -1,33 +1,99 @@
-"""Reference statistics of any source of images, as `alphaflow stats` makes them."""
+"""Reference statistics of any source of images or videos, as `alphaflow stats` makes them."""
 
 import torch
 
-from .data import Digits, Images
+from .data import Dataset, Digits, Images, VideoClips
 from .data.sources import Crop
+from .errors import UserError
 from .metrics.detectors import Detector
 from .metrics.reference import Reference, detector_words
-from .metrics.statistics import Accumulator
+from .metrics.statistics import BLOCK, Accumulator
 from .pixels import to_uint8
+from .training.log import ProgressBar
+from .training.share import Share
 
-_AT_ONCE = 256  # images
+SIZE, FRAMES, RATE = 256, 16, 8.0
+"""Side in pixels, frames of a video, and frames a second, unless told otherwise."""
 
 
-def reference_of(source: str, detector: Detector, *, size: int = 256, crop: Crop = "lanczos") -> Reference:
-    """What `detector` sees in all images of a source.
+def reference_of(
+    source: str,
+    detector: Detector,
+    *,
+    size: int | None = None,
+    crop: Crop | None = None,
+    frames: int | None = None,
+    rate: float | None = None,
+    share: Share | None = None,
+) -> Reference:
+    """What `detector` sees in all images of a source; in videos, if it looks at videos.
+
+    They are shown to it 64 at a time, as `alphaflow evaluate` does, and summed by groups: the result is the same,
+    to the bit, for any number of processes.
 
     Args:
-        source: an address, see `data.sources.open_source`; or "digits", which come with the package.
-        size: side of the images in pixels. crop: how they become squares. Of the digits, both are given.
+        source: an address of images, see `data.sources.open_source`, or of videos, see `data.clips.find_clips`; or
+            "digits", which come with the package.
+        size: side in pixels. crop: how images become squares. frames, rate: of videos. None: `SIZE`, lanczos,
+            `FRAMES`, `RATE`.
+        share: with the other processes, if there are any; all must call, and all get the same.
 
     Raises:
-        UserError: as `Images`. ValueError: the images do not fit the detector.
+        UserError: as `Images` and `VideoClips`; pictures that do not fit the detector; settings that do not apply.
     """
-    digits = source == "digits"
-    data = Digits() if digits else Images(source, size, crop=crop)
-    accumulator = Accumulator()
-    for rows in torch.arange(len(data)).split(_AT_ONCE):
-        accumulator.update(detector.features(to_uint8(data.batch(rows)[0])))
+    share = share or Share()
+    data = _opened(source, detector, size, crop, frames, rate)
+    channels, *sides = data.shape
+    shape = (*sides, channels)
+    if reason := detector.misfit(shape):
+        raise UserError(f"{source}: {reason}: choose another --detector", status=2)
+    accumulator = Accumulator(detector.width(shape))
+    unit = "videos" if detector.video else "images"
+    with ProgressBar(detector.name, 0, len(data), unit=unit, shown=share.main) as bar:
+        for first in share.blocks(len(data)):
+            rows = torch.arange(first, min(first + BLOCK, len(data)))
+            accumulator.update(detector.features(to_uint8(data.batch(rows)[0])), first)
+            bar.update(first + len(rows))
+    if len(data) < 2:
+        raise UserError(f"{source} holds {len(data)} of the {unit} wanted: a covariance needs at least 2")
     statistics = accumulator.statistics(
-        detector=detector_words(detector), preprocessing=detector.preprocessing, source=data.fingerprint
+        share.all_reduce,
+        detector=detector_words(detector),
+        preprocessing=detector.preprocessing,
+        source=data.fingerprint,
     )
-    return Reference(statistics=statistics, size=data.shape[-1], crop="" if digits else crop)
+    return Reference(
+        statistics=statistics,
+        size=data.shape[-1],
+        crop=data.crop if isinstance(data, Images | VideoClips) else "",
+        frames=data.shape[1] if detector.video else 0,
+        rate=data.rate if isinstance(data, VideoClips) else 0.0,
+    )
+
+
+def _opened(
+    source: str,
+    detector: Detector,
+    size: int | None,
+    crop: Crop | None,
+    frames: int | None,
+    rate: float | None,
+) -> Dataset:
+    given = {"size": size, "crop": crop, "frames": frames, "rate": rate}
+    unused: tuple[str, ...]
+    if source == "digits":
+        unused, why = ("size", "crop", "frames", "rate"), "the digits are as they are"
+    elif detector.video:
+        unused, why = ("crop",), "of videos the central square is taken, by Lanczos"
+    else:
+        unused, why = ("frames", "rate"), f"detector {detector.name} looks at images"
+    for name in unused:
+        if given[name] is not None:
+            raise UserError(f"--{name} does not apply: {why}; leave it out", status=2)
+    if source == "digits":
+        return Digits()
+    size = SIZE if size is None else size
+    if detector.video:
+        frames, rate = FRAMES if frames is None else frames, RATE if rate is None else rate
+        return VideoClips(source, frames=frames, rate=rate, size=size)
+    return Images(source, size, crop=crop or "lanczos")

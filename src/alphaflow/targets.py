@@ -58,9 +58,9 @@ def average_velocity_target(
     check_alpha(alpha)
     with torch.no_grad():
         if not isinstance(alpha, Tensor) and alpha == 0:
-            tangent = _tangent(net, z, v, t, y, shift)
+            tangent = shift_velocity(net, z, v, t, y, shift)
             _, slope = total_derivative(net, z, tangent, r, t, y, method=derivative)
-            return _derivative_target(v, tangent, slope, r, t, shift)
+            return derivative_target(v, tangent, slope, r, t, shift)
         if not isinstance(alpha, Tensor) and alpha == 1:
             return v.detach()
         target = _two_point_target(net, z, v, r, t, alpha, y, shift)
@@ -131,9 +131,9 @@ def predict_with_target(
         if derivative == "auto":
             derivative = choose_method(net, z_tail, v_tail, r_tail, t_tail, y_tail)
         if derivative == "fused":
-            tangent = _tangent(net, z_tail, v_tail, t_tail, y_tail, shift)
+            tangent = shift_velocity(net, z_tail, v_tail, t_tail, y_tail, shift)
             u, slope = dual_forward(lambda z, t: net(z, r, t, y), z, tangent, t, start=start)
-            return u, _derivative_target(v_tail, tangent, slope, r_tail, t_tail, shift)
+            return u, derivative_target(v_tail, tangent, slope, r_tail, t_tail, shift)
     u = net(z, r, t, y)
     target = average_velocity_target(
         net,
@@ -150,11 +150,13 @@ def predict_with_target(
 
 
 @torch.no_grad()
-def _tangent(net: Network, z: Tensor, v: Tensor, t: Tensor, y: Tensor | None, shift: Shift) -> Tensor:
+def shift_velocity(net: Network, z: Tensor, v: Tensor, t: Tensor, y: Tensor | None, shift: Shift) -> Tensor:
+    """The tangent of du/dt in z at α = 0, (B, *shape): v, or with other shifts the network's own u(z, t, t)."""
     return v if shift == "data" else net(z, t, t, y)
 
 
 @torch.no_grad()
-def _derivative_target(v: Tensor, tangent: Tensor, slope: Tensor, r: Tensor, t: Tensor, shift: Shift) -> Tensor:
+def derivative_target(v: Tensor, tangent: Tensor, slope: Tensor, r: Tensor, t: Tensor, shift: Shift) -> Tensor:
+    """The target at α = 0 from du/dt, the `slope`, taken along the `tangent`; all (B, *shape). v where r = t."""
     near = tangent if shift == "model" else v
     return torch.where(expand(r == t, v), v, near - expand(t - r, v) * slope)

@@ -14,6 +14,7 @@ import alphaflow as af
 from alphaflow.cli import run
 from autoencoders import save_vae
 from clips import write_clip
+from published_weights import TinyI3D, scripted
 
 TINY = "--batch-size 8 --model.width 16 --model.depth 2 --model.heads 2 --log-every 1 --data.frames 3".split()
 
@@ -100,7 +101,7 @@ def test_clips_need_a_path(tmp_path, capsys) -> None:
     assert "--data.path" in capsys.readouterr().err
 
 
-def test_videos_as_latents_end_to_end(tmp_path, monkeypatch, capsys) -> None:
+def test_videos_as_latents_end_to_end(tmp_path, publish, capsys) -> None:
     """As Kinetics is meant to go: clips encoded frame by frame, a broken one left out, trained on, decoded."""
     pytest.importorskip("diffusers")
     vae, videos, latents, out = (tmp_path / name for name in ("vae", "videos", "latents", "run"))
@@ -108,15 +109,22 @@ def test_videos_as_latents_end_to_end(tmp_path, monkeypatch, capsys) -> None:
     for k in range(8):
         write_clip(videos / "ab"[k % 2] / f"{k}.mp4", 12)
     (videos / "a" / "3broken.mp4").write_bytes(b"no video")
-    words = [str(videos), str(latents), "--vae", str(vae), "--size", "16", "--frames", "3", "--rate", "5"]
+    words = [str(videos), str(latents), "--vae", str(vae), "--size", "16", "--frames", "10", "--rate", "10"]
     assert run(["encode", *words, "--tolerance", "0.2"]) == 0
-    assert "24 latents" in capsys.readouterr().out
+    assert "80 latents" in capsys.readouterr().out
     model = "--model.width 16 --model.depth 2 --model.heads 2 --model.patch 2 --batch-size 8".split()
-    words = ["kinetics-700", "--out", str(out), "--data.path", str(latents), "--data.frames", "3", *model]
+    words = ["kinetics-700", "--out", str(out), "--data.path", str(latents), "--data.frames", "10", *model]
     assert run(["train", *words, "--steps", "2", "--precision", "float32", "--data.flip"]) == 0
     assert run(["sample", str(out), "--out", str(tmp_path / "v.npz"), "--count", "4"]) == 0
     with np.load(tmp_path / "v.npz", allow_pickle=False) as stored:
-        assert stored["videos"].shape == (4, 3, 16, 16, 3)
+        assert stored["videos"].shape == (4, 10, 16, 16, 3)
+    detector = ["--detector", "i3d", "--detector-path", str(publish("i3d", scripted(TinyI3D())))]
+    assert (
+        run(["evaluate", str(out), "--nfe", "1", "--count", "16", *detector, "--json", str(tmp_path / "e")]) == 0
+    )
+    record = json.loads((tmp_path / "e").read_text())
+    assert (record["distance"], record["shape"]) == ("FVD", "10 × 16 × 16 × 3")
+    assert "frechet" in record["results"][0]["figures"]
     assert run(["report", str(out)]) == 0
     assert (
         run(["encode", str(videos), str(tmp_path / "no"), "--vae", "x", "--frames", "3", "--flips", "drawn"]) == 2

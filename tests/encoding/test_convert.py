@@ -17,8 +17,8 @@ from alphaflow.data import Latents
 from alphaflow.data.latents import read_manifest
 from alphaflow.encoding import Settings, convert, open_foreign
 from alphaflow.encoding.foreign import moments_of
-from alphaflow.encoding.pickles import UnsafePickle, load_plain
 from alphaflow.errors import UserError
+from alphaflow.interop.pickles import UnsafePickle, load_plain
 from alphaflow.vae import load_vae
 from autoencoders import save_vae
 

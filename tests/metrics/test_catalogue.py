@@ -4,8 +4,7 @@ import hashlib
 import http.server
 import pickle
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,26 +16,17 @@ from PIL import Image
 from alphaflow.errors import UserError
 from alphaflow.metrics import DETECTORS, load_detector
 from alphaflow.metrics.catalogue import PUBLISHED, shorter_side_to
-from published_weights import Bomb, TinyCLIP, TinyDINOv2, TinyI3D, TinyInception, pickled, scripted, traced_half
-
-Publish = Callable[..., Path]
-
-
-@pytest.fixture
-def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publish:
-    """Make `content` the published file of a detector; where a copy lies."""
-    monkeypatch.setenv("ALPHAFLOW_CACHE", str(tmp_path / "cache"))
-
-    def now(name: str, content: bytes, url: str = "http://127.0.0.1:9/none") -> Path:
-        entry = PUBLISHED[name]
-        weights = replace(entry.weights, sha256=hashlib.sha256(content).hexdigest(), url=url)
-        monkeypatch.setitem(PUBLISHED, name, replace(entry, weights=weights))
-        file = tmp_path / "mine" / weights.file
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(content)
-        return file
-
-    return now
+from published_weights import (
+    Bomb,
+    Publish,
+    TinyCLIP,
+    TinyDINOv2,
+    TinyI3D,
+    TinyInception,
+    pickled,
+    scripted,
+    traced_half,
+)
 
 
 @pytest.fixture
@@ -80,7 +70,7 @@ def test_i3d_rescales_and_resizes_videos_by_itself(publish: Publish) -> None:
     torch.testing.assert_close(detector.features(videos), wanted)
     with pytest.raises(ValueError, match="videos of 10 frames or more, not 4"):
         detector.features(videos[:, :4])
-    with pytest.raises(ValueError, match=r"takes images \(N, T, H, W, 3\), not \(3, 16, 20, 3\)"):
+    with pytest.raises(ValueError, match=r"takes videos \(N, T, H, W, 3\), not \(N, 16, 20, 3\)"):
         detector.features(videos[:, 0])
     with pytest.raises(ValueError, match="knows no classes"):
         detector.logits(videos)

@@ -99,7 +99,9 @@ def test_only_8_bit_images_of_the_right_shape_are_taken(detector: Detector) -> N
         detector(np.zeros((2, 8, 8, 1)))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"not Tensor of torch\.uint8"):
         detector(torch.zeros(2, 8, 8, 1, dtype=torch.uint8))  # type: ignore[arg-type]
-    for shape in ((2, 1, 8, 8), (2, 32, 32, 3), (8, 8, 1), (0, 8, 8, 1)):
+    with pytest.raises(ValueError, match="was shown nothing"):
+        detector(np.zeros((0, 8, 8, 1), dtype=np.uint8))
+    for shape in ((2, 1, 8, 8), (2, 32, 32, 3), (8, 8, 1)):
         with pytest.raises(ValueError, match=r"takes images \(N, 8, 8, 1\), not"):
             detector(np.zeros(shape, np.uint8))
 

@@ -119,7 +119,10 @@ def test_resumption_evaluation_and_report_go_through(home, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(home / "run", out, symlinks=True)
     assert run(["train", "--resume", str(out), "--steps", "6"]) == 0
-    assert run(["evaluate", str(out), "--nfe", "1", "--count", "16"]) == 0
+    assert run(["evaluate", str(out), "--nfe", "1", "--count", "16", "--out", str(tmp_path / "pictures")]) == 0
+    files = sorted((tmp_path / "pictures").rglob("*.png"), key=lambda file: file.name)
+    labels = [int(file.stem.split("class")[1]) for file in files]
+    assert np.array_equal(np.stack([np.asarray(Image.open(file)) for file in files]), af.load(out)(labels))
     figures = json.loads((out / "evaluation.json").read_text())["results"][0]["figures"]
     assert {"energy", "sliced_wasserstein"} <= figures.keys()
     assert run(["report", str(out)]) == 0

@@ -36,5 +36,13 @@ def test_rates_and_shares_agree_with_each_other():
     assert meter.read()["samples_per_second"] == 0  # since the last reading
 
 
+def test_what_is_paused_for_counts_in_no_rate():
+    meter = Meter(samples=10, flops=100.0, peak=2000.0, device=torch.device("cpu"))
+    began = meter._start
+    with meter.paused():
+        time.sleep(0.02)
+    assert meter._start - began >= 0.02
+
+
 def test_the_rate_of_products_is_measured():
     assert product_rate(torch.device("cpu"), "float32", seconds=0.01) > 1e8

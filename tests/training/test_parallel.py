@@ -5,9 +5,8 @@ tests look at what they left.
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from alphaflow.cli import run
 from alphaflow.cli.train import parse_settings
+from alphaflow.diagnostics import Diagnosis, read_all
 from alphaflow.errors import UserError
 from alphaflow.rng import KeyedRandom, hash_key
 from alphaflow.training import checkpoint
@@ -25,6 +25,7 @@ from alphaflow.training.build import build_dataset, build_model, build_objective
 from alphaflow.training.config import Config, ParallelConfig
 from alphaflow.training.meter import CLOCKED
 from alphaflow.training.parallel import Parallel, Part
+from launched import launch
 
 TINY = (
     "--steps 6 --batch-size 16 --log-every 1 --checkpoint-every 2 --sample-every 3 "
@@ -62,15 +63,6 @@ def gradient(out: Path, *words: str) -> dict:
     return {"gradient": str(out), "words": [*TINY, "--optimizer.clip", "1e9", *words]}
 
 
-def launch(processes: int, tasks: list[dict], folder: Path) -> None:
-    file = folder / f"tasks-{processes}.json"
-    file.write_text(json.dumps(tasks))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += [str(Path(__file__).with_name("crew.py")), str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Callable[[str], Path]:
     """Runs by one process, each made when first asked for."""
@@ -106,6 +98,12 @@ def two(tmp_path_factory) -> Path:
     tasks.append({"words": ["train", "--resume", str(folder / "to-fsdp"), "--parallel.strategy", "fsdp"]})
     half = [*KINDS["meanflow"], "--precision", "bfloat16", "--parallel.strategy", "fsdp"]
     tasks.append(gradient(folder / "half.safetensors", *half))
+    for strategy in ("ddp", "fsdp"):
+        out = folder / f"diagnosed-{strategy}"
+        words = [*KINDS["meanflow"], *"--diagnosis.every 3 --diagnosis.batches 2".split()]
+        tasks.append(fresh(out, *words, "--parallel.strategy", strategy))
+        words = ["diagnose", str(out), "--batches", "2", "--out", str(out / "again")]
+        tasks.append({"words": words})
     for name, words in REFUSED.items():
         tasks.append({**fresh(folder / f"refused-{name}", *words, "--parallel.strategy", "fsdp"), "status": 2})
     launch(2, tasks, folder)
@@ -119,6 +117,8 @@ def four(tmp_path_factory, two) -> Path:
     tasks = [fresh(folder / name, *words, "--parallel.strategy", name) for name in ("ddp", "fsdp")]
     hybrid = ["--parallel.strategy", "hsdp", "--parallel.shard-size", "2"]
     tasks.append(fresh(folder / "hsdp", *words, *hybrid))
+    again = ["diagnose", str(folder / "hsdp"), "--batches", "2", "--out", str(folder / "hsdp" / "again")]
+    tasks.append({"words": again})
     tasks.append(gradient(folder / "hybrid.safetensors", *words, *hybrid, "--accumulate", "2"))
     tasks += [{"words": ["train", "--resume", str(two / f"to-four-{name}")]} for name in ("ddp", "fsdp")]
     tasks.append(fresh(folder / "uneven", *KINDS["uneven"], "--parallel.strategy", "fsdp", "--accumulate", "2"))
@@ -134,7 +134,11 @@ def lines(out: Path) -> list[dict]:
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     missing = -1.0  # no rows in a bin
     return [
-        {key: missing if value is None else value for key, value in row.items() if key not in CLOCKED}
+        {
+            key: missing if value is None else value
+            for key, value in row.items()
+            if key not in CLOCKED and "diagnosis" not in key
+        }
         for row in rows
     ]
 
@@ -282,6 +286,39 @@ def test_pictures_while_training_are_those_of_the_weights_then(alone, two):
             for out in (two / "meanflow-fsdp", alone("meanflow"))
         ]
         assert (pictures[0] - pictures[1]).abs().max() <= 1
+
+
+def assert_same_diagnosis(ours: Diagnosis, theirs: Diagnosis) -> None:
+    assert (ours.counts, ours.derivative) == (theirs.counts, theirs.derivative)
+    for name, cosine in theirs.cosines.items():
+        assert asdict(ours.cosines[name]) == pytest.approx(asdict(cosine), abs=1e-5)
+    assert asdict(ours.losses["tc"]) == pytest.approx(asdict(theirs.losses["tc"]), rel=1e-4, abs=1e-6)
+    for mine, other in zip(ours.curve, theirs.curve):
+        assert asdict(mine) == pytest.approx(asdict(other), rel=1e-3, abs=1e-5 * other.signal)
+    for group, cosines in theirs.groups.items():
+        assert ours.groups[group]["tfm,tc"].mean == pytest.approx(cosines["tfm,tc"].mean, abs=1e-4)
+
+
+def by_one(out: Path) -> Diagnosis:
+    assert run(["diagnose", str(out), "--batches", "2", "--out", str(out / "by-one")]) == 0
+    [found] = read_all(out / "by-one")
+    return found
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_diagnoses_of_two_processes_are_those_of_one(alone, two, strategy):
+    """By the command, and on the way, which leaves training as it is."""
+    out = two / f"diagnosed-{strategy}"
+    on_the_way, one = read_all(out / "diagnosis"), by_one(out)
+    assert_same_run(out, alone("meanflow"))
+    assert [found.step for found in on_the_way] == [3, 6]
+    for many in (on_the_way[-1], *read_all(out / "again")):
+        assert_same_diagnosis(many, one)
+
+
+def test_a_diagnosis_of_four_processes_in_two_groups_is_that_of_one(four):
+    [many] = read_all(four / "hsdp" / "again")
+    assert_same_diagnosis(many, by_one(four / "hsdp"))
 
 
 # ---------------------------------------------------------------------- refusals

@@ -1,12 +1,10 @@
 """The trainer: exact resumption, the guards, what a step does. Real runs of a tiny DiT on the digits."""
 
 import dataclasses
-import json
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,43 +12,11 @@ from safetensors.torch import load_file
 
 from alphaflow.derivative import DerivativeError
 from alphaflow.errors import UserError
-from alphaflow.recipes import RECIPES
 from alphaflow.training import checkpoint
-from alphaflow.training.config import Config, EMAConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
-from alphaflow.training.meter import CLOCKED
+from alphaflow.training.config import Config, EMAConfig, ModelConfig, ObjectiveConfig
 from alphaflow.training.run import RunFolder
 from alphaflow.training.trainer import Trainer
-
-TINY = dataclasses.replace(
-    RECIPES["digits"].config,
-    steps=8,
-    batch_size=16,
-    log_every=1,
-    checkpoint_every=3,
-    sample_every=4,
-    model=ModelConfig(name="dit", width=16, depth=1, heads=2, patch=4),
-    optimizer=OptimizerConfig(lr=1e-2, warmup=2),
-    ema=EMAConfig(half_life=5),
-)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    latest = folder / "checkpoints" / "latest"
-    # cloned, for safetensors maps the file
-    parts = {
-        f"{path.stem}/{k}": v.clone() for path in latest.glob("*.safetensors") for k, v in load_file(path).items()
-    }
-    assert {"model", "ema", "optimizer"} <= {name.split("/")[0] for name in parts}
-    return parts
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
-def lines(folder: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in CLOCKED} for row in rows]
+from tiny_runs import TINY, lines, same, weights
 
 
 @pytest.mark.parametrize("member", ["alphaflow", "meanflow", "shortcut", "splitmeanflow"])

@@ -15,12 +15,16 @@ COMMANDS = {
     "sample": "generate with a trained run",
     "evaluate": "score a trained run, or images in a folder",
     "compare": "put two evaluated runs side by side",
+    "export": "hand a model on: safetensors, diffusers, ONNX, a web page, …",
+    "diagnose": "measure how the parts of a run's objective work together",
     "report": "write a run's report.html",
     "ema": "average a run's weights over any length, after training",
     "bench": "time a training step and sampling",
     "encode": "turn images into latents of an autoencoder",
     "inspect": "say what a set of latents is, and show some of it",
+    "import": "take in a released checkpoint of other code",
     "stats": "keep what a detector sees in images, to compare with",
+    "demo": "show a model on a page of this machine, or two side by side",
     "recipes": "list the recipes with their cost and expected result",
 }
 
@@ -49,7 +53,8 @@ def run(words: Sequence[str]) -> int:
             raise
         status = error.status if isinstance(error, UserError) else 1
         label = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        print(f"alphaflow: {label}{' '.join(str(error).split())}", file=sys.stderr)
+        if not (isinstance(error, UserError) and error.told):
+            print(f"alphaflow: {label}{' '.join(str(error).split())}", file=sys.stderr)
         return status
     except KeyboardInterrupt:
         print("alphaflow: interrupted", file=sys.stderr)

@@ -1,51 +1,44 @@
 """`alphaflow evaluate`."""
 
 import argparse
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from . import Parser
 from .sample import method_of, times_of
 
+if TYPE_CHECKING:
+    from ..data import Dataset
+    from ..decoder import Decoder
+    from ..evaluate import Evaluation
+    from ..training.run import RunFolder
+    from ..training.share import Share
+    from ..view import View
+
 
 def run(words: list[str]) -> None:
-    """Score a run, print a table, and keep the figures in its folder for the report."""
+    """Score a run, print a table, and keep the figures in its folder for the report.
+
+    Under torchrun the processes share the samples; the first of them scores, writes and speaks.
+    """
     known = _parse(words)
-    from ..evaluate import evaluate, evaluate_images, settings
-    from ..generate import load
-    from ..training.data import data_of
+    from ..training.devices import choose_device
+    from ..training.parallel import Parallel
     from ..training.run import RunFolder
+    from ..training.share import Share
 
+    parallel = Parallel()
+    share = Share(parallel)
+    device = parallel.device(choose_device(known.device or "cpu"))
     folder = RunFolder(known.run)
-    if known.from_folder:
-        from ..figures import read_images
-
-        dataset = data_of(folder)
-        chunks, labels = read_images(known.from_folder, dataset.shape)
-        evaluation = evaluate_images(
-            chunks, dataset, source=str(known.from_folder), labels=labels, names=known.metrics
-        )
-    else:
-        methods = [method_of(word) for word in known.method or ["ode"]]
-        sweep = settings(known.nfe, methods, times_of(known.times), known.midpoint or [])
-        emas = known.ema or [None]
-        first = load(
-            known.run, device=known.device or "cpu", ema=emas[0]
-        )  # a mistake shows before the data are read
-        others = (load(known.run, device=known.device or "cpu", ema=ema) for ema in emas[1:])
-        evaluation = evaluate(
-            (generator for some in ((first,), others) for generator in some),
-            data_of(folder),
-            run=str(known.run),
-            sweep=sweep,
-            names=known.metrics,
-            count=known.count,
-            labels=known.labels or "data",
-            seed=known.seed or 0,
-            keep=folder.path / "evaluations",
-        )
-        if emas == [None]:  # the report is about the run's own average
-            evaluation.write(folder.evaluation_file)
+    scored = _of_folder if known.from_folder else _of_run
+    evaluation = scored(known, folder, share, str(device))
+    if not share.main:
+        return
+    if not known.from_folder and (known.ema or [None]) == [None]:  # the report is about the run's own average
+        evaluation.write(folder.evaluation_file)
     if known.json:
         evaluation.write(known.json)
     if known.csv:
@@ -53,6 +46,71 @@ def run(words: list[str]) -> None:
     if known.plot:
         evaluation.plot(known.plot)
     print(evaluation.table())
+
+
+def _of_folder(known: argparse.Namespace, folder: "RunFolder", share: "Share", device: str) -> "Evaluation":
+    from ..evaluate import evaluate_images
+    from ..figures import read_images
+    from ..training.data import data_of
+
+    dataset = data_of(folder)
+    view = _view(known, dataset, device, None)
+    height_first = (view.shape[-1], *view.shape[:-1]) if view.pixels else dataset.shape
+    chunks, labels = read_images(known.from_folder, height_first, share.blocks)
+    source = str(known.from_folder)
+    return evaluate_images(
+        chunks, dataset, source=source, labels=labels, names=known.metrics, share=share, view=view
+    )
+
+
+def _view(known: argparse.Namespace, dataset: "Dataset", device: str, decoder: "Decoder | None") -> "View":
+    from ..data import Latents
+    from ..data.clip_latents import ClipLatents
+    from ..decoder import decoder_of
+    from ..metrics.reference import read_reference
+    from ..view import view_of
+
+    reference = read_reference(known.reference) if known.reference else None
+    if known.vae and decoder is None and isinstance(dataset, Latents | ClipLatents):
+        decoder = decoder_of(dataset, device, known.vae)
+    return view_of(
+        dataset,
+        detector=known.detector,
+        path=known.detector_path,
+        reference=reference,
+        device=device,
+        decoder=decoder,
+    )
+
+
+def _of_run(known: argparse.Namespace, folder: "RunFolder", share: "Share", device: str) -> "Evaluation":
+    from ..evaluate import evaluate, settings
+    from ..generate import load
+    from ..training.data import data_of
+
+    methods = [method_of(word) for word in known.method or ["ode"]]
+    scales = known.guidance or [1.0]
+    sweep = settings(known.nfe, methods, times_of(known.times), known.midpoint or [], scales)
+    first, *others = known.ema or [None]
+    generator = load(known.run, device=device, ema=first, vae=known.vae)  # mistakes show before data are read
+    for scale in scales:
+        generator.guided(scale)
+    dataset = data_of(folder)
+    view = _view(known, dataset, device, generator.decoder)
+    return evaluate(
+        [lambda: generator, *(partial(load, known.run, device=device, ema=ema, vae=known.vae) for ema in others)],
+        dataset,
+        run=str(known.run),
+        sweep=sweep,
+        names=known.metrics,
+        count=known.count,
+        labels=known.labels or "data",
+        seed=known.seed or 0,
+        keep=folder.path / "evaluations",
+        out=known.out,
+        share=share,
+        view=view,
+    )
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
@@ -70,6 +128,9 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--midpoint", type=float, nargs="+", help="two evaluations, parted there: .3 .5")
     parser.add_argument("--times", help="a grid of times instead of --nfe: 1,.5,0")
     parser.add_argument(
+        "--guidance", type=float, nargs="+", metavar="SCALE", help="of plain guidance: 1 1.5 2 (1: none)"
+    )
+    parser.add_argument(
         "--ema", type=_share, nargs="+", metavar="STD", help="weights: own, or averages over shares"
     )
     parser.add_argument(
@@ -77,6 +138,19 @@ def _parse(words: list[str]) -> argparse.Namespace:
         nargs="+",
         help="frechet accuracy manifold neighbours energy sliced kernel inception density limit",
     )
+    parser.add_argument(
+        "--detector", metavar="NAME", help="inception dinov2 clip clip-l i3d digits (what comes with the package)"
+    )
+    parser.add_argument(
+        "--detector-path", type=Path, metavar="PATH", help="its file, or a folder with it (the cache)"
+    )
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        metavar="FILE.npz",
+        help="of `alphaflow stats` or others, in place of the data",
+    )
+    parser.add_argument("--vae", help="of a run on latents: where its autoencoder is now")
     parser.add_argument("--count", type=int, help="how many samples (as many as there are data)")
     parser.add_argument("--labels", help="their classes: data (the default), balanced, random")
     parser.add_argument("--seed", type=int, help="of the noise (0)")
@@ -84,12 +158,16 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--from-folder", type=Path, metavar="DIR", help="score these images instead of drawing any"
     )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write the pictures there, by setting and class")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="and there, a line for each")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="figures against evaluations and midpoints")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help="figures against evaluations, midpoints, guidance"
+    )
     known = parser.parse_args(words)
-    drawing = ("nfe", "method", "midpoint", "times", "ema", "count", "labels", "seed", "device")
-    given = [name for name in drawing if getattr(known, name) is not None]
+    drawing = ("nfe", "method", "midpoint", "times", "guidance", "ema", "count", "labels", "seed", "out")
+    alone = ("device",) if known.detector is None else ()
+    given = [name for name in (*drawing, *alone) if getattr(known, name) is not None]
     if known.from_folder and given:
         raise UserError(f"--{given[0]} does not go with --from-folder: nothing is drawn", status=2)
     if known.times and known.nfe:

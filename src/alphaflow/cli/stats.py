@@ -7,14 +7,19 @@ from . import Parser
 
 
 def run(words: list[str]) -> None:
-    """Write the reference statistics of a source of images."""
-    parser = Parser(prog="alphaflow stats", description="Keep what a detector sees in images.")
-    parser.add_argument("source", metavar="SRC", help="the images: a folder, an archive, …, or digits")
+    """Write the reference statistics of a source of images or videos.
+
+    Under torchrun the processes share the work; the first of them writes and speaks.
+    """
+    parser = Parser(prog="alphaflow stats", description="Keep what a detector sees in images, or in videos.")
+    parser.add_argument("source", metavar="SRC", help="the images: a folder, an archive, …, or digits; or videos")
     parser.add_argument("out", metavar="OUT.npz", type=Path, help="the file to write")
-    parser.add_argument("--detector", required=True, help="inception dinov2 clip clip-l digits")
+    parser.add_argument("--detector", required=True, help="inception dinov2 clip clip-l digits; i3d for videos")
     parser.add_argument("--detector-path", type=Path, help="its file, or a folder with it (the cache)")
-    parser.add_argument("--size", type=int, default=256, help="side of the images in pixels (256)")
-    parser.add_argument("--crop", choices=("lanczos", "box"), default="lanczos", help="lanczos, or box as ADM's")
+    parser.add_argument("--size", type=int, help="side of the pictures in pixels (256)")
+    parser.add_argument("--crop", choices=("lanczos", "box"), help="of images: lanczos (usual), or box as ADM's")
+    parser.add_argument("--frames", type=int, help="of a video (16)")
+    parser.add_argument("--rate", type=float, help="frames a second that are taken of a video (8)")
     parser.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
     known = parser.parse_args(words)
     if known.out.suffix != ".npz":
@@ -23,9 +28,25 @@ def run(words: list[str]) -> None:
     from ..metrics import load_detector
     from ..stats import reference_of
     from ..training.devices import choose_device
+    from ..training.parallel import Parallel
+    from ..training.share import Share
 
-    detector = load_detector(known.detector, path=known.detector_path, device=choose_device(known.device))
-    reference = reference_of(known.source, detector, size=known.size, crop=known.crop)
+    parallel = Parallel()
+    share = Share(parallel)
+    device = parallel.device(choose_device(known.device))
+    detector = load_detector(known.detector, path=known.detector_path, device=device)
+    reference = reference_of(
+        known.source,
+        detector,
+        size=known.size,
+        crop=known.crop,
+        frames=known.frames,
+        rate=known.rate,
+        share=share,
+    )
+    if not share.main:
+        return
     reference.write(known.out)
     found = reference.statistics
-    print(f"{known.out}: {found.count} images, {len(found.mean)} features of {found.detector}")
+    unit = "videos" if detector.video else "images"
+    print(f"{known.out}: {found.count} {unit}, {len(found.mean)} features of {found.detector}")

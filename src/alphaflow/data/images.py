@@ -62,7 +62,7 @@ class Images:
         if not memory >= 0:
             raise UserError(f"memory {memory!r} is no amount: give GB, 0 or more")
         source = open_source(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else source
-        self.source = source
+        self.source, self.crop = source, crop
         count = len(source)
         kept: Decoded | None = None
         if count * 3 * size * size <= round(memory * 1e9):

@@ -55,6 +55,7 @@ class VideoClips:
             )
         if not 0 <= tolerance <= 1:
             raise UserError(f"tolerance {tolerance!r} is not a share: give a number from 0 to 1", status=2)
+        self.crop, self.rate = "lanczos", rate
         files = find_clips(address)
         pixels, self.skipped = _decoded(files, frames, rate, size)
         _report(self.skipped)

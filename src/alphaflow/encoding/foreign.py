@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from .pickles import load_plain
+from ..interop.pickles import load_plain
 
 SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle")
 

@@ -12,7 +12,7 @@ from alphaflow.metrics.estimates import (
     median_estimate,
 )
 from alphaflow.metrics.frechet import frechet_distance, frechet_from_features
-from alphaflow.metrics.inception import inception_score
+from alphaflow.metrics.inception import Guesses, inception_score
 from alphaflow.metrics.kernel import kernel_distance
 from alphaflow.metrics.manifold import (
     DensityCoverage,
@@ -24,7 +24,7 @@ from alphaflow.metrics.manifold import (
     precision_recall,
 )
 from alphaflow.metrics.moving import load_moving_digits_detector
-from alphaflow.metrics.statistics import Accumulator, Statistics, statistics_of
+from alphaflow.metrics.statistics import Accumulator, Moments, Statistics, statistics_of
 
 __all__ = [
     "DETECTORS",
@@ -35,6 +35,8 @@ __all__ = [
     "Estimate",
     "Features",
     "FrechetEstimate",
+    "Guesses",
+    "Moments",
     "Neighbours",
     "PrecisionRecall",
     "Statistics",

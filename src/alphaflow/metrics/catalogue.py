@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +107,10 @@ class Published:
     weights: Weights
     network: Callable[[bytes], nn.Module]
     preprocessing: str
+    distance: str
+    """what the literature calls the Fréchet distance of its features"""
+    classes: Literal["none", "its own"] = "none"
+    """whether it gives logits"""
     video: bool = False
     at_once: int = 64
     shortest: int = 1
@@ -124,6 +129,8 @@ PUBLISHED: dict[str, Published] = {
         ),
         network=Inception,
         preprocessing="8-bit levels, to 299 bilinear as TensorFlow 1",
+        distance="FID",
+        classes="its own",
     ),
     "dinov2": Published(
         weights=Weights(
@@ -133,6 +140,7 @@ PUBLISHED: dict[str, Published] = {
         ),
         network=DINOv2,
         preprocessing="to 224 bicubic antialiased, ImageNet's mean and std",
+        distance="FDD",
     ),
     "clip": Published(
         weights=Weights(
@@ -142,6 +150,7 @@ PUBLISHED: dict[str, Published] = {
         ),
         network=CLIP,
         preprocessing=_CLIP_WORDS,
+        distance="FCD",
     ),
     "clip-l": Published(
         weights=Weights(
@@ -151,6 +160,7 @@ PUBLISHED: dict[str, Published] = {
         ),
         network=CLIP,
         preprocessing=_CLIP_WORDS,
+        distance="FCD-L",
     ),
     "i3d": Published(
         weights=Weights(
@@ -160,6 +170,7 @@ PUBLISHED: dict[str, Published] = {
         ),
         network=I3D,
         preprocessing="8-bit levels scaled to [-1, 1], to 224 bilinear, by the file itself",
+        distance="FVD",
         video=True,
         at_once=8,
         shortest=10,
@@ -201,6 +212,8 @@ def load_detector(
         device=device,
         at_once=published.at_once,
         shortest=published.shortest,
+        classes=published.classes,
+        distance=published.distance,
     )
 
 

@@ -92,6 +92,15 @@ class Detector:
     """images through the network at once"""
     shortest: int = 1
     """frames of the shortest video it takes"""
+    classes: Literal["none", "its own", "the data's"] = "none"
+    """what its logits are of: nothing, classes that it learnt from other images, or those of the data"""
+    distance: str = "frechet"
+    """what a Fréchet distance of its features is called: FID, …"""
+
+    @property
+    def video(self) -> bool:
+        """Whether it looks at videos."""
+        return len(self.image_shape) == 4
 
     @property
     def version(self) -> str:
@@ -139,18 +148,30 @@ class Detector:
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
             kind = f"{type(images).__name__} of {getattr(images, 'dtype', 'no type')}"
             raise ValueError(f"detector {self.name} takes uint8 numpy images, not {kind}: use to_uint8 first")
-        shape = images.shape[1:]
+        reason = self.misfit(images.shape[1:])
+        if reason is None and images.size == 0:
+            reason = f"detector {self.name} was shown nothing: images {images.shape}"
+        if reason is not None:
+            raise ValueError(reason)
+
+    def misfit(self, shape: tuple[int, ...]) -> str | None:
+        """Why images (H, W, C), or videos (T, H, W, C), of this shape do not fit; None: they do."""
         fits = len(shape) == len(self.image_shape) and all(
             wanted in (None, found) for wanted, found in zip(self.image_shape, shape)
         )
-        if not fits or images.size == 0:
+        if not fits:
             letters = ("T", "H", "W", "C")[-len(self.image_shape) :]
             wanted = ", ".join(letter if n is None else str(n) for letter, n in zip(letters, self.image_shape))
-            raise ValueError(f"detector {self.name} takes images (N, {wanted}), not {images.shape}")
-        if len(shape) == 4 and shape[0] < self.shortest:
-            raise ValueError(
-                f"detector {self.name} takes videos of {self.shortest} frames or more, not {shape[0]}"
-            )
+            kind = "videos" if self.video else "images"
+            given = "".join(f", {n}" for n in shape)
+            return f"detector {self.name} takes {kind} (N, {wanted}), not (N{given})"
+        if self.video and shape[0] < self.shortest:
+            return f"detector {self.name} takes videos of {self.shortest} frames or more, not {shape[0]}"
+        return None
+
+    def width(self, shape: tuple[int, ...]) -> int:
+        """The number of its features D, of images (H, W, C), or videos (T, H, W, C), of this shape."""
+        return self.features(np.zeros((1, *shape), np.uint8)).shape[1]
 
 
 def load_digits_detector(device: torch.device | str = "cpu") -> Detector:
@@ -165,7 +186,14 @@ def load_digits_detector(device: torch.device | str = "cpu") -> Detector:
     network = DigitsClassifier()
     network.load_state_dict(weights)
     network.eval().requires_grad_(False).to(device)
-    return Detector(name="digits-cnn", sha256=DIGITS_SHA256, image_shape=(8, 8, 1), network=network, device=device)
+    return Detector(
+        name="digits-cnn",
+        sha256=DIGITS_SHA256,
+        image_shape=(8, 8, 1),
+        network=network,
+        device=device,
+        classes="the data's",
+    )
 
 
 def _checked_asset(name: str, sha256: str) -> bytes:

@@ -24,8 +24,20 @@ def energy_distance(a: ArrayLike, b: ArrayLike) -> float:
     Raises:
         ValueError: shapes that do not fit, or values that are not finite.
     """
-    x, y = sample_pair("a", a, "b", b)
-    return max(2 * _mean_distance(x, y) - _mean_distance(x, x) - _mean_distance(y, y), 0.0)
+    return EnergyTo(b)(a)
+
+
+class EnergyTo:
+    """The energy distance to one set (M, D), looked at once for many others: see `energy_distance`."""
+
+    def __init__(self, b: ArrayLike) -> None:
+        self._set, _ = sample_pair("b", b, "b", b)
+        self._own = _mean_distance(self._set, self._set)
+
+    def __call__(self, a: ArrayLike) -> float:
+        """Of samples (N, D)."""
+        x, y = sample_pair("a", a, "b", self._set)
+        return max(2 * _mean_distance(x, y) - _mean_distance(x, x) - self._own, 0.0)
 
 
 def sliced_wasserstein(a: ArrayLike, b: ArrayLike, projections: int = 256, seed: int = 0) -> float:

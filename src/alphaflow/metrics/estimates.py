@@ -11,6 +11,7 @@ Computing 9, 1999.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import fsum
 
 import torch
 from scipy.special import stdtrit
@@ -64,12 +65,14 @@ def mean_estimate(values: ArrayLike) -> Estimate:
     """Of a figure that is a mean over the samples, from its values (N,), of bool or numbers."""
     x = as_float64("values", values, 1)
     sums = x.new_zeros(GROUPS).index_add_(0, groups_of(torch.arange(len(x))), x)
-    counts = group_counts(len(x))
-    total = float(x.mean())
-    if max(counts) == len(x):
-        return Estimate(total)
-    without = (sums.sum() - sums) / (len(x) - torch.tensor(counts))
-    return jackknife(total, without.tolist(), counts)
+    return ratio_estimate(sums, group_counts(len(x)))
+
+
+def ratio_estimate(sums: Tensor, counts: Sequence[int]) -> Estimate:
+    """Of a mean over the samples, from the sum of each group, float64 (8,), and the samples in each."""
+    n = sum(counts)
+    left = torch.tensor([max(1, n - m) for m in counts])
+    return jackknife(float(sums.sum() / n), ((sums.sum() - sums) / left).tolist(), counts)
 
 
 def median_estimate(values: ArrayLike) -> Estimate:
@@ -122,9 +125,17 @@ def frechet_estimate(reference: Statistics, groups: Sequence[Moments], *, limit:
     points = [(total, value), *((total - counts[k], without[k]) for k in filled)]
     for half in (filled[::2], filled[1::2]):
         points.append((sum(counts[k] for k in half), score(half)))
-    x = torch.tensor([[1.0, 1.0 / n] for n, _ in points]).double()
-    y = torch.tensor([[found] for _, found in points]).double()
-    return FrechetEstimate(estimate, float(torch.linalg.lstsq(x, y).solution[0]))
+    return FrechetEstimate(estimate, _at_zero([1 / n for n, _ in points], [found for _, found in points]))
+
+
+def _at_zero(x: Sequence[float], y: Sequence[float]) -> float:
+    """Where the line of least squares through the points meets x = 0.
+
+    Spelt out: LAPACK's answer differs in the last bit from one process to the next.
+    """
+    middle_x, middle_y = fsum(x) / len(x), fsum(y) / len(y)
+    slope = fsum((a - middle_x) * (b - middle_y) for a, b in zip(x, y)) / fsum((a - middle_x) ** 2 for a in x)
+    return middle_y - slope * middle_x
 
 
 def one_hot_groups(count: int) -> Tensor:

@@ -64,5 +64,9 @@ def load_moving_digits_detector(frames: int, size: int) -> Detector:
     assert isinstance(single.network, DigitsClassifier)
     network = MovingDigitsNetwork(single.network).eval().requires_grad_(False)
     return Detector(
-        name="moving-digits-cnn", sha256=single.sha256, image_shape=(frames, size, size, 1), network=network
+        name="moving-digits-cnn",
+        sha256=single.sha256,
+        image_shape=(frames, size, size, 1),
+        network=network,
+        classes="the data's",
     )

@@ -2,9 +2,11 @@
 
 `mu` (D,) and `sigma` (D, D), float64, are in all of them: ADM's, JAX-MeanFlow's and clean-fid's hold nothing else
 that matters here. Ours also keep the count, the hashes of detector and data, the preprocessing, and the size and
-crop of the images, so that a comparison of unlike things is refused rather than made.
+crop of the images (of videos also the frames and their rate), so that a comparison of unlike things is refused
+rather than made.
 """
 
+import hashlib
 import os
 import zipfile
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from alphaflow.metrics.detectors import Detector
 from alphaflow.metrics.statistics import Statistics
 
 _WORDS = ("detector", "preprocessing", "source", "crop")
+_HELD = ("mu", "sigma", "count", "size", "frames", "rate", *_WORDS)
 _UNKNOWN_COUNT = 2  # the least that `Statistics` takes; of files that do not tell
 
 
@@ -35,8 +38,24 @@ class Reference:
     """side of the images in pixels; 0: unknown, as in files of others"""
     crop: str = ""
     """how they became squares; empty: unknown"""
+    frames: int = 0
+    """of a video; 0: unknown, or images"""
+    rate: float = 0.0
+    """frames a second; 0: unknown, or images"""
     known: bool = True
     """whether the file tells what it belongs to"""
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits of mean and covariance."""
+        found = hashlib.sha256(self.statistics.mean.numpy().tobytes())
+        found.update(self.statistics.cov.contiguous().numpy().tobytes())
+        return found.hexdigest()[:16]
+
+    @property
+    def count(self) -> int:
+        """Of the images; 0 where the file does not tell."""
+        return self.statistics.count if self.known else 0
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """As an .npz, atomically.
@@ -58,25 +77,43 @@ class Reference:
                     count=np.int64(found.count),
                     size=np.int64(self.size),
                     crop=np.array(self.crop),
+                    frames=np.int64(self.frames),
+                    rate=np.float64(self.rate),
                     **{name: np.array(value) for name, value in words.items()},  # type: ignore[arg-type]
                 )
             temporary.replace(target)
         except OSError as error:
             raise UserError(f"cannot write {target} ({error.strerror}): choose another place") from None
 
-    def check(self, detector: Detector, *, size: int, crop: str | None = None) -> None:
+    def check(
+        self,
+        detector: Detector,
+        *,
+        size: int,
+        crop: str | None = None,
+        frames: int = 0,
+        rate: float = 0.0,
+        width: int = 0,
+    ) -> None:
         """Refuse what cannot be compared with images of `size`, cropped so, seen by `detector`.
 
         What a file of others does not tell is not checked, but for the number of features.
 
+        Args:
+            frames, rate: of videos. width: the detector's number of features. 0: not known here.
+
         Raises:
-            UserError: another detector, preprocessing, resolution or crop.
+            UserError: another detector, preprocessing, resolution, crop, number of frames or their rate, or number
+                of features.
         """
         pairs = [
             ("detector", self.statistics.detector, detector_words(detector)),
             ("preprocessing", self.statistics.preprocessing, detector.preprocessing),
             ("resolution", self.size, size),
             ("crop", self.crop, crop),
+            ("frames", self.frames, frames),
+            ("frames a second", self.rate, rate),
+            ("features", len(self.statistics.mean), width),
         ]
         for what, mine, theirs in pairs:
             if mine and theirs and mine != theirs:
@@ -94,7 +131,7 @@ def read_reference(path: str | os.PathLike[str]) -> Reference:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            held = {name: file[name] for name in ("mu", "sigma", "count", "size", *_WORDS) if name in file.files}
+            held = {name: file[name] for name in _HELD if name in file.files}
             names = list(file.files)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         reason = " ".join(str(error).split())
@@ -114,5 +151,10 @@ def read_reference(path: str | os.PathLike[str]) -> Reference:
         **words,
     )
     return Reference(
-        statistics=statistics, size=int(held.get("size", 0)), crop=crop, known=bool(words.get("detector"))
+        statistics=statistics,
+        size=int(held.get("size", 0)),
+        crop=crop,
+        frames=int(held.get("frames", 0)),
+        rate=float(held.get("rate", 0.0)),
+        known=bool(words.get("detector")),
     )

@@ -120,6 +120,11 @@ class Accumulator:
         self._next = 0
         self._dimensions = dimensions
 
+    @property
+    def dimensions(self) -> int:
+        """D; 0 before it is known."""
+        return self._dimensions
+
     def update(self, features: ArrayLike, first: int | None = None) -> None:
         """Take in features (B, D) of samples `first` … first + B - 1; None: of those that follow the last ones.
 

@@ -1,7 +1,9 @@
-"""Networks u(z, r, t, y=None) for the average velocity over [r, t]: DiTs, a U-Net, an MLP."""
+"""Networks u(z, r, t, y=None) for the average velocity over [r, t]: DiTs, a U-Net, an MLP, adapters to others."""
 
-from alphaflow.models.dit import PRESETS, DiT, dit, forward_macs
+from alphaflow.models.adapters import DiffusersDiT, DiffusersUNet
+from alphaflow.models.dit import PRESETS, DiT, Transformer, dit, forward_macs
 from alphaflow.models.embeddings import ClassEmbedder, Network, TimeEmbedder, sinusoids
+from alphaflow.models.improved_dit import ImprovedDiT
 from alphaflow.models.mlp import MLP
 from alphaflow.models.unet import UNet
 from alphaflow.models.video_dit import VideoDiT
@@ -13,8 +15,12 @@ __all__ = [
     "ClassEmbedder",
     "DataPrediction",
     "DiT",
+    "DiffusersDiT",
+    "DiffusersUNet",
+    "ImprovedDiT",
     "Network",
     "TimeEmbedder",
+    "Transformer",
     "UNet",
     "VideoDiT",
     "dit",

@@ -199,6 +199,12 @@ class Transformer(Network):
         if not self.pos_embed.is_meta:
             self.pos_embed.copy_(self._positions(self.pos_embed.shape[1]))
 
+    @torch.no_grad()
+    def place_positions(self, device: torch.device | str) -> None:
+        """Compute the positions on `device`: they are not among the weights, and a network built on meta lacks
+        them."""
+        self.pos_embed = self._positions(self.pos_embed.shape[1]).to(device)
+
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         if z.shape[1:] != self.shape:
             raise ValueError(

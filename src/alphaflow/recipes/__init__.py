@@ -15,5 +15,6 @@ from .toy import TOY
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe for recipe in (DIGITS, TOY, FOLDER, LATENTS, MOVING_DIGITS, *IMAGENET, KINETICS)
 }
+"""All recipes by their names on the command line."""
 
 __all__ = ["RECIPES", "Recipe"]

@@ -1,6 +1,14 @@
 """scikit-learn's 1,797 handwritten digits, 8 × 8 pixels: the demo, α-Flow from scratch on two cores."""
 
-from ..training.config import Config, DataConfig, EMAConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
+from ..training.config import (
+    Config,
+    DataConfig,
+    EMAConfig,
+    ModelConfig,
+    MonitorConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+)
 from .base import Recipe
 
 DIGITS = Recipe(
@@ -30,5 +38,6 @@ DIGITS = Recipe(
         ),
         optimizer=OptimizerConfig(lr=2e-3, warmup=50, decay="linear(50%, 100%, last=0.05)"),
         ema=EMAConfig(half_life=200, ramp=0.1),
+        monitor=MonitorConfig(every=200, count=512),
     ),
 )

@@ -1,6 +1,14 @@
 """Points in the plane: seconds on any machine, and the result can be seen at a glance."""
 
-from ..training.config import Config, DataConfig, EMAConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
+from ..training.config import (
+    Config,
+    DataConfig,
+    EMAConfig,
+    ModelConfig,
+    MonitorConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+)
 from .base import Recipe
 
 TOY = Recipe(
@@ -22,5 +30,6 @@ TOY = Recipe(
         objective=ObjectiveConfig(name="alphaflow", weight="definition"),
         optimizer=OptimizerConfig(lr=2e-3, warmup=50),
         ema=EMAConfig(half_life=100),
+        monitor=MonitorConfig(every=250, count=2048),
     ),
 )

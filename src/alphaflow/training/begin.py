@@ -1,4 +1,4 @@
-"""To begin a run where another one ended."""
+"""To begin a run where another one ended, or from a model that was exported or imported."""
 
 import logging
 from collections.abc import Mapping
@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
+from .. import portable
 from ..errors import UserError
 from .checkpoint import Checkpoint, newest
 from .config import ModelConfig
@@ -29,15 +32,21 @@ def begin_from(
 ) -> None:
     """Take over the network, averages and moments of the run in a folder; all processes must call.
 
+    Of a model's folder, which has one set of weights and no moments, these become both network and averages.
+
     Args:
-        path: the run's folder. model, data: what this run's network and data are, to be compared.
+        path: the run's or the model's folder. model, data: what this run's network and data are, to be compared.
         modules: the network and its averages by the names of their files, "model" and "ema".
 
     Raises:
-        UserError: it is no run, holds no checkpoint, or its network, autoencoder or scale is another.
+        UserError: it is neither, holds no checkpoint, or its network, autoencoder or scale is another.
     """
+    if portable.is_model(Path(path)):
+        _begin_from_model(Path(path), model, data, modules)
+        return
     run = RunFolder(Path(path))
-    _check_same_network(run, model, data)
+    record = run.read_record()["data"]
+    _check_same(path, model, data, vars(run.read_config().model), record)
     found = newest(run.checkpoints).step if parallel.main else None
     stored = Checkpoint(run.checkpoints / f"step-{parallel.exchange(found)[0]:08d}")
     for part, module in modules.items():
@@ -47,22 +56,49 @@ def begin_from(
     log.info("begins where %s was at step %d", path, stored.step)
 
 
-def _check_same_network(run: RunFolder, model: ModelConfig, data: Mapping[str, Any]) -> None:
-    mine, record = {**vars(model), **data}, run.read_record()["data"]
-    theirs = {**vars(run.read_config().model), "shape": record["shape"], "num_classes": record["num_classes"]}
+def _begin_from_model(
+    path: Path, model: ModelConfig, data: Mapping[str, Any], modules: Mapping[str, nn.Module]
+) -> None:
+    record = portable.read_record(path)
+    settings = {**record.network["settings"], **{key: record.network[key] for key in ("name", "predicts")}}
+    _check_same(str(path), model, data, {k: v for k, v in settings.items() if k in vars(model)}, record.data)
+    try:
+        weights = load_file(path / portable.WEIGHTS)  # mapped: each process takes what it needs
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"--init {path}: cannot read its weights ({' '.join(str(error).split())})") from None
+    for module in modules.values():
+        wanted = module.state_dict()
+        portable.check_names(f"--init {path}", weights, wanted)
+        for name, tensor in wanted.items():
+            load_into(tensor, partial(_rows, weights[name]))
+    log.info("begins from %s (%s)", path, record.origin.get("imported", record.weights))
+
+
+def _rows(tensor: Tensor, rows: slice | None) -> Tensor:
+    return tensor if rows is None else tensor[rows]
+
+
+def _check_same(
+    path: str,
+    model: ModelConfig,
+    data: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    record: Mapping[str, Any],
+) -> None:
+    """Refuse a network with other `settings`, or trained on other data than `record` says than these are."""
+    mine = {**vars(model), **data}
+    theirs = {**settings, "shape": record["shape"], "num_classes": record["num_classes"]}
     for name, value in theirs.items():
         if mine[name] != value:
             raise UserError(
-                f"--init {run.path}: its network has {name} {value} and this run's has {mine[name]}: make them "
+                f"--init {path}: its network has {name} {value} and this run's has {mine[name]}: make them "
                 "the same, or begin without --init"
             )
     ours, others = data.get("latents", {}), record.get("latents", {})
-    for name in (
-        "vae",
-        "scale",
-    ):  # other images are what fine-tuning is for; other numbers for the same image are not
-        if ours.get(name) != others.get(name):
+    # Other images are what fine-tuning is for; other numbers for the same image are not.
+    for name in ("vae", "scale"):
+        if ours.get(name) != others.get(name) and not (name == "vae" and others.get(name) == "unknown"):
             raise UserError(
-                f"--init {run.path}: it was trained on latents with {name} {others.get(name)}, and these have "
+                f"--init {path}: it was trained on latents with {name} {others.get(name)}, and these have "
                 f"{ours.get(name)}: encode the images as its were, or begin without --init"
             )

@@ -13,6 +13,7 @@ so any number of processes reads it back, each only what it needs.
 """
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -144,16 +145,21 @@ def _write_parts(temporary: Path, parts: Parts, peers: Peers) -> dict[str, Any]:
     of = f"-{peers.rank + 1:05d}-of-{peers.world:05d}" if peers.world > 1 else ""
     for part, pieces in parts.items():
         path = temporary / f"{part}{of}.safetensors"
-        hashes[path.name] = _write_file(path, {key: piece.tensor.detach().cpu() for key, piece in pieces.items()})
+        hashes[path.name] = write_tensors(
+            path, {key: piece.tensor.detach().cpu() for key, piece in pieces.items()}
+        )
         _flush(path)
         index[part] = {key: [path.name, piece.start, list(piece.shape)] for key, piece in pieces.items()}
     return {"sha256": hashes, "index": index}
 
 
-def _write_file(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """A safetensors file, and its hash on the way. The library's writer copies every tensor into bytes first, with
-    the interpreter locked: four times the time of this, taken from training beside it."""
-    header: dict[str, Any] = {}
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], remarks: Mapping[str, str] | None = None) -> str:
+    """Write a safetensors file with these `remarks` in its header; returns its SHA-256, taken on the way.
+
+    The library copies every tensor into bytes first, with the interpreter locked: four times the time of this,
+    taken from training beside it.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(remarks)} if remarks else {}
     end = 0
     for name, tensor in sorted(tensors.items()):
         start, end = end, end + tensor.numel() * tensor.element_size()
@@ -162,8 +168,9 @@ def _write_file(path: Path, tensors: Mapping[str, Tensor]) -> str:
     text += b" " * (-len(text) % 8)  # the format wants data aligned to 8 bytes
     digest = hashlib.sha256()
     with path.open("wb") as file:
-        pieces = [tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data for name in header]
-        for piece in (memoryview(len(text).to_bytes(8, "little") + text), *pieces):
+        first = memoryview(len(text).to_bytes(8, "little") + text)
+        bodies = (tensors[name].detach().cpu().contiguous().reshape(-1) for name in sorted(tensors))
+        for piece in itertools.chain([first], (body.view(torch.uint8).numpy().data for body in bodies)):
             for start in range(0, len(piece), _CHUNK):  # small enough that it is still in cache when it is hashed
                 digest.update(piece[start : start + _CHUNK])
                 file.write(piece[start : start + _CHUNK])

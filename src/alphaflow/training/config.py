@@ -155,8 +155,46 @@ class ParallelConfig:
     """hsdp: processes over which one copy of the weights is sharded; 0: those of one machine."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class MonitorConfig:
+    every: int = 0
+    """Steps between scores of the averaged weights on a few samples, written to metrics.jsonl; 0: none."""
+    count: int = 1024
+    """Samples drawn for a score. Scores of one count compare with each other only."""
+    nfe: int = 1
+    """Evaluations a sample."""
+    detector: str = ""
+    """Whose features the Fréchet distance compares: inception, dinov2, clip, clip-l, i3d; empty: that of the
+    package which fits the data, or none, and then the score is the energy distance."""
+    detector_path: str = ""
+    """Its file, or a folder with it; empty: the cache, into which it is fetched once."""
+    vae: str = ""
+    """latents: where the autoencoder that decodes for the detector is, if not where it was."""
+    reference: str = ""
+    """Statistics of the real images, made by `alphaflow stats`; empty: of up to 10,000 of the run's own data."""
+
+    def __post_init__(self) -> None:
+        if self.detector_path and not self.detector:
+            raise UserError(
+                "monitor.detector_path goes with monitor.detector: say whose weights it holds", status=2
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnosisConfig:
+    every: int = 0
+    """Steps between diagnoses of the gradients (`alphaflow diagnose`), written to diagnosis/; 0: none."""
+    batches: int = 16
+    """Batches of each; one costs about ten steps."""
+
+
 _LEAST = (
+    ("monitor.every", 0),
+    ("monitor.count", 8),
+    ("monitor.nfe", 1),
     ("steps batch_size accumulate log_every checkpoint_every keep_checkpoints sample_every max_bad_steps", 1),
+    ("diagnosis.every", 0),
+    ("diagnosis.batches", 2),
     ("schedule_steps keep_every spike_factor peak_tflops ema.store_every parallel.shard_size", 0),
 )
 """Settings, and the least value that each may have."""
@@ -219,6 +257,8 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema: EMAConfig = field(default_factory=EMAConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    diagnosis: DiagnosisConfig = field(default_factory=DiagnosisConfig)
 
     def __post_init__(self) -> None:
         for names, least in _LEAST:

@@ -93,6 +93,7 @@ class ProgressBar:
 
     def __init__(self, label: str, done: int, total: int, unit: str = "steps", *, shown: bool = True) -> None:
         self._bar: Any = None
+        self.done, self._total = done, total
         if shown and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -121,7 +122,14 @@ class ProgressBar:
         if self._bar:
             self._bar.stop()
 
+    def less(self, count: int) -> None:
+        """So many need not be done after all."""
+        self._total -= count
+        if self._bar:
+            self._bar.update(self._task, total=self._total)
+
     def update(self, done: int, note: str = "") -> None:
+        self.done = done
         if self._bar:
             rate = (done - self._first) / max(time.monotonic() - self._start, 1e-9)
             fields = {"rate": f"{rate:.1f}/s", **({"note": note} if note else {})}

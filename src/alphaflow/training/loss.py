@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from ..compiled import Compiled
-from ..objectives import AlphaFlow, Output
+from ..objectives import AlphaFlow, Output, binned
 from ..rng import KeyedRandom, hash_key
 from .config import Config
-from .parallel import Part
+from .parallel import Parallel, Part
 
 
 class Loss(nn.Module):
@@ -33,6 +33,16 @@ class Loss(nn.Module):
 def autocast(config: Config, device: torch.device) -> torch.autocast:
     """bfloat16 arithmetic where the settings ask for it; weights stay float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+
+
+def means_of(outs: Sequence[Output], parallel: Parallel, device: torch.device) -> dict[str, float]:
+    """The metrics of a step over all parts and processes, which must all call; residuals also by t and t - r."""
+    names = [name for name in outs[0].metrics if not name.startswith("residual_")]
+    table = [[torch.as_tensor(out.metrics[name]).to(device, torch.float64) for name in names] for out in outs]
+    means = parallel.mean(torch.stack([torch.stack(row) for row in table]).mean(0))
+    rows = torch.cat([torch.stack([out.residual, out.r, out.t], dim=1) for out in outs])
+    bins = binned(*parallel.gather(rows).unbind(1))
+    return dict(zip(names, means.tolist())) | {name: float(value) for name, value in bins.items()}
 
 
 def offending_rows(outs: Sequence[Output], parts: Sequence[Part]) -> list[str]:

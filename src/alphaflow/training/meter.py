@@ -41,6 +41,15 @@ class Meter:
         yield
         self._waited[what] += time.monotonic() - start
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that is not training's: it counts in no rate."""
+        _wait(self.device)  # for what training has asked of it
+        start = time.monotonic()
+        yield
+        _wait(self.device)
+        self._start += time.monotonic() - start
+
     def count(self) -> None:
         """A step is done."""
         self._steps += 1

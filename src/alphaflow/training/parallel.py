@@ -80,6 +80,11 @@ class Parallel:
         return self.rank == 0
 
     @property
+    def host(self) -> Any:
+        """The group over which processes exchange what lies in main memory; None for one that is alone."""
+        return self._host
+
+    @property
     def sharded(self) -> bool:
         """Whether an evaluation of the network is a collective."""
         return self.strategy in ("fsdp", "hsdp")
@@ -218,6 +223,15 @@ class Parallel:
         total = values.clone()
         dist.all_reduce(total)
         return total / self.world
+
+    def sum_of_shards(self, values: Tensor) -> Tensor:
+        """Sum of what was computed from this process's rows of sharded tensors; of whole ones it is whole."""
+        if not self.sharded:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        copies = self._mesh_.size(0) if self._mesh_ is not None and self._mesh_.ndim == 2 else 1
+        return total / copies
 
     def gather(self, rows: Tensor) -> Tensor:
         """The rows of all processes, (world · B, …); each has the same number."""

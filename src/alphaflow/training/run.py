@@ -15,7 +15,7 @@ from .config import Config, from_dict, to_dict
 
 @dataclass(frozen=True)
 class RunFolder:
-    """config.yaml, metrics.jsonl, checkpoints/, averages/, samples/, tensorboard/, report.html under one path."""
+    """config.yaml, metrics.jsonl, report.html, checkpoints/, averages/, samples/, diagnosis/, tensorboard/."""
 
     path: Path
 
@@ -38,6 +38,10 @@ class RunFolder:
     @property
     def samples(self) -> Path:
         return self.path / "samples"
+
+    @property
+    def diagnosis(self) -> Path:
+        return self.path / "diagnosis"
 
     @property
     def evaluation_file(self) -> Path:

@@ -1,6 +1,6 @@
 """Sample pictures while training goes on, always from the same noise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,23 @@ from ..data import Dataset
 from ..figures import picture
 from ..generate import choose_labels, draw
 from ..pixels import false_colours, to_uint8
+from .observers import Observer, RunView
 
 _SHOWN: dict[str, Any] = {"image": to_uint8, "video": to_uint8, "latent": false_colours, "points": Tensor.numpy}
+
+
+class Snapshots(Observer):
+    """A picture of one-step samples of the average in the run's folder."""
+
+    name = "snapshots"
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def observe(self, run: RunView) -> Mapping[str, float]:
+        folder = run.folder.samples if run.parallel.main else None
+        save_snapshot(run.ema, run.dataset, folder, run.step, run.seed)
+        return {}
 
 
 def save_snapshot(net: nn.Module, dataset: Dataset, folder: Path | None, step: int, seed: int) -> None:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from .. import schedules
 from ..data import Batch, Batches
 from ..derivative import check_derivative, choose_method
+from ..diagnostics.observer import Diagnoser
 from ..ema import EMA, PowerEMA
 from ..errors import UserError
-from ..objectives import Output, binned
+from ..objectives import Output
 from ..path import interpolate
 from ..rng import KeyedRandom, hash_key
 from . import checkpoint
@@ -28,12 +29,14 @@ from .data import batches_of, check_same, describe
 from .devices import choose_device, prepare
 from .guard import Guard, on_signal
 from .log import MetricsLog, ProgressBar
-from .loss import Loss, autocast, largest_rows, offending_rows
+from .loss import Loss, autocast, largest_rows, means_of, offending_rows
 from .meter import Meter, forward_flops
+from .monitor import Monitor
+from .observers import Observer, RunView, load_states, observe, states_of
 from .parallel import Parallel, load_into, whole
 from .run import RunFolder
 from .saver import Saver
-from .snapshots import save_snapshot
+from .snapshots import Snapshots
 from .state import restore_optimizer
 from .watchdog import Watchdog
 
@@ -76,6 +79,11 @@ class Trainer:
             peers=self.parallel.writers(),
         )
         self.store = Saver(folder.averages, peers=self.parallel.writers())
+        self.observers: list[Observer] = [Snapshots(config.sample_every)]
+        if config.monitor.every:
+            self.observers.append(Monitor(config, self.dataset, self.device, self.parallel))
+        if config.diagnosis.every:
+            self.observers.append(Diagnoser(config.diagnosis.every, config.diagnosis.batches))
         self.step = 0
         self._where = ""
         self._stop = threading.Event()
@@ -129,7 +137,8 @@ class Trainer:
     def share_out(self) -> None:
         """Lay the network out over the processes, and make what follows that layout."""
         config = self.config
-        if self.objective.derivative == "auto" and self._needs_derivative():  # tried while the network is plain
+        wanted = self._needs_derivative() or config.diagnosis.every > 0
+        if self.objective.derivative == "auto" and wanted:  # tried while the network is plain
             method = choose_method(self.net, *self._first_points())
             self.objective = dataclasses.replace(self.objective, derivative=method)
         self.objective = self.parallel.suit(self.objective, compiled=config.compile)
@@ -171,13 +180,14 @@ class Trainer:
                 while self.step < last and not stopped:
                     outs, grad_norm, rate = self.train_step()
                     self.meter.count()
+                    seen = self.observe()
                     if self.step % config.log_every == 0 or self.step == last:
-                        self.record(outs, grad_norm, rate, bar)
+                        self.record(outs, grad_norm, rate, bar, seen)
+                    elif seen and self.metrics:
+                        self.metrics.write(self.step, seen)
                     if self.guard.reason:
                         self.roll_back()
                         continue
-                    if self.step % config.sample_every == 0 or self.step == config.steps:
-                        self.save_samples()
                     if self.profiles and (self.step % self.store_every == 0 or self.step == config.steps):
                         self.store_averages()
                     if self.step % config.checkpoint_every == 0 and self.step != last:
@@ -221,25 +231,23 @@ class Trainer:
         self.step += 1
         return outs, grad_norm, rate
 
-    def record(self, outs: list[Output], grad_norm: float, rate: float, bar: ProgressBar) -> None:
+    def observe(self) -> dict[str, float]:
+        """What the observers whose turn it is say of the run; all processes must call."""
+        self._at("observing")
+        parts = (self.net, self.ema.module, self.objective, self.dataset)
+        view = RunView(self.step, *parts, self.config, self.parallel, self.device, self.folder)
+        return observe(self.observers, view, self.meter)
+
+    def record(
+        self, outs: list[Output], grad_norm: float, rate: float, bar: ProgressBar, seen: dict[str, float]
+    ) -> None:
         """Write a line of metrics, over all parts and processes, and look at it; all processes must call."""
         self._at("logging")
-        values, speeds = self.collect(outs), self.meter.read()
+        values, speeds = means_of(outs, self.parallel, self.device), self.meter.read()
         self.guard.watch(self.step, values["residual"], values["alpha"])
         if self.metrics:
-            self.metrics.write(self.step, values | {"lr": rate, "grad_norm": grad_norm} | speeds)
+            self.metrics.write(self.step, values | {"lr": rate, "grad_norm": grad_norm} | speeds | seen)
         bar.update(self.step, f"residual {values['residual']:.4f}  α {values['alpha']:.3f}")
-
-    def collect(self, outs: list[Output]) -> dict[str, float]:
-        """The metrics of a step over all parts and processes; all processes must call."""
-        names = [name for name in outs[0].metrics if not name.startswith("residual_")]
-        table = [
-            [torch.as_tensor(out.metrics[name]).to(self.device, torch.float64) for name in names] for out in outs
-        ]
-        means = self.parallel.mean(torch.stack([torch.stack(row) for row in table]).mean(0))
-        rows = torch.cat([torch.stack([out.residual, out.r, out.t], dim=1) for out in outs])
-        bins = binned(*self.parallel.gather(rows).unbind(1))
-        return dict(zip(names, means.tolist())) | {name: float(value) for name, value in bins.items()}
 
     # ------------------------------------------------------------------ guards
 
@@ -318,7 +326,7 @@ class Trainer:
             "optimizer": checkpoint.optimizer_tensors(self.net, self.optimizer),
             **tensors_of(self.profiles),
         }
-        state = {"data": self.dataset.fingerprint, **self.guard.state()}
+        state = {"data": self.dataset.fingerprint, "observers": states_of(self.observers), **self.guard.state()}
         with self.meter.waiting("save"):
             self.saver.save(
                 self.step, {part: self.parallel.pieces(content) for part, content in parts.items()}, state
@@ -344,6 +352,7 @@ class Trainer:
         restore_optimizer(self.net, self.optimizer, stored)
         self.step = stored.step
         self.guard.load(stored.state)
+        load_states(self.observers, stored.state.get("observers", {}))
         self._set_order()
         if self.parallel.main:
             forget_after(self.folder, self.step)
@@ -353,12 +362,6 @@ class Trainer:
         if self.config.init:
             data, modules = describe(self.dataset), {"model": self.net, "ema": self.ema.module}
             begin_from(self.config.init, self.config.model, data, modules, self.optimizer, self.parallel)
-
-    def save_samples(self) -> None:
-        """A picture of one-step samples; with sharded weights all processes must call."""
-        self._at("sampling")
-        folder = self.folder.samples if self.parallel.main else None
-        save_snapshot(self.ema.module, self.dataset, folder, self.step, self.config.seed)
 
     # ------------------------------------------------------------------ small parts
 

@@ -17,7 +17,7 @@ from typing import Protocol
 
 log = logging.getLogger("alphaflow")
 
-STAGES = ("fetching data", "computing", "logging", "sampling", "saving")
+STAGES = ("fetching data", "computing", "observing", "logging", "saving")
 """What a process does in a step, in this order."""
 
 

@@ -8,6 +8,7 @@ import io
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -37,9 +38,11 @@ def load_plain(data: bytes) -> Any:
 
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        found = _KNOWN.get((module.replace("numpy._core", "numpy.core"), name))
+        found = KNOWN.get((module.replace("numpy._core", "numpy.core"), name))
         if found is None:
             raise UnsafePickle(f"it names {module}.{name}, which is neither an array nor a plain value: not read")
+        if isinstance(found, FunctionType):  # as a new function: a pickle may set attributes of what it is given
+            return lambda *args: found(*args)
         return found
 
     def persistent_load(self, pid: Any) -> Any:
@@ -81,7 +84,7 @@ def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, *rest: Any) -
     return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())
 
 
-_KNOWN: dict[tuple[str, str], Callable[..., Any] | type] = {
+KNOWN: dict[tuple[str, str], Callable[..., Any] | type] = {
     ("numpy.core.multiarray", "_reconstruct"): _empty_array,
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy.core.numeric", "_frombuffer"): _from_buffer,

@@ -1,0 +1,7 @@
+"""What the objective's parts do to a network: their gradients, how these agree, and where the losses lie."""
+
+from .files import write
+from .measure import Subject, diagnose, open_subject
+from .record import Diagnosis, Summary, read_all
+
+__all__ = ["Diagnosis", "Subject", "Summary", "diagnose", "open_subject", "read_all", "write"]

@@ -1,0 +1,73 @@
+"""Handing a trained model on, in other people's formats: `alphaflow export`.
+
+Each format is a module with `write(model, out)`, which fills a folder and returns a line for the person who asked.
+`FORMATS` says what each is; this module loads nothing heavy, so that `--help` answers at once.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+
+from ..errors import UserError, choose
+from ..interop import hub
+
+FORMATS: Mapping[str, str] = {
+    "safetensors": "weights and a record of what they are, which alphaflow.load opens",
+    "diffusers": "a pipeline that diffusers runs, by its own code in the folder",
+    "onnx": "model.onnx: u(z, r, t, y) with a free batch, for onnxruntime and others",
+    "program": "model.pt2: the same as a torch.export program, which torch alone runs",
+    "web": "a page that generates in the browser, and all it needs, for any static server",
+}
+"""Name of the format, and of its module here -> what it is."""
+
+
+def export(
+    source: str | Path,
+    out: str | Path,
+    format: str = "safetensors",
+    *,
+    ema: float | None = None,
+    vae: str | None = None,
+    licence: str = "",
+    push: str = "",
+    private: bool = False,
+) -> str:
+    """Write the model of a run, or of a model's folder, to the folder `out` in one of `FORMATS`.
+
+    Args:
+        source: what `alphaflow.load` opens. ema, vae: see there.
+        out: made if need be; files of an earlier export are replaced.
+        licence: of the weights, an SPDX name such as "apache-2.0", for the model card.
+        push: OWNER/NAME on the Hugging Face hub, where the folder is published, or kept `private`.
+
+    Returns:
+        A line that says what was made.
+
+    Raises:
+        UserError: no such format; `source` cannot be opened; `out` cannot be written or is no place for it; the
+            format does not suit this model, or needs a package that is not there.
+    """
+    choose("format", format, FORMATS, status=2)
+    source, out = Path(source), Path(out)
+    if out.suffix in (".onnx", ".pt2", ".safetensors", ".html"):
+        raise UserError(f"{out} is where the folder would be: give a name without {out.suffix}", status=2)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: give a folder", status=2)
+    if push:
+        _check_push(out, push)
+    if (out / "config.yaml").exists() or out.resolve() == source.resolve():
+        raise UserError(f"{out} holds a run or the model itself: export to another folder", status=2)
+    from .model import open_model
+
+    said = import_module(f".{format}", __name__).write(open_model(source, ema, vae, licence), out)
+    if push:
+        said += f"\n{hub.push(out, push, private=private)}"
+    return said
+
+
+def _check_push(out: Path, repo: str) -> None:
+    """Before any work: that the words are right, and that nothing is published but an export."""
+    hub.check_name(repo)
+    before = sorted(one.name for one in out.iterdir()) if out.is_dir() else []
+    if before and not {"alphaflow.json", "model.json"} & set(before):
+        raise UserError(f"{out} holds {before[0]}, which would be published: push from an empty folder", status=2)

@@ -1,0 +1,57 @@
+"""A network u(z, r, t, y) as a model of diffusers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor
+
+from alphaflow.models.dit import DiT
+from alphaflow.models.improved_dit import ImprovedDiT
+from alphaflow.models.unet import UNet
+from alphaflow.models.video_dit import VideoDiT
+from alphaflow.models.wrappers import DataPrediction
+
+KINDS = {"dit": DiT, "video-dit": VideoDiT, "unet": UNet, "improved-dit": ImprovedDiT}
+
+
+class FlowMapNetwork(ModelMixin, ConfigMixin):
+    """The average velocity from time t (noise at 1) back to r (data at 0).
+
+    Args:
+        network: of `KINDS`. settings: its constructor's arguments.
+        predicts: "velocity", or "data" for a network that predicts f, with u = (z - f) / t.
+        shape: of a sample, (C, H, W) or (C, T, H, W).
+        num_classes, class_names: 0 and none without classes; index `num_classes` is no class.
+        guides: the times between which plain guidance can be applied; None: it cannot.
+        latent_divisor, latent_offset: the autoencoder's latents are sample · divisor + offset, a number a channel
+            or, as lists of rows, for each place;
+            none where samples are pixels in [-1, 1].
+    """
+
+    _no_split_modules = ("Block", "ResidualBlock")
+
+    @register_to_config
+    def __init__(
+        self,
+        network: str,
+        settings: dict[str, Any],
+        predicts: str = "velocity",
+        shape: Sequence[int] = (),
+        num_classes: int = 0,
+        class_names: Sequence[str] = (),
+        guides: Sequence[float] | None = None,
+        latent_divisor: Sequence[float] | None = None,
+        latent_offset: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        net = KINDS[network](**settings)
+        self.net = DataPrediction(net) if predicts == "data" else net
+
+    def forward(self, sample: Tensor, r: Tensor, t: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """u, like `sample` (B, *shape); r, t (B,) with 0 <= r <= t <= 1; class_labels (B,) int64 or None."""
+        for buffer in self.buffers():  # positions, which diffusers leaves in float32
+            if buffer.dtype != self.dtype:
+                buffer.data = buffer.data.to(self.dtype)
+        return self.net(sample, r, t, class_labels)

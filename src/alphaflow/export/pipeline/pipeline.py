@@ -1,0 +1,144 @@
+"""Pictures or videos by a flow map, in one step or a few."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from torch import Tensor
+
+
+class FlowMapPipeline(DiffusionPipeline):
+    """Generates by jumps from noise to data.
+
+    Args:
+        transformer: the network, a `FlowMapNetwork`. scheduler: a `FlowMapScheduler`.
+        vae: an `AutoencoderKL` where the network makes latents; None where it makes pixels.
+    """
+
+    transformer: Any
+    scheduler: Any
+    vae: Any
+    model_cpu_offload_seq = "transformer->vae"
+    _optional_components = ("vae",)
+
+    def __init__(self, transformer: Any, scheduler: Any, vae: Any = None) -> None:
+        super().__init__()
+        self.register_modules(transformer=transformer, scheduler=scheduler, vae=vae)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: int | str | Sequence[int | str] | None = None,
+        num_inference_steps: int = 1,
+        timesteps: Sequence[float] | None = None,
+        guidance_scale: float = 1.0,
+        num_images: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Generate.
+
+        Args:
+            class_labels: a class for each sample, by number or name; None: no class.
+            num_inference_steps: network evaluations. timesteps: falling times instead, as in (1, 0.5, 0).
+            guidance_scale: of plain guidance, 1 for none; any other doubles the cost. Only for networks that were
+                trained with dropped labels.
+            num_images: how many, where neither labels nor latents say it.
+            latents: the noise to begin with, (N, *shape), instead of fresh noise by `generator`.
+            output_type: "pil": images, of a video a list of frames; "np": uint8 (N, H, W, C), of videos
+                (N, T, H, W, C); "pt": float (N, C, H, W) or (N, C, T, H, W) in about [-1, 1]; "latent": samples as
+                the network makes them.
+
+        Returns:
+            Its `images` hold them; a tuple of one without `return_dict`.
+        """
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"unknown output_type {output_type!r}: choose pil, np, pt or latent")
+        config, device = self.transformer.config, self._execution_device
+        y = self._labels(class_labels, device)
+        rows = len(y) if y is not None else len(latents) if latents is not None else num_images
+        if latents is None:
+            latents = randn_tensor((rows, *config.shape), generator, torch.device(device), self.transformer.dtype)
+        if latents.shape != (rows, *config.shape):
+            raise ValueError(f"latents have shape {tuple(latents.shape)}: give {(rows, *config.shape)}")
+        self.scheduler.set_timesteps(
+            None if timesteps is not None else num_inference_steps, device=device, timesteps=timesteps
+        )
+        z = latents.to(device, self.transformer.dtype)
+        for t in self.progress_bar(self.scheduler.timesteps):
+            r = self.scheduler.asks_for(t)
+            u = self._velocity(z, r.expand(rows), t.expand(rows), y, guidance_scale)
+            z = self.scheduler.step(u, t, z, generator=generator).prev_sample
+        images = z if output_type == "latent" else self._show(z, output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _velocity(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None, scale: float) -> Tensor:
+        """u, guided where the network was trained for that."""
+        if scale == 1:
+            return self.transformer(z, r, t, y)
+        guides, null = self.transformer.config.guides, self.transformer.config.num_classes
+        if guides is None or y is None or not scale >= 0:
+            raise ValueError(
+                f"guidance_scale {scale:g} needs a network trained with dropped labels, labels, and a scale of at "
+                "least 0: leave it out"
+            )
+        both = torch.cat([y, torch.full_like(y, null)])
+        twice = self.transformer(z.repeat(2, *(1,) * (z.ndim - 1)), r.repeat(2), t.repeat(2), both)
+        conditional, unconditional = twice.chunk(2)
+        within = (t >= guides[0]) & (t <= guides[1])
+        scales = torch.where(within, scale, 1.0).to(z).reshape(-1, *(1,) * (z.ndim - 1))
+        return unconditional + scales * (conditional - unconditional)
+
+    def _labels(self, labels: Any, device: Any) -> Tensor | None:
+        """Numbers (N,) of classes, by number or name."""
+        if labels is None:
+            return None
+        names, count = list(self.transformer.config.class_names), self.transformer.config.num_classes
+        labels = [labels] if isinstance(labels, int | str) else list(labels)
+        for label in labels:
+            if label not in names if isinstance(label, str) else not 0 <= label <= count or not count:
+                raise ValueError(
+                    f"no class {label!r}: give one of {count} by number" + (" or name" if names else "")
+                )
+        numbers = [names.index(one) if isinstance(one, str) else int(one) for one in labels]
+        return torch.tensor(numbers, dtype=torch.int64, device=device)
+
+    def _show(self, z: Tensor, output_type: str) -> Any:
+        x = self._decode(z) if self.vae is not None else z
+        if output_type == "pt":
+            return x
+        levels = x.float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+        pixels = levels.movedim(1, -1).cpu().numpy()
+        if output_type == "np":
+            return pixels
+        if pixels.ndim == 5:
+            return [[_picture(frame) for frame in video] for video in pixels]
+        return [_picture(image) for image in pixels]
+
+    def _decode(self, z: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) in about [-1, 1] of samples; of clips, (B, 3, T, H, W), decoded frame by frame."""
+        if z.ndim == 5:
+            return self._decode(z.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(z), -1)).transpose(1, 2)
+        config = self.transformer.config
+        divisor, offset = (
+            _by_channel(torch.tensor(one, device=z.device))
+            for one in (config.latent_divisor, config.latent_offset)
+        )
+        latents = (z.float() * divisor + offset).to(self.vae.dtype)
+        return torch.cat([self.vae.decode(part).sample for part in latents.split(16)])
+
+
+def _by_channel(table: Tensor) -> Tensor:
+    """(C, 1, 1) of a number a channel; a number for each place, (C, h, w), stays."""
+    return table[:, None, None] if table.ndim == 1 else table
+
+
+def _picture(pixels: Any) -> Image.Image:
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

@@ -1,0 +1,31 @@
+"""A folder with model.pt2, a program of `torch.export`."""
+
+from pathlib import Path
+
+from ..interop.program import write_program
+from .card import write_card
+from .model import Model
+
+FILE = "model.pt2"
+
+
+def write(model: Model, out: Path) -> str:
+    """Write it, and compare it with the network."""
+    model.make_folder(out)
+    generator = model.generator
+    difference = write_program(generator.net, out / FILE, shape=generator.shape, num_classes=generator.num_classes)
+    labels = ", y" if generator.num_classes else ""
+    classes = f"y = torch.arange(rows) % {generator.num_classes}  # {generator.num_classes}: no class\n" * bool(
+        labels
+    )
+    usage = f"""\
+import torch
+
+net = torch.export.load("{out.name}/{FILE}").module()
+rows = 4
+z = torch.randn(rows, {", ".join(map(str, generator.shape))})
+{classes}u = net(z, torch.zeros(rows), torch.ones(rows){labels})
+x = z - u  # one step from noise, t = 1, to data, r = 0; in general z - (t - r) u
+"""
+    write_card(model, out, usage)
+    return f"{out / FILE}: differs from torch by {difference:.1g} at most"

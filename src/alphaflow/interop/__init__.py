@@ -1,0 +1,1 @@
+"""Other people's formats: what they hand us, and what we hand on."""
