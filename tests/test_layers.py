@@ -39,6 +39,8 @@ FLOORS: list[dict[str, set[str]]] = [
             "figures",
             "report",
             "report_figures",
+            "report_material",
+            "report_words",
             "bench",
             "encoding",
             "decoder",

@@ -89,6 +89,9 @@ def test_fid_of_a_run_is_that_of_its_pictures_features(home, inception, evaluate
     assert "299" in record["preprocessing"] and (record["shape"], record["crop"]) == ("16 × 16 × 3", "lanczos")
     table = capsys.readouterr().out
     assert " FID " in table.splitlines()[-4] and "against the run's data, 72 samples, seen by inception" in table
+    assert run(["compare", *2 * [str(tmp_path / "evaluation.json")]]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "FID" in lines[1] and not any("frechet" in line for line in lines)
 
 
 def test_a_reference_takes_the_place_of_the_data(home, inception, evaluated, tmp_path):
@@ -169,6 +172,7 @@ def test_what_does_not_apply_is_refused(home, inception, capsys, tmp_path, publi
         ([few, *words, "--metrics", "density"], "needs 12 real samples, and there are 9"),
         ([digits, *words], "detector inception takes images (N, H, W, 3), not (N, 8, 8, 1)"),
         ([pixels, *wrong], "has sha256"),
+        ([pixels, "--vae", "elsewhere"], "vae 'elsewhere' is for models of latents, and this one makes images"),
         ([pixels, *words, "--reference", str(tmp_path)], "cannot read statistics"),
         ([*stats, "--detector", "digits"], "detector digits-cnn takes images (N, 8, 8, 1), not (N, 256, 256, 3)"),
         ([*stats, *words, "--frames", "3"], "--frames does not apply: detector inception looks at images"),

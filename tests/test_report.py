@@ -15,7 +15,8 @@ from PIL import Image
 
 from alphaflow import cli
 from alphaflow.report import write_report
-from alphaflow.report_figures import METRICS, curves, smooth
+from alphaflow.report_figures import curves, smooth
+from alphaflow.report_words import METRICS
 
 VOID = ("meta", "img", "br", "link", "input", "hr")
 

@@ -9,7 +9,7 @@ from scipy.special import stdtrit
 
 from .errors import UserError
 from .metrics.estimates import FEWEST_GROUPS, group_counts
-from .results import SETTING, read, setting_words
+from .results import SETTING, figure_title, read, setting_words
 from .training.run import RunFolder
 
 LESS_IS_BETTER = ("frechet", "frechet_limit", "kernel", "energy", "sliced_wasserstein")
@@ -18,13 +18,17 @@ MORE_IS_BETTER = ("accuracy", "precision", "recall", "density", "coverage", "inc
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one figure in one setting. reach: half the 95 % interval of b - a, None where it cannot be told."""
+    """Of one figure in one setting.
+
+    reach: half the 95 % interval of b - a, None where it cannot be told. title: the figure's name for people.
+    """
 
     setting: str
     figure: str
     a: float
     b: float
     reach: float | None
+    title: str = ""
 
     @property
     def verdict(self) -> str:
@@ -80,7 +84,8 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: Sequence[str] | N
     for one, other in pairs:
         for name in [name for name in one["figures"] if name in other["figures"] and name in (names or [name])]:
             x, y = one["figures"][name], other["figures"][name]
-            rows.append(Difference(setting_words(one), name, x, y, _reach(name, one, other)))
+            title = figure_title(name, a.get("distance", "frechet"))
+            rows.append(Difference(setting_words(one), name, x, y, _reach(name, one, other), title))
     if not rows:
         raise UserError(
             f"no figure in common among {', '.join(names or ['all'])}: evaluate both with them", status=2
@@ -93,7 +98,9 @@ def table(rows: Sequence[Difference]) -> str:
     lines = [["", "figure", "A", "B", "B - A", ""]]
     for row in rows:
         difference = f"{row.b - row.a:+.3g}" + ("" if row.reach is None else f" ± {row.reach:.2g}")
-        lines.append([row.setting, row.figure, f"{row.a:.4g}", f"{row.b:.4g}", difference, row.verdict])
+        lines.append(
+            [row.setting, row.title or row.figure, f"{row.a:.4g}", f"{row.b:.4g}", difference, row.verdict]
+        )
     widths = [max(len(line[k]) for line in lines) for k in range(6)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
 

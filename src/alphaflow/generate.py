@@ -236,7 +236,7 @@ def load(
         device: "cpu", "cuda", or "auto": cuda where there is one.
         ema: average the weights over this share of the run instead, 0.08 for instance; the run must have stored
             averages (`ema.profiles`).
-        vae: of a run on latents: where the autoencoder is, if not where it was. Its weights are compared.
+        vae: of a run on latents alone: where the autoencoder is, if not where it was. Its weights are compared.
 
     Returns:
         The generator: `load(path)(labels=[0, 1], nfe=1, seed=0)` gives uint8 images (2, H, W, C).
@@ -278,6 +278,10 @@ def _load_model(path: str | Path, device: torch.device, ema: float | None, vae: 
 def _generator(
     net: nn.Module, data: Mapping[str, Any], step: int, device: torch.device, weights: str, vae: str | None
 ) -> Generator:
+    if vae and "latents" not in data:
+        raise UserError(
+            f"vae {vae!r} is for models of latents, and this one makes {data['kind']}s: leave it out", status=2
+        )
     return Generator(
         net=net,
         shape=tuple(data["shape"]),

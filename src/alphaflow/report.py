@@ -3,13 +3,10 @@
 Whatever a part needs and does not find becomes a sentence in its place. Text from files is escaped.
 """
 
-import json
-import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,65 +17,13 @@ from . import evaluate as evaluation
 from . import report_figures as show
 from .data import Dataset
 from .errors import UserError
-from .generate import Generator, load
-from .pixels import false_colours, to_uint8
+from .pixels import to_uint8
+from .report_material import COLUMNS, POINTS, Material, attempt, gather
 from .rng import seeded
 from .training.build import build_objective
-from .training.config import Config
-from .training.data import data_of
 from .training.run import RunFolder
 
-log = logging.getLogger("alphaflow")
-T = TypeVar("T")
-
-COLUMNS = 10
-POINTS = 4000
-NFES = (1, 2, 4)
 NEIGHBOURS = 3
-_NEEDED = {"results", "halves", "step", "detector", "real_count"}
-
-
-@dataclass(frozen=True)
-class Found:
-    """A part of the report's material: what was found, or a sentence about why there is none."""
-
-    value: Any = None
-    problem: str = ""
-
-
-@dataclass(frozen=True)
-class Material:
-    """All that the report shows. metrics: the lines of metrics.jsonl. fresh: the evaluation was made for it.
-
-    classes: that of each column, at most `COLUMNS`; empty without classes.
-    rows: images in a column, fewer where they are large or move.
-    samples: by number of evaluations, all from the same noise: uint8 (N, H, W, C), videos (N, T, H, W, C), or
-        points (N, 2).
-    shown: the function that makes such of samples as the network makes them, and what to say of it.
-    """
-
-    folder: RunFolder
-    config: Config
-    record: dict[str, Any]
-    generator: Generator
-    metrics: list[dict[str, Any]]
-    dataset: Found
-    scores: Found
-    samples: Found
-    classes: list[int]
-    rows: int
-    fresh: bool
-    seed: int
-    shown: Found
-
-    @property
-    def columns(self) -> int:
-        return len(self.classes) or COLUMNS
-
-    @property
-    def names(self) -> list[str]:
-        """Headings of the columns of images."""
-        return [self.generator.class_names[k] for k in self.classes]
 
 
 def write_report(path: Path, *, seed: int = 0, device: torch.device | str = "cpu") -> Path:
@@ -90,7 +35,7 @@ def write_report(path: Path, *, seed: int = 0, device: torch.device | str = "cpu
     Raises:
         UserError: the folder is no run, holds no whole checkpoint, or can't be written to.
     """
-    material = _gather(RunFolder(path), seed, device)
+    material = gather(RunFolder(path), seed, device)
     parts = [
         _header(material),
         _steps(material),
@@ -110,83 +55,12 @@ def write_report(path: Path, *, seed: int = 0, device: torch.device | str = "cpu
 
 def headlines(path: Path) -> list[str]:
     """The figures at 1 and 2 evaluations, a line each, as far as the run has been scored."""
-    scores = _attempt("evaluation", lambda: evaluation.read(RunFolder(path).evaluation_file)).value
+    scores = attempt("evaluation", lambda: evaluation.read(RunFolder(path).evaluation_file)).value
     return [
         f"{show.setting(result)}: " + ", ".join(f"{name} {value:.4g}" for name, value in result["figures"].items())
         for result in (scores or {}).get("results", [])
         if result["nfe"] in (1, 2)
     ]
-
-
-# ---------------------------------------------------------------------- material
-
-
-def _gather(folder: RunFolder, seed: int, device: torch.device | str) -> Material:
-    config, record = folder.read_config(), folder.read_record()
-    generator = load(folder.path, device)
-    size, chosen = generator.shape[-1], show.spread(list(range(generator.num_classes)), COLUMNS)
-    classes = [k for k in chosen for _ in range(COLUMNS // len(chosen))]
-    size *= 8 if generator.kind == "latent" else 1  # decoded
-    rows = 10 if size <= 32 else 4 if size <= 64 else 2
-    rows = (rows + 1) // 2 if len(generator.shape) == 4 else rows
-    labels: Any = classes * rows or COLUMNS * rows
-    if generator.kind == "points":
-        labels = torch.arange(POINTS) % generator.num_classes if generator.num_classes else POINTS
-    dataset = _attempt("the training data", lambda: data_of(folder))
-    fresh = not folder.evaluation_file.exists()
-    scores = _attempt("the evaluation", lambda: _scores(folder, generator, dataset, seed))
-    shown = _pictures(generator)
-    samples = _attempt("the samples", lambda: {n: shown.value(generator.samples(labels, n, seed)) for n in NFES})
-    metrics = _read_metrics(folder.metrics_file)
-    scored = (metrics, dataset, scores, samples)
-    return Material(folder, config, record, generator, *scored, classes, rows, fresh, seed, shown)
-
-
-def _pictures(generator: Generator) -> Found:
-    """What makes pictures of samples; latents stay as they are, in false colours, where nothing decodes them."""
-    decoder = generator.decoder
-    found = _attempt("the autoencoder", lambda: decoder.vae) if decoder else Found()
-    return (
-        Found(false_colours, f" Latents in false colours: {found.problem}")
-        if found.problem
-        else Found(generator.pictures)
-    )
-
-
-def _attempt(what: str, make: Callable[[], T]) -> Found:
-    """`make()`, or the reason of its `ValueError` (every `UserError` is one) as a sentence."""
-    try:
-        return Found(make())
-    except (ValueError, KeyError, OSError) as error:
-        log.warning("report without %s: %s", what, error)
-        return Found(None, f"{what[0].upper()}{what[1:]} could not be had: {error}.")
-
-
-def _scores(folder: RunFolder, generator: Generator, dataset: Found, seed: int) -> dict[str, Any]:
-    """evaluation.json; made first if there is none."""
-    if not folder.evaluation_file.exists():
-        if dataset.value is None:
-            raise UserError("the run was not evaluated, and its data cannot be read")
-        log.info("%s has no evaluation.json yet: scoring the run, as `alphaflow evaluate` does", folder.path)
-        made = evaluation.evaluate(generator, dataset.value, run=str(folder.path), seed=seed)
-        made.write(folder.evaluation_file)
-    scores = evaluation.read(folder.evaluation_file)
-    if not isinstance(scores, dict) or not scores.get("results") or _NEEDED - scores.keys():
-        raise UserError(f"{folder.evaluation_file} holds no evaluation: remove it, or run `alphaflow evaluate`")
-    return scores
-
-
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl."""
-    lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
-            line = json.loads(text)
-        except ValueError:  # cut short by a kill
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            lines.append(line)
-    return lines
 
 
 # ---------------------------------------------------------------------- sections
@@ -375,7 +249,7 @@ def _snapshots(m: Material) -> str:
 def _alpha_plan(m: Material) -> show.Line | None:
     """The schedule of α over the whole run; None where α is drawn row by row."""
     steps = np.linspace(0, m.config.steps, 201)
-    objective = _attempt("the schedule of α", lambda: build_objective(m.config, m.generator.num_classes)).value
+    objective = attempt("the schedule of α", lambda: build_objective(m.config, m.generator.num_classes)).value
     values = [objective and objective.alpha_at(int(step)) for step in steps]
     return None if None in values else (steps, np.array(values, float))
 

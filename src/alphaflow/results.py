@@ -14,6 +14,13 @@ SHARED = ("run", "step", "detector", "preprocessing", "distance", "shape", "crop
 SETTING = ("weights", "method", "nfe", "times", "guidance", "labels", "count", "seed", "rounding")
 
 
+def figure_title(name: str, distance: str) -> str:
+    """A figure's name for people: a Fréchet distance by what the detector's is called, FID for instance."""
+    if distance != "frechet" and name in ("frechet", "frechet_limit"):
+        return distance + ("∞" if name == "frechet_limit" else "")
+    return name
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """Figures of one setting, with the protocol that they hold for.
@@ -75,10 +82,8 @@ class Evaluation:
         return list(dict.fromkeys(found))
 
     def title(self, name: str) -> str:
-        """A figure's name for people: a Fréchet distance by what the detector's is called."""
-        if self.distance != "frechet" and name in ("frechet", "frechet_limit"):
-            return self.distance + ("∞" if name == "frechet_limit" else "")
-        return name
+        """A figure's name for people."""
+        return figure_title(name, self.distance)
 
     def write(self, path: Path) -> None:
         """As JSON, atomically."""

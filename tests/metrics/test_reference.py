@@ -53,6 +53,9 @@ def test_what_is_no_statistics_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "odd.npz", mu=np.zeros(3), sigma=np.eye(2))
     with pytest.raises(UserError, match=r"mu \(3,\) and sigma \(2, 2\)"):
         read_reference(tmp_path / "odd.npz")
+    np.savez(tmp_path / "askew.npz", mu=np.zeros(2), sigma=np.array([[1.0, 0.5], [0.1, 1.0]]))
+    with pytest.raises(UserError, match="sigma is not symmetric"):
+        read_reference(tmp_path / "askew.npz")
     np.savez(tmp_path / "objects.npz", mu=np.array([{}], dtype=object), sigma=np.eye(1))
     with pytest.raises(UserError, match="cannot read statistics"):
         read_reference(tmp_path / "objects.npz")

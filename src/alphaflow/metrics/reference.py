@@ -142,6 +142,10 @@ def read_reference(path: str | os.PathLike[str]) -> Reference:
     fits = mean.ndim == 1 and cov.shape == (len(mean), len(mean))
     if not fits or not all(part.dtype.kind == "f" and np.isfinite(part).all() for part in (mean, cov)):
         raise UserError(f"{path}: mu {mean.shape} and sigma {cov.shape} are no mean (D,) and covariance (D, D)")
+    if not np.allclose(cov, cov.T, rtol=1e-6, atol=1e-6 * float(np.abs(cov).max())):
+        raise UserError(
+            f"{path}: sigma is not symmetric, so it is no covariance: give the statistics as they were made"
+        )
     words = {name: str(held[name]) for name in _WORDS if name in held}
     crop = words.pop("crop", "")
     statistics = Statistics(
