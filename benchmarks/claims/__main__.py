@@ -19,6 +19,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 import sets
 from machine import RESULTS
+from page import FIRST, write
 from settings import SETTINGS
 
 from training import run
@@ -43,17 +44,19 @@ def main() -> None:
     parser.add_argument("what", choices=["run", "page"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--sets", nargs="+", choices=sets.NAMES, default=sets.NAMES)
+    parser.add_argument("--sets", nargs="+", choices=FIRST, default=list(FIRST), metavar="NAME")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="NAME")
     known = parser.parse_args()
     if known.what == "page":
-        import page
-
-        page.write(records())
+        write(records())
         return
     done = {(line["set"], line["setting"], line["seed"]) for line in records()}
     wanted = itertools.product(range(known.seeds), known.settings, known.sets)
-    jobs = [(name, setting, seed) for seed, setting, name in wanted if (name, setting, seed) not in done]
+    jobs = [
+        (name, setting, seed)
+        for seed, setting, name in wanted
+        if name in (SETTINGS[setting].only or sets.NAMES) and (name, setting, seed) not in done
+    ]
     with (
         ProcessPoolExecutor(known.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
         RUNS.open("a") as file,

@@ -1,7 +1,7 @@
 """The three sets of the experiments: data, a network and a budget for each, and what counts as good."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import glyphs
@@ -30,10 +30,13 @@ class Set:
     """of the loss, where a setting has none of its own"""
     score: Callable[[Tensor, Tensor | None], dict[str, float]]
 
+    labels: Tensor | None = None
+    """of the samples that are scored; None: the first 4000 of y"""
+
     @property
-    def count(self) -> int:
-        """How many samples are scored."""
-        return min(len(self.x), 4000)
+    def scored(self) -> Tensor | None:
+        """Labels of the samples that are scored, (N,) or None."""
+        return self.labels if self.labels is not None or self.y is None else self.y[:4000]
 
 
 def _by_features(see: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor):
@@ -118,8 +121,18 @@ def _glyphs() -> Set:
     )
 
 
-_MAKERS = {"toy": _toy, "digits": _digits, "glyphs": _glyphs}
-NAMES = tuple(_MAKERS)
+def _uneven() -> Set:
+    """The digits, of each class 0.6 times as many as of the one before: 178 zeros, 2 nines. Scored against all."""
+    whole = _digits()
+    assert whole.y is not None
+    of_class = [torch.nonzero(whole.y == k)[: round(178 * 0.6**k), 0] for k in range(10)]
+    kept = torch.cat(of_class)
+    return replace(whole, name="digits, uneven", x=whole.x[kept], y=whole.y[kept], labels=whole.y)
+
+
+_MAKERS = {"toy": _toy, "digits": _digits, "glyphs": _glyphs, "digits, uneven": _uneven}
+NAMES = tuple(_MAKERS)[:3]
+"""The sets that every claim is tested on."""
 
 
 @cache

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sets import NAMES
+
 from training import Setting
 
 BASE = "α-Flow"
@@ -28,15 +30,28 @@ SETTINGS: dict[str, Setting] = {
     "shift by u": Setting(shift="model"),
     "shift by u(z, t, t)": Setting(shift="velocity"),
     "teacher: EMA": Setting(teacher=True),
-    # weights
-    **{
-        f"weight {name}": Setting(weight=name) for name in ("adaptive", "scaled", "power", "definition", "uniform")
-    },
+    # weights; `definition` is the toy's own, `adaptive` the others'
+    "weight adaptive": Setting(weight="adaptive", only=("toy",)),
+    "weight definition": Setting(weight="definition", only=("digits", "glyphs")),
+    **{f"weight {name}": Setting(weight=name) for name in ("scaled", "power", "uniform")},
     # how times are told
     "times × 1000": Setting(time_scale=1000.0),
     "times as t, r": Setting(ends=True),
     "MeanFlow, times × 1000": Setting(alpha="0", time_scale=1000.0),
     "MeanFlow, times as t, r": Setting(alpha="0", ends=True),
+    # beyond the paper
+    "self-steering": Setting(steer="steps"),
+    "self-steering by samples": Setting(steer="samples"),
+    "norms balanced": Setting(surgery="norms"),
+    "conflict projected": Setting(surgery="project"),
+    "never a derivative": Setting(alpha="sigmoid(0%, 100%, last=0.005)"),
+    "flow matching, then MeanFlow": Setting(alpha="0", flow_ratio="step(50%, first=1, last=0.25)"),
+    "flow matching, then α-Flow": Setting(alpha="sigmoid(50%, 100%)", flow_ratio="step(50%, first=1, last=0.25)"),
+    "flow matching, then distilled": Setting(
+        alpha="0", flow_ratio="step(50%, first=1, last=0.25)", teacher_from=0.5
+    ),
+    "classes as they come": Setting(only=("digits, uneven",)),
+    "classes balanced": Setting(balanced=True, only=("digits, uneven",)),
 }
 
 
@@ -48,6 +63,7 @@ class Claim:
     reference: str
     settings: tuple[str, ...]
     own: bool = False
+    sets: tuple[str, ...] = NAMES
 
     def rows(self) -> Iterator[tuple[str, str, str]]:
         """Setting, weights, label; the reference first."""
@@ -69,6 +85,16 @@ CLAIMS = (
     Claim(name="weights", reference=BASE, settings=_named("weight")),
     Claim(name="times", reference=BASE, settings=("times × 1000", "times as t, r")),
     Claim(name="times-meanflow", reference="MeanFlow", settings=_named("MeanFlow, times")),
+    Claim(name="steering", reference="sigmoid 25-50 %", settings=("MeanFlow", BASE, *_named("self-steering"))),
+    Claim(name="surgery", reference=BASE, settings=("norms balanced", "conflict projected")),
+    Claim(name="finishing", reference=BASE, settings=("never a derivative",)),
+    Claim(name="tuning", reference=BASE, settings=("MeanFlow", *_named("flow matching"))),
+    Claim(
+        name="classes",
+        reference="classes as they come",
+        settings=("classes balanced",),
+        sets=("digits, uneven",),
+    ),
     Claim(name="averaging", reference=BASE, settings=("MeanFlow",), own=True),
 )
 """What `page.py` makes tables of, beside conflict, sampling and cost."""

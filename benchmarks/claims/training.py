@@ -2,7 +2,8 @@
 
 import copy
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,11 +14,14 @@ import alphaflow as af
 from alphaflow import schedules
 from alphaflow.ema import EMA
 from alphaflow.objectives import Draw
+from alphaflow.steering import SelfSteering
 from alphaflow.targets import average_velocity_target
 from alphaflow.weighting import Weight
 
 CHECKPOINTS, BATCHES = 8, 6
 """Where conflict is measured: at the end of each eighth of a run, on so many batches."""
+STEER_EVERY = 20
+"""Steps between measurements for an α that chooses itself, on half a batch each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +29,7 @@ class Setting:
     """What an experiment varies; the rest is the set's and the paper's. Schedules are in shares of the run."""
 
     alpha: str = "sigmoid(0%, 100%)"
-    flow_ratio: float = 0.25
+    flow_ratio: float | str = 0.25
     shift: str = "data"
     weight: str = ""
     power: float = 1.0
@@ -34,24 +38,41 @@ class Setting:
     time_scale: float = 1.0
     ends: bool = False
     """the network is told t and r instead of t and t - r"""
+    steer: str = ""
+    """α chooses itself, against the sampling error of so many steps or so many samples"""
+    surgery: str = ""
+    """gradients of TFM and TC are brought to one norm (norms), or each rid of what opposes the other (project)"""
+    teacher_from: float = 1.0
+    """from this share of the run on, velocities are those of the averaged weights as they were then"""
+    balanced: bool = False
+    """draw every class equally often"""
     conflict: bool = False
     """measure the gradients' cosines on the way"""
     sweep: bool = False
     """score many ways of sampling"""
+    only: tuple[str, ...] = ()
+    """the sets that it is for; none named: all three"""
 
     def steps(self, chosen: Set) -> int:
-        """As many as cost what `chosen.steps` steps of MeanFlow with 25 % of rows at r = t do, counted in forward
-        passes: 3 for one with its backward pass, and on rows with r < t one more for a tangent or a second point,
-        one more for a velocity of the network's own, none at α = 1."""
-        curve = schedules.parse(self.alpha, 1000)
-        beyond = sum(curve(k) < 1 for k in range(1000)) / 1000
-        further = 1 + (self.shift != "data")
-        return round(chosen.steps * 3.75 / (3 + further * beyond * (1 - self.flow_ratio)))
+        """As many as cost what `chosen.steps` steps of MeanFlow with 25 % of rows at r = t do."""
+        costs = [self._cost(k / 1000) for k in range(1000)]
+        return round(chosen.steps * 3.75 / (sum(costs) / len(costs)))
+
+    def _cost(self, share: float) -> float:
+        """Of a step, in forward passes of the batch: 3 for one with its backward pass, and on rows with r < t and
+        α < 1 one more for a tangent or a second point, and one for a velocity of the network's own."""
+        alpha, ratio = schedules.parse(self.alpha, 10**6), schedules.parse(str(self.flow_ratio), 10**6)
+        at, cost = round(share * 10**6), 3.0
+        if alpha(at) < 1 or self.steer:
+            cost += (1 - ratio(at)) * (1 + (self.shift != "data"))
+        cost += 2 * (self.surgery != "") + (share >= self.teacher_from)  # a second backward pass, the teacher
+        return cost + (3 / 2 / STEER_EVERY if self.steer else 0)
 
     def objective(self, chosen: Set) -> af.AlphaFlow:
+        steps = self.steps(chosen)
         return af.AlphaFlow(
-            alpha=schedules.parse(self.alpha, self.steps(chosen)),
-            flow_ratio=self.flow_ratio,
+            alpha=SelfSteering() if self.steer else schedules.parse(self.alpha, steps),
+            flow_ratio=schedules.parse(str(self.flow_ratio), steps),
             shift=self.shift,  # type: ignore[arg-type]
             weight=Weight(kind=self.weight or chosen.weight, power=self.power),  # type: ignore[arg-type]
         )
@@ -80,19 +101,30 @@ def run(chosen: Set, setting: Setting, seed: int) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(net.parameters(), chosen.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     ema = EMA(net, half_life=0.06 * steps, ramp=0.1)
     generator = torch.Generator().manual_seed(seed)
-    cosines = []
+    cosines, alphas, teacher = [], [], None
+    classes = _rows_by_class(chosen) if setting.balanced else None
     for step in range(steps):
-        rows = torch.randint(len(chosen.x), (chosen.batch,), generator=generator)
+        rows = _rows(chosen, chosen.batch, generator, classes)
         x, y = chosen.x[rows], None if chosen.y is None else chosen.y[rows]
         for group in optimizer.param_groups:
             group["lr"] = chosen.lr * _rate(step, steps)
         draw = objective.draw(net, x, y, step=step, generator=generator)
-        loss = _taught(objective, net, ema.module, draw) if setting.teacher else objective.evaluate(net, draw).loss
-        loss.backward()
+        if step >= setting.teacher_from * steps:
+            teacher = teacher or copy.deepcopy(ema.module)
+            with torch.no_grad():
+                draw = replace(draw, v=teacher(draw.z, draw.t, draw.t, draw.y))
+        if setting.surgery:
+            _operated(objective, net, draw, setting.surgery)
+        else:
+            output = partial(_taught, teacher=ema.module) if setting.teacher else af.AlphaFlow.evaluate
+            loss = output(objective, net, draw)
+            (loss if isinstance(loss, Tensor) else loss.loss).backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 16.0)
         optimizer.step()
         optimizer.zero_grad()
         ema.update(net, step + 1)
+        if isinstance(objective.alpha, SelfSteering) and (step + 1) % STEER_EVERY == 0:
+            alphas.append(round(_steer(objective, objective.alpha, net, chosen, setting, step + 1, seed), 4))
         if setting.conflict and (step + 1) * CHECKPOINTS // steps > step * CHECKPOINTS // steps:
             cosines.append({"at": (step + 1) / steps, **conflict(chosen, net, seed)})
     seconds = time.process_time() - start
@@ -101,7 +133,42 @@ def run(chosen: Set, setting: Setting, seed: int) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "figures": score(chosen, net, ema.module, setting.sweep),
     }
-    return found | ({"cosines": cosines} if cosines else {})
+    return found | ({"cosines": cosines} if cosines else {}) | ({"alphas": alphas} if alphas else {})
+
+
+def _rows_by_class(chosen: Set) -> list[Tensor]:
+    return [torch.nonzero(chosen.y == k)[:, 0] for k in range(chosen.classes)]
+
+
+def _rows(chosen: Set, count: int, generator: torch.Generator, classes: list[Tensor] | None) -> Tensor:
+    """Which samples to take: uniformly, or of uniformly drawn classes."""
+    if classes is None:
+        return torch.randint(len(chosen.x), (count,), generator=generator)
+    drawn = torch.randint(len(classes), (count,), generator=generator)
+    places = torch.rand(count, generator=generator)
+    return torch.stack(
+        [classes[k][int(place * len(classes[k]))] for k, place in zip(drawn.tolist(), places.tolist())]
+    )
+
+
+def _steer(
+    objective: af.AlphaFlow,
+    alpha: SelfSteering,
+    net: nn.Module,
+    chosen: Set,
+    setting: Setting,
+    step: int,
+    seed: int,
+) -> float:
+    """α after another measurement, on half a batch of its own."""
+    if alpha.value:
+        generator = torch.Generator().manual_seed(seed * 10**6 + step)
+        rows = torch.randint(len(chosen.x), (chosen.batch // 2,), generator=generator)
+        y = None if chosen.y is None else chosen.y[rows]
+        draw = objective.draw(net, chosen.x[rows], y, step=step, generator=generator, flow_rows=0)
+        error, scale = alpha.measure(net, draw)
+        alpha.follow(step * (chosen.batch if setting.steer == "samples" else 1), float(error), float(scale))
+    return alpha.value
 
 
 def _rate(step: int, steps: int) -> float:
@@ -115,6 +182,29 @@ def _taught(objective: af.AlphaFlow, net: nn.Module, teacher: nn.Module, draw: D
     error = (net(draw.z, draw.r, draw.t, draw.y) - target).square().flatten(1).mean(1)
     a = torch.where(draw.r < draw.t, draw.alpha or 1.0, torch.ones_like(draw.t))
     return (objective.weight(error.detach(), a, draw.z[0].numel(), draw.r, draw.t) * error).mean()
+
+
+def _operated(objective: af.AlphaFlow, net: nn.Module, draw: Draw, how: str) -> None:
+    """Gradients of the objective's two parts, ‖u - v‖² and 2 (v - target)·u, changed before they are added."""
+    u = net(draw.z, draw.r, draw.t, draw.y)
+    target = average_velocity_target(net, draw.z, draw.v, draw.r, draw.t, draw.alpha, draw.y)
+    error = (u.detach() - target).square().flatten(1).mean(1)
+    a = torch.where(draw.r < draw.t, draw.alpha or 1.0, torch.ones_like(draw.t))
+    weight = objective.weight(error, a, draw.z[0].numel(), draw.r, draw.t)
+    parts = (u - draw.v).square(), 2 * (draw.v - target) * u
+    weights = list(net.parameters())
+    tfm, tc = (
+        torch.autograd.grad((weight * part.flatten(1).mean(1)).mean(), weights, retain_graph=k == 0)
+        for k, part in enumerate(parts)
+    )
+    p, q, pq = (sum(float((x * y).sum()) for x, y in zip(*pair)) for pair in ((tfm, tfm), (tc, tc), (tfm, tc)))
+    shares = 1.0, 1.0
+    if how == "norms" and q > 0:
+        shares = (q / p) ** 0.25, (p / q) ** 0.25
+    elif how == "project" and pq < 0:
+        shares = 1 - pq / p, 1 - pq / q
+    for w, one, other in zip(weights, tfm, tc):
+        w.grad = shares[0] * one + shares[1] * other
 
 
 def conflict(chosen: Set, net: nn.Module, seed: int) -> dict[str, list[float]]:
@@ -157,11 +247,12 @@ def score(chosen: Set, net: nn.Module, average: nn.Module, sweep: bool) -> dict[
     if sweep:
         ways += [("ema", m, (1.0, s, 0.0)) for m in ("ode", "consistency") for s in (0.1, 0.3, 0.7, 0.9)]
     networks = {"ema": average, "own": copy.deepcopy(net).eval()}
-    labels = None if chosen.y is None else chosen.y[: chosen.count]
+    labels = chosen.scored
+    count = 4000 if labels is None else len(labels)
     found = {}
     for weights, method, times in ways:
         generator = torch.Generator().manual_seed(12345)
-        noise = torch.randn(chosen.count, *chosen.x.shape[1:], generator=generator)
+        noise = torch.randn(count, *chosen.x.shape[1:], generator=generator)
         samples = af.sample(networks[weights], noise, labels, times=times, method=method, generator=generator)
         name = f"{weights} {method} {' '.join(f'{t:g}' for t in times)}"
         finite = bool(torch.isfinite(samples).all())
