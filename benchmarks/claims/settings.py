@@ -20,12 +20,17 @@ SETTINGS: dict[str, Setting] = {
     # share of rows with r = t
     **{f"α-Flow, r=t {ratio:.0%}": Setting(flow_ratio=ratio) for ratio in (0.0, 0.5, 0.75)},
     **{f"MeanFlow, r=t {ratio:.0%}": Setting(alpha="0", flow_ratio=ratio) for ratio in (0.0, 0.5, 0.75)},
+    **{
+        f"{schedule}, r=t 50%": Setting(alpha=curve, flow_ratio=0.5)
+        for schedule, curve in (("sigmoid 25-50 %", "sigmoid(25%, 50%)"), ("step 50 %", "step(50%)"))
+    },
     # a constant α after half of the run at α = 1, as the paper's ablation has it
     **{
         f"α = {alpha:g} from 50 %": Setting(alpha=f"step(50%, last={alpha})")
         for alpha in (0.5, 0.1, 0.03, 0.01, 0.003)
     },
     "Shortcut from 50 %": Setting(alpha="step(50%, last=0.5)", shift="model"),
+    "α = 0.01 from 50 %, weight scaled": Setting(alpha="step(50%, last=0.01)", weight="scaled"),
     # the velocity that leads to z_s, and whose targets: Table 5a
     "shift by u": Setting(shift="model"),
     "shift by u(z, t, t)": Setting(shift="velocity"),
@@ -40,11 +45,11 @@ SETTINGS: dict[str, Setting] = {
     "MeanFlow, times × 1000": Setting(alpha="0", time_scale=1000.0),
     "MeanFlow, times as t, r": Setting(alpha="0", ends=True),
     # beyond the paper
-    "self-steering": Setting(steer="steps"),
-    "self-steering by samples": Setting(steer="samples"),
+    # under a weight that knows α: the paper's all but forgets rows with a small one
+    "self-steering": Setting(steer=True, weight="scaled"),
     "norms balanced": Setting(surgery="norms"),
     "conflict projected": Setting(surgery="project"),
-    "never a derivative": Setting(alpha="sigmoid(0%, 100%, last=0.005)"),
+    "never a derivative": Setting(alpha="sigmoid(0%, 100%, last=0.005)", weight="scaled"),
     "flow matching, then MeanFlow": Setting(alpha="0", flow_ratio="step(50%, first=1, last=0.25)"),
     "flow matching, then α-Flow": Setting(alpha="sigmoid(50%, 100%)", flow_ratio="step(50%, first=1, last=0.25)"),
     "flow matching, then distilled": Setting(
@@ -73,16 +78,19 @@ class Claim:
                 yield setting, "own", f"{setting}, not averaged"
 
 
+_SCHEDULES = ("sigmoid 0-25 %", "sigmoid 25-50 %", "sigmoid 37-62 %", "sigmoid 50-83 %", "step 50 %")
+
+
 def _named(*parts: str) -> tuple[str, ...]:
     return tuple(name for name in SETTINGS if any(part in name for part in parts))
 
 
 CLAIMS = (
-    Claim(name="schedules", reference="MeanFlow", settings=(BASE, *_named("sigmoid", "step"))),
+    Claim(name="schedules", reference="MeanFlow", settings=(BASE, *_SCHEDULES)),
     Claim(name="ratio", reference="MeanFlow", settings=(BASE, *_named("r=t"))),
     Claim(name="constant", reference="step 50 %", settings=_named("from 50 %")),
     Claim(name="targets", reference=BASE, settings=_named("shift", "teacher")),
-    Claim(name="weights", reference=BASE, settings=_named("weight")),
+    Claim(name="weights", reference=BASE, settings=_named("weight ")),
     Claim(name="times", reference=BASE, settings=("times × 1000", "times as t, r")),
     Claim(name="times-meanflow", reference="MeanFlow", settings=_named("MeanFlow, times")),
     Claim(name="steering", reference="sigmoid 25-50 %", settings=("MeanFlow", BASE, *_named("self-steering"))),

@@ -38,8 +38,8 @@ class Setting:
     time_scale: float = 1.0
     ends: bool = False
     """the network is told t and r instead of t and t - r"""
-    steer: str = ""
-    """α chooses itself, against the sampling error of so many steps or so many samples"""
+    steer: bool = False
+    """α chooses itself"""
     surgery: str = ""
     """gradients of TFM and TC are brought to one norm (norms), or each rid of what opposes the other (project)"""
     teacher_from: float = 1.0
@@ -166,8 +166,7 @@ def _steer(
         rows = torch.randint(len(chosen.x), (chosen.batch // 2,), generator=generator)
         y = None if chosen.y is None else chosen.y[rows]
         draw = objective.draw(net, chosen.x[rows], y, step=step, generator=generator, flow_rows=0)
-        error, scale = alpha.measure(net, draw)
-        alpha.follow(step * (chosen.batch if setting.steer == "samples" else 1), float(error), float(scale))
+        alpha.follow(step * chosen.batch, *alpha.measure(net, draw, objective.weight))
     return alpha.value
 
 
