@@ -20,7 +20,6 @@ from alphaflow.training.data import describe
 from alphaflow.training.run import RunFolder
 from alphaflow.training.teacher import Teacher, load_teacher
 from alphaflow.training.trainer import Trainer
-from launched import torchrun
 from tiny_runs import TINY, lines, same, weights
 
 CPU = torch.device("cpu")
@@ -97,15 +96,6 @@ def test_a_model_of_another_network_may_teach_and_moves_with_resume(home, tmp_pa
     assert "are not those that this run began with (ema of step 6" in capsys.readouterr().err
     assert run(["train", "--resume", str(home / "other"), "--distill.teacher", str(moved)]) == 1
     assert "has learnt from its data so far: begin a new run from it, with --init" in capsys.readouterr().err
-
-
-def test_the_teacher_is_whole_where_the_network_is_sharded(home, tmp_path):
-    words = [*distilling(home, tmp_path / "two"), "--parallel.strategy", "fsdp", "--objective.alpha", "0"]
-    done = torchrun(2, "-m", "alphaflow", *words)
-    assert done.returncode == 0, done.stderr
-    assert run([*distilling(home, tmp_path / "one"), "--objective.alpha", "0"]) == 0
-    ours, theirs = lines(tmp_path / "two"), lines(tmp_path / "one")
-    assert [row["residual"] for row in ours] == pytest.approx([row["residual"] for row in theirs], rel=1e-3)
 
 
 def test_a_teacher_of_other_samples_is_refused_by_name(home, tmp_path):

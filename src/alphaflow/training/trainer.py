@@ -24,6 +24,7 @@ from .averages import forget_after, tensors_of
 from .begin import begin_from
 from .blocks import prepare_blocks
 from .build import build_dataset, build_model
+from .classes import ClassResiduals
 from .config import Config, to_dict, with_changes
 from .data import batches_of, check_same, describe
 from .devices import choose_device, prepare
@@ -80,7 +81,8 @@ class Trainer:
             peers=self.parallel.writers(),
         )
         self.store = Saver(folder.averages, peers=self.parallel.writers())
-        self.observers: list[Observer] = [Snapshots(config.sample_every)]
+        self.classes = ClassResiduals(config, self.dataset, self.device, self.parallel)
+        self.observers: list[Observer] = [Snapshots(config.sample_every), self.classes]
         if config.monitor.every:
             self.observers.append(Monitor(config, self.dataset, self.device, self.parallel))
         if config.diagnosis.every:
@@ -222,6 +224,7 @@ class Trainer:
             with self.parallel.syncing(self.wrapped, last=part is self.parts[-1]):
                 outs.append(self.wrapped(x, y, ids, self.step, part.below(flow_rows)))
                 (outs[-1].loss / config.accumulate).backward()
+            self.classes.add(outs[-1].residual, y)
         grad_norm = whole(nn.utils.clip_grad_norm_(self.net.parameters(), config.optimizer.clip)).item()
         if self._is_sound(outs, grad_norm):
             self.optimizer.step()
@@ -388,8 +391,7 @@ class Trainer:
         """The order of the data and the noise: after a roll-back another than before, or it would come again."""
         config, turn = self.config, self.guard.rolled_back
         seed = hash_key(config.seed, "again", turn) if turn else config.seed
-        self.batches = self._stream(seed)
-        self.loss.seed = seed
+        self.batches, self.loss.seed = self._stream(seed), seed
 
     def _open_log(self) -> MetricsLog | None:
         if not self.parallel.main:
