@@ -274,7 +274,8 @@ def _by_class(m: Material) -> str:
         "other."
     )
     uri = show.bars(values, "residual", float(np.nanmedian(means)), "median of all classes")
-    return show.section("classes", "Residual by class", show.figure(uri, "residual of each class", caption))
+    body = f"<div class='halves'>{show.figure(uri, 'residual of each class', caption)}</div>"
+    return show.section("classes", "Residual by class", body)
 
 
 def _nearest(m: Material) -> str:
