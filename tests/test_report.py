@@ -107,7 +107,7 @@ def test_digits(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "The run had not been evaluated: making this report did it" in page.words
     assert "Step 5" in page.words and "Step 10" in page.words
     assert sum("nearest to" in (image["alt"] or "") for image in page.images) == 30
-    assert sum((image["src"] or "").startswith("data:image/svg") for image in page.images) == 9
+    assert sum((image["src"] or "").startswith("data:image/svg") for image in page.images) == 11
     assert "Distance between a few samples of the averaged weights and the data" in page.words
     assert html.escape((digits / "config.yaml").read_text()) in text
     assert "<b>" not in text and "a &lt;b&gt; &amp; run" in text

@@ -11,7 +11,7 @@ from typing import TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import schedules
 from .derivative import METHODS, Method
@@ -84,7 +84,8 @@ class Output:
 class Draw:
     """Where one evaluation of an objective takes place.
 
-    z, v: points on the paths and (guided) velocities there (B, *shape). r, t: (B,). y: classes (B,) or None.
+    z, v: points on the paths and velocities there (B, *shape), the samples' or the teacher's, guided or not.
+    r, t: (B,). y: classes (B,) or None.
     alpha: a number, or a tensor: () for all rows or (B,) row by row. flow_rows: the first rows, which have r = t.
     """
 
@@ -107,6 +108,11 @@ class AlphaFlow:
         rows and α = 1 teach the data, the others make u consistent with itself.
     weight: the weight per row. clip: bound on the targets of rows with 0 < α < 1 (released recipes: 4).
     guidance: classifier-free guidance in training, or None.
+    teacher: distil this network u(z, r, t, y): on all rows its velocity u(z, t, t, y), without gradient, stands
+        for noise - x. The targets lose that noise; their mean given z stays, where the teacher is exact. Under
+        `Guided` it teaches a guided sampler; `guidance` then comes on top, and the two scales multiply. Rows with
+        dropped labels keep their class's velocity, whose mean given z is that of no class. It is evaluated once
+        for all rows, plain and whole on each process, in the mode it is in: call `teacher.eval()` first.
     relaxation: FACM's: pull the target towards u⁻ by the share (1 - t)^p, the change cut to ±1; None: off.
     cosine: weight of 1 - cos(u, v) over the channels on the r = t rows (FACM's anchor).
     even: evaluate the network as often whichever rows a batch has, even where no row needs it; the result is the
@@ -124,6 +130,7 @@ class AlphaFlow:
     weight: Weight | AnchorWeight = field(default_factory=Weight)
     clip: float | None = None
     guidance: Guidance | None = None
+    teacher: Network | None = field(default=None, repr=False)
     relaxation: float | None = None
     cosine: float = 0.0
     even: bool = False
@@ -137,6 +144,11 @@ class AlphaFlow:
             raise ValueError(f"clip {self.clip:g} must be positive, or None")
         choose("shift", self.shift, get_args(Shift))
         choose("derivative", self.derivative, METHODS)  # now, not when the schedule reaches 0
+        if isinstance(self.teacher, nn.Module) and self.teacher.training:
+            raise ValueError(
+                "the teacher is in training mode, where dropout and batch statistics would change what it says: "
+                "call teacher.eval() first"
+            )
         if self._never_sees_the_data():
             raise ValueError(
                 "shift 'model' with flow_ratio 0 never sees the data: every target is made of the network's own "
@@ -181,6 +193,9 @@ class AlphaFlow:
         r_host, t_host = self.times.draw(random, flow_rows)
         r, t = r_host.to(x), t_host.to(x)
         z, v = interpolate(x, noise, t)
+        if self.teacher is not None:
+            with torch.no_grad():
+                v = self.teacher(z, t, t, y).to(v)
         if self.guidance is not None:
             v, y = self.guidance(net, z, v, t_host, y, random, even=self.even)
         alpha: float | Tensor | None = self.alpha_at(step)

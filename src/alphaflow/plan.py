@@ -57,9 +57,9 @@ class Plan:
     parameters: of the network. forward_macs: multiply-accumulates of one evaluation of one sample, which papers
         print as its "GFLOP"; a FLOP count in the strict sense is twice as high.
     evaluations: forward passes a sample and step, mean over the run: 1 for the prediction, the rest for targets,
-        tangents and guidance. The backward pass comes on top, as 2 more.
-    states: bytes of weights, gradients, moments and averages on each GPU. activations: bytes that the network
-        keeps for the backward pass there.
+        tangents, guidance and a teacher, which is taken to be as large. The backward pass comes on top, as 2 more.
+    states: bytes of weights, gradients, moments, averages and a teacher on each GPU. activations: bytes that the
+        network keeps for the backward pass there.
     checkpoint: bytes of one checkpoint. checkpoints: how many lie there at most, while the newest is written.
     """
 
@@ -119,7 +119,8 @@ def plan(config: Config, shape: Sequence[int], num_classes: int, machine: Machin
         parameters=parameters,
         forward_macs=forward_flops(net, shape, num_classes) // 2,
         evaluations=evaluations(config, num_classes),
-        states=4 * (4 + averages) * parameters / shards,  # float32: weights, gradients, two moments, averages
+        # float32: weights, gradients, two moments, averages; a teacher is whole everywhere
+        states=4 * ((4 + averages) / shards + bool(config.distill.teacher)) * parameters,
         activations=constant + per_row * config.batch_size / parts,
         checkpoint=4 * (3 + averages) * parameters,
         checkpoints=config.keep_checkpoints + 1,
@@ -130,7 +131,7 @@ def evaluations(config: Config, num_classes: int) -> float:
     """Forward passes a sample and step, averaged over the schedules of the run.
 
     A tangent counts as one more pass over its rows, which is what the fused derivative takes, and computing the
-    blocks again in the backward pass as one over all rows.
+    blocks again in the backward pass as one over all rows. So does a teacher, under guidance as two.
     """
     objective: AlphaFlow = dataclasses.replace(build_objective(config, num_classes), derivative="fused")
     rows, total = config.batch_size, 0
@@ -141,7 +142,8 @@ def evaluations(config: Config, num_classes: int) -> float:
         counting = _Counting()
         objective(counting, x, y, step=int(step), generator=KeyedRandom(0, torch.arange(rows), int(step)))
         total += counting.rows
-    return total / rows / len(steps) + config.recompute
+    taught = bool(config.distill.teacher) * (1 + (config.distill.guidance != 1))
+    return total / rows / len(steps) + config.recompute + taught
 
 
 class _Counting:

@@ -21,9 +21,12 @@ from .pixels import to_uint8
 from .report_material import COLUMNS, POINTS, Material, attempt, gather
 from .rng import seeded
 from .training.build import build_objective
+from .training.checkpoint import Checkpoint
+from .training.classes import class_means
 from .training.run import RunFolder
 
 NEIGHBOURS = 3
+SHOWN_CLASSES = 50
 
 
 def write_report(path: Path, *, seed: int = 0, device: torch.device | str = "cpu") -> Path:
@@ -41,6 +44,7 @@ def write_report(path: Path, *, seed: int = 0, device: torch.device | str = "cpu
         _steps(material),
         _snapshots(material),
         show.training_curves(material.metrics, _alpha_plan(material)),
+        _by_class(material),
         _nearest(material),
     ]
     text = show.page(path.resolve().name, [*parts, _settings(material)])
@@ -252,6 +256,26 @@ def _alpha_plan(m: Material) -> show.Line | None:
     objective = attempt("the schedule of α", lambda: build_objective(m.config, m.generator.num_classes)).value
     values = [objective and objective.alpha_at(int(step)) for step in steps]
     return None if None in values else (steps, np.array(values, float))
+
+
+def _by_class(m: Material) -> str:
+    """The classes with the highest residuals; nothing without classes, or before one was seen often enough."""
+    place = m.folder.checkpoints / f"step-{m.generator.step:08d}"
+    means = attempt("the residual by class", lambda: class_means(Checkpoint(place).state)).value
+    if means is None or np.isnan(means).all():
+        return ""
+    order = [int(k) for k in np.argsort(-means) if not np.isnan(means[k])]
+    shown, names = order[:SHOWN_CLASSES], m.generator.class_names
+    values = {f"{k} {names[k]}" if names[k] != str(k) else str(k): float(means[k]) for k in shown}
+    which = f"The {len(shown)} highest of {len(order)}" if len(shown) < len(order) else f"All {len(order)}"
+    caption = (
+        f"{which} classes, running means at the end. Compare them with each other: their level is that of the α "
+        "then, and classes differ by nature. One far above the others has too few samples, or samples unlike each "
+        "other."
+    )
+    uri = show.bars(values, "residual", float(np.nanmedian(means)), "median of all classes")
+    body = f"<div class='halves'>{show.figure(uri, 'residual of each class', caption)}</div>"
+    return show.section("classes", "Residual by class", body)
 
 
 def _nearest(m: Material) -> str:

@@ -154,6 +154,29 @@ def curves(
     return data_uri(memory.getvalue(), "image/svg+xml")
 
 
+def bars(values: Mapping[str, float], label: str, line: float, line_name: str) -> str:
+    """Horizontal bars from 0 by name, the first on top, and a dashed line at `line`; an SVG."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
+        figure = Figure(figsize=(7.2, 0.8 + 0.17 * len(values)), layout="constrained")
+        axes = figure.subplots()
+        places = range(len(values))
+        axes.barh(places, list(values.values()), color=COLORS[0], height=0.7)
+        axes.axvline(line, color=COLORS[1], lw=1.2, ls="--", label=line_name)
+        axes.set_yticks(places, [name if len(name) <= 24 else name[:23] + "…" for name in values])
+        axes.invert_yaxis()
+        axes.set(xlabel=label)
+        _restyle(axes)
+        axes.grid(visible=False, axis="y")
+        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "borderaxespad": 0.2}
+        axes.legend(frameon=False, fontsize=8, labelcolor=INK, **place)
+        memory = io.BytesIO()
+        figure.savefig(memory, format="svg", transparent=True, metadata={"Date": None})
+    return data_uri(memory.getvalue(), "image/svg+xml")
+
+
 def spread(items: list[Any], count: int) -> list[Any]:
     """At most `count` of the items, evenly chosen, with the first and the last."""
     if len(items) <= count:

@@ -31,6 +31,11 @@ CURVES = (
         "By the length of the jump; a one-step sample takes the longest, t − r = 1.",
     ),
     (
+        "residual by class",
+        "residual_class_worst residual_class_median",
+        "Running means: the class that is highest at the time, and the median of all classes.",
+    ),
+    (
         "score of the average",
         "monitor_frechet_best monitor_energy_best monitor_frechet monitor_energy",
         "Distance between a few samples of the averaged weights and the data, always from the same noise. Few "
@@ -49,6 +54,8 @@ NAMES = {
     "tc": "TC",
     "alpha": "α",
     "flow_ratio": "share of rows with r = t",
+    "residual_class_worst": "highest class",
+    "residual_class_median": "median class",
     "monitor_frechet": "Fréchet distance",
     "monitor_frechet_best": "lowest so far",
     "monitor_energy": "energy distance",

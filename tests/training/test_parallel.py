@@ -52,6 +52,7 @@ KINDS = {
     "uneven-between": "--objective.alpha 0.4 --objective.shift model --objective.flow-ratio 0.94".split(),
 }
 REFUSED = {"compiled": ["--compile"], "reverse": ["--objective.derivative", "reverse"]}
+TAUGHT = [*KINDS["meanflow"], "--distill.guidance", "2", "--distill.teacher"]
 SHARED = [(kind, strategy) for kind in KINDS for strategy in ("ddp", "fsdp")]
 
 
@@ -104,6 +105,7 @@ def two(tmp_path_factory) -> Path:
         tasks.append(fresh(out, *words, "--parallel.strategy", strategy))
         words = ["diagnose", str(out), "--batches", "2", "--out", str(out / "again")]
         tasks.append({"words": words})
+    tasks.append(fresh(folder / "taught", *TAUGHT, str(folder / "guided-ddp"), "--parallel.strategy", "fsdp"))
     for name, words in REFUSED.items():
         tasks.append({**fresh(folder / f"refused-{name}", *words, "--parallel.strategy", "fsdp"), "status": 2})
     launch(2, tasks, folder)
@@ -156,11 +158,17 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
     assert len(lines(ours)) == len(lines(theirs)) == 6
     for mine, other in zip(lines(ours), lines(theirs)):
         assert mine == pytest.approx(other, rel=1e-3, abs=1e-5)
+    assert lines(ours)[-1]["residual_class_worst"] >= lines(ours)[-1]["residual_class_median"] > 0
 
 
 @pytest.mark.parametrize(("kind", "strategy"), SHARED)
 def test_two_processes_train_as_one_does(alone, two, kind, strategy):
     assert_same_run(two / f"{kind}-{strategy}", alone(kind))
+
+
+def test_a_teacher_is_whole_where_the_network_is_sharded(two, tmp_path):
+    assert run(fresh(tmp_path / "taught", *TAUGHT, str(two / "guided-ddp"))["words"]) == 0
+    assert_same_run(two / "taught", tmp_path / "taught")
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "hsdp"])

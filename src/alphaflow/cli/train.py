@@ -99,14 +99,15 @@ def _resume(known: argparse.Namespace, settings: list[str]) -> "Trainer":
     if known.recipe is not None or known.out is not None:
         raise UserError(
             "--resume takes its recipe, folder and settings from the run: give only --steps, --device, "
-            "--accumulate or --parallel.strategy",
+            "--accumulate, --parallel.strategy or --distill.teacher",
             status=2,
         )
     parser = Parser(prog="alphaflow train --resume", add_help=False, allow_abbrev=False)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--accumulate", type=int)
-    parser.add_argument("--parallel.strategy", dest="strategy", choices=("none", "ddp", "fsdp", "hsdp"))
+    parser.add_argument("--parallel.strategy", choices=("none", "ddp", "fsdp", "hsdp"))
+    parser.add_argument("--distill.teacher", metavar="DIR", help="where the teacher is now")
     changes = vars(parser.parse_args(settings))
     from ..training.run import RunFolder
     from ..training.trainer import Trainer

@@ -24,7 +24,7 @@ from ..rng import KeyedRandom, hash_key
 from ..targets import average_velocity_target, derivative_target, shift_velocity
 from ..training import checkpoint
 from ..training.blocks import prepare_blocks
-from ..training.build import build_model, build_objective
+from ..training.build import build_model
 from ..training.config import Config
 from ..training.data import batches_of, data_of
 from ..training.devices import choose_device, prepare
@@ -32,6 +32,7 @@ from ..training.log import ProgressBar
 from ..training.loss import autocast
 from ..training.parallel import Parallel, load_into
 from ..training.run import RunFolder
+from ..training.teacher import build_taught
 from .curve import Curve
 from .gradients import Gradient, Gradients
 from .maps import Maps
@@ -75,7 +76,7 @@ def open_subject(path: Path, step: int | None = None, device: str = "") -> Subje
     prepare(where, tf32=config.tf32)
     stored = _checkpoint(folder, step)
     dataset = data_of(folder)
-    objective = build_objective(config, dataset.num_classes)
+    objective = build_taught(config, dataset, where, folder)
     net = build_model(config.model, dataset.shape, dataset.num_classes, config.seed).to(where)
     if objective.derivative == "auto":  # tried while the network is whole
         method = choose_method(net, *_few_points(dataset, objective, where))

@@ -15,6 +15,7 @@ from .. import portable
 from ..errors import UserError
 from .checkpoint import Checkpoint, newest
 from .config import ModelConfig
+from .data import check_fits
 from .parallel import Parallel, load_into
 from .run import RunFolder
 from .state import restore_optimizer
@@ -86,19 +87,10 @@ def _check_same(
     record: Mapping[str, Any],
 ) -> None:
     """Refuse a network with other `settings`, or trained on other data than `record` says than these are."""
-    mine = {**vars(model), **data}
-    theirs = {**settings, "shape": record["shape"], "num_classes": record["num_classes"]}
-    for name, value in theirs.items():
-        if mine[name] != value:
+    for name, value in settings.items():
+        if vars(model)[name] != value:
             raise UserError(
-                f"--init {path}: its network has {name} {value} and this run's has {mine[name]}: make them "
+                f"--init {path}: its network has {name} {value} and this run's has {vars(model)[name]}: make them "
                 "the same, or begin without --init"
             )
-    ours, others = data.get("latents", {}), record.get("latents", {})
-    # Other images are what fine-tuning is for; other numbers for the same image are not.
-    for name in ("vae", "scale"):
-        if ours.get(name) != others.get(name) and not (name == "vae" and others.get(name) == "unknown"):
-            raise UserError(
-                f"--init {path}: it was trained on latents with {name} {others.get(name)}, and these have "
-                f"{ours.get(name)}: encode the images as its were, or begin without --init"
-            )
+    check_fits(f"--init {path}", "begin without --init", data, record)

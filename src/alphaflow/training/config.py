@@ -8,6 +8,7 @@ import dataclasses
 import operator
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -111,6 +112,36 @@ class ObjectiveConfig:
     """Guidance in training: largest t."""
     label_drop: float = 0.0
     """Share of labels replaced by "no class" within the guided interval."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    teacher: str = ""
+    """Learn from this model's velocity instead of the samples': the folder of a run (its averaged weights), or of
+    an exported or imported model, or its address on the hub; empty: from the samples."""
+    guidance: float = 1.0
+    """Scale of plain guidance on the teacher, which the network in training then needs no more; 1: none."""
+    guide_from: float = 0.0
+    """Smallest t at which the teacher is guided."""
+    guide_to: float = 1.0
+    """Largest t at which the teacher is guided."""
+
+    def __post_init__(self) -> None:
+        interval = (self.guide_from, self.guide_to)
+        if not self.teacher and (self.guidance != 1 or interval != (0, 1)):
+            raise UserError("distill.guidance is a teacher's: name it by --distill.teacher DIR", status=2)
+        if not self.guidance >= 0:
+            raise UserError(f"distill.guidance {self.guidance:g} must be at least 0: 1 guides nothing", status=2)
+        if not 0 <= self.guide_from < self.guide_to <= 1:
+            raise UserError(
+                f"distill.guide_from {self.guide_from:g} and guide_to {self.guide_to:g} must rise within 0 … 1",
+                status=2,
+            )
+        if self.guidance == 1 and interval != (0, 1):
+            raise UserError(
+                "distill.guide_from and guide_to go with distill.guidance: at scale 1 there is nothing to confine",
+                status=2,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +285,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema: EMAConfig = field(default_factory=EMAConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
@@ -280,6 +312,15 @@ class Config:
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain nested dictionaries, for YAML."""
     return dataclasses.asdict(config)
+
+
+def with_changes(config: Config, changes: Mapping[str, Any]) -> Config:
+    """Some settings replaced, by their dotted names: {"steps": 2000, "distill.teacher": "runs/fm"}."""
+    for name, value in changes.items():
+        group, _, key = name.rpartition(".")
+        inner = dataclasses.replace(getattr(config, group), **{key: value}) if group else value
+        config = dataclasses.replace(config, **{group or key: inner})
+    return config
 
 
 def from_dict(values: dict[str, Any], where: str, kind: type = Config) -> Any:

@@ -42,6 +42,30 @@ def check_same(dataset: Dataset, fingerprint: str, record: Mapping[str, Any]) ->
     raise UserError(f"the data has changed since this run began ({said}): restore it, or start a new run")
 
 
+def check_fits(where: str, instead: str, data: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Refuse a model trained on samples that the network of this run could not have been trained on.
+
+    Other images are what fine-tuning is for; other numbers for the same image are not.
+
+    Args:
+        where: names the model, and `instead` what else to do, in errors. data: what `describe` says of this run's
+            data. record: what it said of the model's.
+    """
+    for name in ("shape", "num_classes"):
+        if data[name] != record[name]:
+            raise UserError(
+                f"{where}: its network has {name} {record[name]} and this run's has {data[name]}: make them the "
+                f"same, or {instead}"
+            )
+    ours, others = data.get("latents", {}), record.get("latents", {})
+    for name in ("vae", "scale"):
+        if ours.get(name) != others.get(name) and not (name == "vae" and others.get(name) == "unknown"):
+            raise UserError(
+                f"{where}: it was trained on latents with {name} {others.get(name)}, and these have "
+                f"{ours.get(name)}: encode the images as its were, or {instead}"
+            )
+
+
 def data_of(folder: RunFolder) -> Dataset:
     """The data of a run, after checking that it is still the same."""
     dataset, record = build_dataset(folder.read_config().data), folder.read_record()["data"]

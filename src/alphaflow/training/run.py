@@ -69,12 +69,12 @@ class RunFolder:
                 f"or go on with it as it is by --resume {self.path}"
             )
 
-    def create(self, config: Config, data: dict[str, Any]) -> None:
-        """Make the folder and write the settings."""
+    def create(self, config: Config, data: dict[str, Any], teacher: dict[str, Any] | None = None) -> None:
+        """Make the folder and write the settings; see `write_config`."""
         try:
             for folder in (self.path, self.checkpoints, self.samples):
                 folder.mkdir(parents=True, exist_ok=True)
-            self.write_config(config, data)
+            self.write_config(config, data, teacher)
         except OSError as error:
             raise UserError(f"cannot write to {self.path} ({error.strerror}): choose another --out") from None
 
@@ -85,9 +85,10 @@ class RunFolder:
             lines = "".join(f"{name}: {reason}\n" for name, reason in skipped)
             (self.path / "skipped.txt").write_text(lines, errors="surrogateescape")
 
-    def write_config(self, config: Config, data: dict[str, Any]) -> None:
-        """(Re)write config.yaml, atomically. `data` describes the data set."""
+    def write_config(self, config: Config, data: dict[str, Any], teacher: dict[str, Any] | None = None) -> None:
+        """(Re)write config.yaml, atomically. `data` describes the data set, `teacher` the one there may be."""
         record = {"settings": to_dict(config), "data": data, "versions": versions(), "git": git_revision()}
+        record |= {"teacher": teacher} if teacher else {}
         temporary = self.config_file.with_suffix(".tmp")
         temporary.write_text(yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
         temporary.replace(self.config_file)

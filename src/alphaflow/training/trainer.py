@@ -23,8 +23,9 @@ from .ahead import Ahead, ahead_on
 from .averages import forget_after, tensors_of
 from .begin import begin_from
 from .blocks import prepare_blocks
-from .build import build_dataset, build_model, build_objective
-from .config import Config, to_dict
+from .build import build_dataset, build_model
+from .classes import ClassResiduals
+from .config import Config, to_dict, with_changes
 from .data import batches_of, check_same, describe
 from .devices import choose_device, prepare
 from .guard import Guard, on_signal
@@ -38,6 +39,7 @@ from .run import RunFolder
 from .saver import Saver
 from .snapshots import Snapshots
 from .state import restore_optimizer
+from .teacher import build_taught, record_of
 from .watchdog import Watchdog
 
 log = logging.getLogger("alphaflow")
@@ -61,7 +63,7 @@ class Trainer:
         self.dataset = build_dataset(config.data)
         shape, classes = self.dataset.shape, self.dataset.num_classes
         self.net: nn.Module = build_model(config.model, shape, classes, config.seed).to(self.device)
-        self.objective = build_objective(config, classes)
+        self.objective = build_taught(config, self.dataset, self.device, folder)
         self.batches = self._stream(config.seed)
         self.warmup = schedules.warmup(config.optimizer.warmup)
         horizon = config.schedule_steps or config.steps
@@ -79,7 +81,8 @@ class Trainer:
             peers=self.parallel.writers(),
         )
         self.store = Saver(folder.averages, peers=self.parallel.writers())
-        self.observers: list[Observer] = [Snapshots(config.sample_every)]
+        self.classes = ClassResiduals(config, self.dataset, self.device, self.parallel)
+        self.observers: list[Observer] = [Snapshots(config.sample_every), self.classes]
         if config.monitor.every:
             self.observers.append(Monitor(config, self.dataset, self.device, self.parallel))
         if config.diagnosis.every:
@@ -99,20 +102,18 @@ class Trainer:
         trainer.begin()
         trainer.parallel.wait()  # for all to have seen that there was no run
         if trainer.parallel.main:
-            folder.create(config, describe(trainer.dataset))
+            folder.create(config, describe(trainer.dataset), record_of(trainer.objective))
             folder.list_skipped(getattr(trainer.dataset, "skipped", ()))
         return trainer
 
     @classmethod
     def resume(cls, folder: RunFolder, processes: Parallel | None = None, **changes: Any) -> "Trainer":
-        """Go on with a run; `changes` are settings that may differ from now on, `steps` or `device` for instance.
+        """Go on with a run; `changes` are settings by dotted names that may differ from now on, such as `steps`.
 
         Schedules keep the length that they had, and nothing depends on the number of processes.
         """
-        changes, config = {key: value for key, value in changes.items() if value is not None}, folder.read_config()
-        if "strategy" in changes:
-            changes["parallel"] = dataclasses.replace(config.parallel, strategy=changes.pop("strategy"))
-        config = dataclasses.replace(config, **changes)
+        changes = {key: value for key, value in changes.items() if value is not None}
+        config = with_changes(folder.read_config(), changes)
         trainer = cls(config, folder, processes)
         trainer.share_out()
         if checkpoint.steps_in(folder.checkpoints):
@@ -120,7 +121,7 @@ class Trainer:
         else:
             trainer.begin()
         if changes and trainer.parallel.main:
-            folder.write_config(config, describe(trainer.dataset))
+            folder.write_config(config, describe(trainer.dataset), record_of(trainer.objective))
         return trainer
 
     @classmethod
@@ -223,6 +224,7 @@ class Trainer:
             with self.parallel.syncing(self.wrapped, last=part is self.parts[-1]):
                 outs.append(self.wrapped(x, y, ids, self.step, part.below(flow_rows)))
                 (outs[-1].loss / config.accumulate).backward()
+            self.classes.add(outs[-1].residual, y)
         grad_norm = whole(nn.utils.clip_grad_norm_(self.net.parameters(), config.optimizer.clip)).item()
         if self._is_sound(outs, grad_norm):
             self.optimizer.step()
@@ -389,8 +391,7 @@ class Trainer:
         """The order of the data and the noise: after a roll-back another than before, or it would come again."""
         config, turn = self.config, self.guard.rolled_back
         seed = hash_key(config.seed, "again", turn) if turn else config.seed
-        self.batches = self._stream(seed)
-        self.loss.seed = seed
+        self.batches, self.loss.seed = self._stream(seed), seed
 
     def _open_log(self) -> MetricsLog | None:
         if not self.parallel.main:
