@@ -60,11 +60,22 @@ class SelfSteering:
         u = net(draw.z, draw.r, draw.t, draw.y)
         whole, halved = (_error(net, u.detach(), draw, alpha) for alpha in (self.value, self.value / 2))
         a = torch.full_like(draw.t, self.value)
-        w = a * weight((a.reshape(-1, *(1,) * (u.ndim - 1)) * whole).square().flatten(1).mean(1), a, u[0].numel(), draw.r, draw.t)
+        w = a * weight(
+            (a.reshape(-1, *(1,) * (u.ndim - 1)) * whole).square().flatten(1).mean(1),
+            a,
+            u[0].numel(),
+            draw.r,
+            draw.t,
+        )
         losses = [(w * (2 * e * u).flatten(1).mean(1)).mean() for e in (2 * (whole - halved), whole)]
         weights = [p for p in net.parameters() if p.requires_grad]
-        found = [torch.autograd.grad(loss, weights, retain_graph=k == 0, allow_unused=True) for k, loss in enumerate(losses)]
-        first, second = (torch.cat([g.flatten() for g in gradient if g is not None]).double() for gradient in found)
+        found = [
+            torch.autograd.grad(loss, weights, retain_graph=k == 0, allow_unused=True)
+            for k, loss in enumerate(losses)
+        ]
+        first, second = (
+            torch.cat([g.flatten() for g in gradient if g is not None]).double() for gradient in found
+        )
         return first, second
 
 
