@@ -90,7 +90,7 @@ CLAIMS = (
     Claim(name="ratio", reference="MeanFlow", settings=(BASE, *_named("r=t"))),
     Claim(name="constant", reference="step 50 %", settings=_named("from 50 %")),
     Claim(name="targets", reference=BASE, settings=_named("shift", "teacher")),
-    Claim(name="weights", reference=BASE, settings=_named("weight ")),
+    Claim(name="weights", reference=BASE, settings=tuple(name for name in SETTINGS if name.startswith("weight"))),
     Claim(name="times", reference=BASE, settings=("times × 1000", "times as t, r")),
     Claim(name="times-meanflow", reference="MeanFlow", settings=_named("MeanFlow, times")),
     Claim(name="steering", reference="sigmoid 25-50 %", settings=("MeanFlow", BASE, *_named("self-steering"))),
