@@ -30,7 +30,9 @@ SETTINGS: dict[str, Setting] = {
         for alpha in (0.5, 0.1, 0.03, 0.01, 0.003)
     },
     "Shortcut from 50 %": Setting(alpha="step(50%, last=0.5)", shift="model"),
-    "α = 0.01 from 50 %, weight scaled": Setting(alpha="step(50%, last=0.01)", weight="scaled"),
+    "α = 0.01 from 50 %, weight scaled": Setting(
+        alpha="step(50%, last=0.01)", weight="scaled", only=("digits", "glyphs")
+    ),
     # the velocity that leads to z_s, and whose targets: Table 5a
     "shift by u": Setting(shift="model"),
     "shift by u(z, t, t)": Setting(shift="velocity"),
@@ -46,10 +48,10 @@ SETTINGS: dict[str, Setting] = {
     "MeanFlow, times as t, r": Setting(alpha="0", ends=True),
     # beyond the paper
     # under a weight that knows α: the paper's all but forgets rows with a small one
-    "self-steering": Setting(steer=True, weight="scaled"),
+    "self-steering": Setting(steer=True, weight="consistent"),
     "norms balanced": Setting(surgery="norms"),
     "conflict projected": Setting(surgery="project"),
-    "never a derivative": Setting(alpha="sigmoid(0%, 100%, last=0.005)", weight="scaled"),
+    "never a derivative": Setting(alpha="sigmoid(0%, 100%, last=0.005)", weight="consistent"),
     "flow matching, then MeanFlow": Setting(alpha="0", flow_ratio="step(50%, first=1, last=0.25)"),
     "flow matching, then α-Flow": Setting(alpha="sigmoid(50%, 100%)", flow_ratio="step(50%, first=1, last=0.25)"),
     "flow matching, then distilled": Setting(

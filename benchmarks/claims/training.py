@@ -32,6 +32,7 @@ class Setting:
     flow_ratio: float | str = 0.25
     shift: str = "data"
     weight: str = ""
+    """one that `Weight` knows; consistent: the set's own in the form that is continuous at α → 0"""
     power: float = 1.0
     teacher: bool = False
     """targets are made by the averaged weights"""
@@ -69,12 +70,14 @@ class Setting:
         return cost + (3 / 2 / STEER_EVERY if self.steer else 0)
 
     def objective(self, chosen: Set) -> af.AlphaFlow:
-        steps = self.steps(chosen)
+        steps, weight = self.steps(chosen), self.weight or chosen.weight
+        if weight == "consistent":
+            weight = {"adaptive": "scaled"}.get(chosen.weight, chosen.weight)
         return af.AlphaFlow(
             alpha=SelfSteering() if self.steer else schedules.parse(self.alpha, steps),
             flow_ratio=schedules.parse(str(self.flow_ratio), steps),
             shift=self.shift,  # type: ignore[arg-type]
-            weight=Weight(kind=self.weight or chosen.weight, power=self.power),  # type: ignore[arg-type]
+            weight=Weight(kind=weight, power=self.power),  # type: ignore[arg-type]
         )
 
 
