@@ -1,7 +1,8 @@
 """The paper's claims at a scale that anybody can run: trains what `settings.py` lists, and writes the page.
 
 python benchmarks/claims run --seeds 5 --workers 2      # resumable; a line a run in results/claims.jsonl
-python benchmarks/claims page                           # docs/claims.md from what there is
+python benchmarks/claims tables                         # prints what there is so far
+python benchmarks/claims page                           # the same into docs/claims.md
 """
 
 import argparse
@@ -10,6 +11,7 @@ import json
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 import sets
 from machine import RESULTS
-from page import FIRST, write
+from page import FIRST, show, tables, write
 from settings import SETTINGS
 
 from training import run
@@ -27,30 +29,33 @@ from training import run
 RUNS = RESULTS / "claims.jsonl"
 
 
-def records() -> list[dict[str, Any]]:
+def records(path: Path) -> list[dict[str, Any]]:
     """What has been run so far."""
-    return [json.loads(line) for line in RUNS.read_text().splitlines()] if RUNS.exists() else []
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def one(job: tuple[str, str, int]) -> dict[str, Any]:
+def one(name: str, setting: str, seed: int, steps: int | None) -> dict[str, Any]:
     """The line of one run; a setting that diverges is a result too."""
-    name, setting, seed = job
     line: dict[str, Any] = {"set": name, "setting": setting, "seed": seed}
-    return line | run(sets.load(name), SETTINGS[setting], seed)
+    chosen = sets.load(name)
+    return line | run(chosen if steps is None else replace(chosen, steps=steps), SETTINGS[setting], seed)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["run", "page"])
+    parser.add_argument("what", choices=["run", "tables", "page"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--sets", nargs="+", choices=FIRST, default=list(FIRST), metavar="NAME")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="NAME")
+    parser.add_argument("--steps", type=int, help="of MeanFlow, instead of each set's own, to try it out")
+    parser.add_argument("--out", type=Path, default=RUNS, help="where lines are added, or read from")
     known = parser.parse_args()
-    if known.what == "page":
-        write(records())
+    lines = records(known.out)
+    if known.what != "run":
+        show(tables(lines)) if known.what == "tables" else write(tables(lines))
         return
-    done = {(line["set"], line["setting"], line["seed"]) for line in records()}
+    done = {(line["set"], line["setting"], line["seed"]) for line in lines}
     wanted = itertools.product(range(known.seeds), known.settings, known.sets)
     jobs = [
         (name, setting, seed)
@@ -59,9 +64,9 @@ def main() -> None:
     ]
     with (
         ProcessPoolExecutor(known.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-        RUNS.open("a") as file,
+        known.out.open("a") as file,
     ):
-        for number, future in enumerate(as_completed([pool.submit(one, job) for job in jobs]), 1):
+        for number, future in enumerate(as_completed([pool.submit(one, *job, known.steps) for job in jobs]), 1):
             line = future.result()
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()

@@ -17,16 +17,21 @@ FIRST = {"toy": "energy", "digits": "frechet", "glyphs": "frechet", "digits, une
 Values = dict[int, float]  # by seed
 
 
-def write(lines: list[dict[str, Any]]) -> None:
-    """Put the tables between their marks in the page, and print them."""
+def write(made: dict[str, str]) -> None:
+    """Put the tables between their marks in the page."""
     text = PAGE.read_text()
-    for name, table in tables(lines).items():
+    for name, table in made.items():
         mark = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.S)
         if not mark.search(text):
             raise SystemExit(f"{PAGE} has no place for {name}: write <!-- {name} --> and <!-- end --> into it")
         text = mark.sub(lambda found, table=table: f"{found[1]}{table}{found[2]}", text)
-        print(f"\n{name}\n\n{table}")
     PAGE.write_text(text)
+
+
+def show(made: dict[str, str]) -> None:
+    """Print the tables."""
+    for name, table in made.items():
+        print(f"\n{name}\n\n{table}")
 
 
 def tables(lines: list[dict[str, Any]]) -> dict[str, str]:

@@ -3,7 +3,6 @@
 import copy
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -119,9 +118,12 @@ def run(chosen: Set, setting: Setting, seed: int) -> dict[str, Any]:
         if setting.surgery:
             _operated(objective, net, draw, setting.surgery)
         else:
-            output = partial(_taught, teacher=ema.module) if setting.teacher else af.AlphaFlow.evaluate
-            loss = output(objective, net, draw)
-            (loss if isinstance(loss, Tensor) else loss.loss).backward()
+            loss = (
+                _taught(objective, net, ema.module, draw)
+                if setting.teacher
+                else objective.evaluate(net, draw).loss
+            )
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 16.0)
         optimizer.step()
         optimizer.zero_grad()
