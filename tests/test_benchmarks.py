@@ -74,7 +74,7 @@ def test_the_claims_harness_resumes_repeats_and_makes_its_tables(tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    small = ("run", "--steps", "24", "--workers", "1", "--seeds")
+    small = ("run", "--steps", "48", "--workers", "1", "--seeds")
     chosen = ["MeanFlow", "self-steering", "norms balanced", "conflict projected", "teacher: EMA"]
     chosen += ["times as t, r", "flow matching, then distilled"]
     claims(*small, "1", "--sets", "toy", "--settings", *chosen)
@@ -85,8 +85,8 @@ def test_the_claims_harness_resumes_repeats_and_makes_its_tables(tmp_path):
     steps = {name: line["steps"] for name, line in found.items()}
     # In forward passes a step of MeanFlow costs 3 + 0.75. Gradients of two losses cost 2 more, here with α < 1 in
     # 71.2 % of the run. A run that begins at r = t costs 3 in one half, 3 + 0.75 and the teacher in the other.
-    assert steps["MeanFlow"] == 24 and steps["norms balanced"] == round(24 * 3.75 / (5 + 0.75 * 0.712))
-    assert steps["flow matching, then distilled"] == round(24 * 3.75 / (1.5 + 1.875 + 0.5))
+    assert steps["MeanFlow"] == 48 and steps["norms balanced"] == round(48 * 3.75 / (5 + 0.75 * 0.712))
+    assert steps["flow matching, then distilled"] == round(48 * 3.75 / (1.5 + 1.875 + 0.5))
     assert found["self-steering"]["alphas"] and len(found["MeanFlow"]["cosines"]) == 8
     assert claims("tables").count("| MeanFlow | ") >= 4
 

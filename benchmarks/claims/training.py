@@ -19,8 +19,8 @@ from alphaflow.weighting import Weight
 
 CHECKPOINTS, BATCHES = 8, 6
 """Where conflict is measured: at the end of each eighth of a run, on so many batches."""
-STEER_EVERY = 20
-"""Steps between measurements for an α that chooses itself, on half a batch each."""
+STEER_EVERY = 40
+"""Steps between measurements for an α that chooses itself: on half a batch u, two targets, two backward passes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Setting:
         if alpha(at) < 1 or self.steer:
             cost += (1 - ratio(at)) * (1 + (self.shift != "data"))
         cost += 2 * (self.surgery != "") + (share >= self.teacher_from)  # a second backward pass, the teacher
-        return cost + (3 / 2 / STEER_EVERY if self.steer else 0)
+        return cost + ((1 + 2 + 4) / 2 / STEER_EVERY if self.steer else 0)
 
     def objective(self, chosen: Set) -> af.AlphaFlow:
         steps, weight = self.steps(chosen), self.weight or chosen.weight
