@@ -75,7 +75,14 @@ def test_the_claims_harness_resumes_repeats_and_makes_its_tables(tmp_path):
         return done.stdout
 
     small = ("run", "--steps", "48", "--workers", "1", "--seeds")
-    chosen = ["MeanFlow", "self-steering", "norms balanced", "conflict projected", "teacher: EMA"]
+    chosen = [
+        "MeanFlow",
+        "steered by bias",
+        "steered by curvature",
+        "norms balanced",
+        "conflict projected",
+        "teacher: EMA",
+    ]
     chosen += ["times as t, r", "flow matching, then distilled"]
     claims(*small, "1", "--sets", "toy", "--settings", *chosen)
     claims(*small, "1", "--sets", "digits, uneven", "--settings", "classes balanced")
@@ -87,9 +94,9 @@ def test_the_claims_harness_resumes_repeats_and_makes_its_tables(tmp_path):
     # 71.2 % of the run. A run that begins at r = t costs 3 in one half, 3 + 0.75 and the teacher in the other.
     assert steps["MeanFlow"] == 48 and steps["norms balanced"] == round(48 * 3.75 / (5 + 0.75 * 0.712))
     assert steps["flow matching, then distilled"] == round(48 * 3.75 / (1.5 + 1.875 + 0.5))
-    assert found["self-steering"]["alphas"] and len(found["MeanFlow"]["cosines"]) == 8
+    assert found["steered by bias"]["alphas"] and len(found["MeanFlow"]["cosines"]) == 8
     assert claims("tables").count("| MeanFlow | ") >= 4
 
-    claims(*small, "1", "--sets", "toy", "--settings", "self-steering", out="again.jsonl")
+    claims(*small, "1", "--sets", "toy", "--settings", "steered by bias", out="again.jsonl")
     again = json.loads((tmp_path / "again.jsonl").read_text())
-    assert all(again[key] == found["self-steering"][key] for key in ("steps", "figures", "alphas"))
+    assert all(again[key] == found["steered by bias"][key] for key in ("steps", "figures", "alphas"))

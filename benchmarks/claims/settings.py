@@ -47,8 +47,10 @@ SETTINGS: dict[str, Setting] = {
     "MeanFlow, times × 1000": Setting(alpha="0", time_scale=1000.0),
     "MeanFlow, times as t, r": Setting(alpha="0", ends=True),
     # beyond the paper
+    "steered by curvature": Setting(steer="curvature"),
+    "steered by curvature, r=t 50%": Setting(steer="curvature", flow_ratio=0.5),
     # under a weight that knows α: the paper's all but forgets rows with a small one
-    "self-steering": Setting(steer=True, weight="consistent"),
+    "steered by bias": Setting(steer="bias", weight="consistent"),
     "norms balanced": Setting(surgery="norms"),
     "conflict projected": Setting(surgery="project"),
     "never a derivative": Setting(alpha="sigmoid(0%, 100%, last=0.005)", weight="consistent"),
@@ -95,7 +97,7 @@ CLAIMS = (
     Claim(name="weights", reference=BASE, settings=tuple(name for name in SETTINGS if name.startswith("weight"))),
     Claim(name="times", reference=BASE, settings=("times × 1000", "times as t, r")),
     Claim(name="times-meanflow", reference="MeanFlow", settings=_named("MeanFlow, times")),
-    Claim(name="steering", reference="sigmoid 25-50 %", settings=("MeanFlow", BASE, *_named("self-steering"))),
+    Claim(name="steering", reference="sigmoid 25-50 %", settings=("MeanFlow", BASE, *_named("steered"))),
     Claim(name="surgery", reference=BASE, settings=("norms balanced", "conflict projected")),
     Claim(name="finishing", reference=BASE, settings=("never a derivative",)),
     Claim(name="tuning", reference=BASE, settings=("MeanFlow", *_named("flow matching"))),

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from sets import Set
+from steering import ByBias
 from torch import Tensor, nn
 
 import alphaflow as af
@@ -19,8 +20,7 @@ from alphaflow.weighting import Weight
 
 CHECKPOINTS, BATCHES = 8, 6
 """Where conflict is measured: at the end of each eighth of a run, on so many batches."""
-STEER_EVERY = 40
-"""Steps between measurements for an α that chooses itself: on half a batch u, two targets, two backward passes."""
+_STEERING = {"bias": ByBias, "curvature": SelfSteering}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,8 @@ class Setting:
     time_scale: float = 1.0
     ends: bool = False
     """the network is told t and r instead of t and t - r"""
-    steer: bool = False
-    """α chooses itself"""
+    steer: str = ""
+    """α chooses itself, by its bias or by the curvature that the network sees"""
     surgery: str = ""
     """gradients of TFM and TC are brought to one norm (norms), or each rid of what opposes the other (project)"""
     teacher_from: float = 1.0
@@ -53,27 +53,38 @@ class Setting:
     only: tuple[str, ...] = ()
     """the sets that it is for; none named: all three"""
 
-    def steps(self, chosen: Set) -> int:
-        """As many as cost what `chosen.steps` steps of MeanFlow with 25 % of rows at r = t do."""
+    def steps(self, chosen: Set, begun: int | None = None) -> int:
+        """As many as cost what `chosen.steps` steps of MeanFlow with 25 % of rows at r = t do.
+
+        begun: the step at which an α that steers itself began to fall; until then it counts like `alpha`.
+        """
+        budget = 3.75 * chosen.steps
+        if begun is not None:
+            falls = next(k for k in range(2 * begun) if SelfSteering(begun=begun)(k) < 1)
+            beyond = 1 - float(self.flow_ratio)
+            return round((budget + beyond * falls - begun / SelfSteering.every) / (3 + beyond))
         costs = [self._cost(k / 1000) for k in range(1000)]
-        return round(chosen.steps * 3.75 / (sum(costs) / len(costs)))
+        return round(budget / (sum(costs) / len(costs)))
 
     def _cost(self, share: float) -> float:
         """Of a step, in forward passes of the batch: 3 for one with its backward pass, and on rows with r < t and
-        α < 1 one more for a tangent or a second point, and one for a velocity of the network's own."""
+        α < 1 one more for a tangent or a second point, and one for a velocity of the network's own.
+
+        A second backward pass costs 2, the teacher 1, and a measurement for steering, on half a batch: of the
+        curvature 2 halves, of the bias 7."""
         alpha, ratio = schedules.parse(self.alpha, 10**6), schedules.parse(str(self.flow_ratio), 10**6)
         at, cost = round(share * 10**6), 3.0
-        if alpha(at) < 1 or self.steer:
+        if alpha(at) < 1 or self.steer == "bias":
             cost += (1 - ratio(at)) * (1 + (self.shift != "data"))
-        cost += 2 * (self.surgery != "") + (share >= self.teacher_from)  # a second backward pass, the teacher
-        return cost + ((1 + 2 + 4) / 2 / STEER_EVERY if self.steer else 0)
+        cost += 2 * (self.surgery != "") + (share >= self.teacher_from)
+        return cost + {"": 0.0, "curvature": 1 / SelfSteering.every, "bias": 3.5 / ByBias.every}[self.steer]
 
     def objective(self, chosen: Set) -> af.AlphaFlow:
         steps, weight = self.steps(chosen), self.weight or chosen.weight
         if weight == "consistent":
             weight = {"adaptive": "scaled"}.get(chosen.weight, chosen.weight)
         return af.AlphaFlow(
-            alpha=SelfSteering() if self.steer else schedules.parse(self.alpha, steps),
+            alpha=_STEERING[self.steer]() if self.steer else schedules.parse(self.alpha, steps),
             flow_ratio=schedules.parse(str(self.flow_ratio), steps),
             shift=self.shift,  # type: ignore[arg-type]
             weight=Weight(kind=weight, power=self.power),  # type: ignore[arg-type]
@@ -105,7 +116,8 @@ def run(chosen: Set, setting: Setting, seed: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(seed)
     cosines, alphas, teacher = [], [], None
     classes = _rows_by_class(chosen) if setting.balanced else None
-    for step in range(steps):
+    step = 0
+    while step < steps:
         rows = _rows(chosen, chosen.batch, generator, classes)
         x, y = chosen.x[rows], None if chosen.y is None else chosen.y[rows]
         for group in optimizer.param_groups:
@@ -128,10 +140,13 @@ def run(chosen: Set, setting: Setting, seed: int) -> dict[str, Any]:
         optimizer.step()
         optimizer.zero_grad()
         ema.update(net, step + 1)
-        if isinstance(objective.alpha, SelfSteering) and (step + 1) % STEER_EVERY == 0:
-            alphas.append(round(_steer(objective, objective.alpha, net, chosen, setting, step + 1, seed), 4))
+        if isinstance(objective.alpha, ByBias | SelfSteering) and (step + 1) % objective.alpha.every == 0:
+            _steer(objective, objective.alpha, net, chosen, step + 1, seed)
+            alphas.append(round(objective.alpha(step + 1), 4))
+            steps = setting.steps(chosen, getattr(objective.alpha, "begun", None))
         if setting.conflict and (step + 1) * CHECKPOINTS // steps > step * CHECKPOINTS // steps:
             cosines.append({"at": (step + 1) / steps, **conflict(chosen, net, seed)})
+        step += 1
     seconds = time.process_time() - start
     found = {
         "steps": steps,
@@ -157,22 +172,19 @@ def _rows(chosen: Set, count: int, generator: torch.Generator, classes: list[Ten
 
 
 def _steer(
-    objective: af.AlphaFlow,
-    alpha: SelfSteering,
-    net: nn.Module,
-    chosen: Set,
-    setting: Setting,
-    step: int,
-    seed: int,
-) -> float:
-    """α after another measurement, on half a batch of its own."""
-    if alpha.value:
-        generator = torch.Generator().manual_seed(seed * 10**6 + step)
-        rows = torch.randint(len(chosen.x), (chosen.batch // 2,), generator=generator)
-        y = None if chosen.y is None else chosen.y[rows]
-        draw = objective.draw(net, chosen.x[rows], y, step=step, generator=generator, flow_rows=0)
+    objective: af.AlphaFlow, alpha: ByBias | SelfSteering, net: nn.Module, chosen: Set, step: int, seed: int
+) -> None:
+    """Another measurement, on half a batch of its own."""
+    if alpha(step) < 1 and (isinstance(alpha, SelfSteering) or alpha.value == 0):
+        return
+    generator = torch.Generator().manual_seed(seed * 10**6 + step)
+    rows = torch.randint(len(chosen.x), (chosen.batch // 2,), generator=generator)
+    y = None if chosen.y is None else chosen.y[rows]
+    draw = objective.draw(net, chosen.x[rows], y, step=step, generator=generator, flow_rows=0)
+    if isinstance(alpha, ByBias):
         alpha.follow(step * chosen.batch, *alpha.measure(net, draw, objective.weight))
-    return alpha.value
+    else:
+        alpha.follow(step, *alpha.measure(net, draw))
 
 
 def _rate(step: int, steps: int) -> float:

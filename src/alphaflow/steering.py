@@ -1,89 +1,89 @@
-"""A curriculum of α without a beginning and an end to choose: α is as large as its bias allows.
+"""A curriculum of α without a beginning and an end to choose.
 
-On a row with r < t the objective's error is e_α = (u - target_α) / α. As α → 0 it becomes MeanFlow's e_0, whose
-gradient training should follow; that of e_α is off by a bias that grows like α. Both scatter with the random
-velocity v. So α is chosen as a solver of differential equations chooses its steps, against the error that is there
-anyway: that of a mean over the n samples seen so far,
+What consistency is to teach is how the velocity changes along a trajectory. At first the network knows no such
+change; while it learns the flow at α = 1 the change grows, and when the flow is known it stands still. So
 
-    ‖E g_α - E g_0‖² = C α² tr Σ,      α_n = min(α so far, (C n)^-½),
+    κ = E‖u(z_s, r, s) - u(z_t, r, t)‖²,    s = (r + t) / 2,    z_s = z_t - (t - s) v,
 
-with g the gradient of a sample's loss, Σ its covariance, and the difference to e_0 from e_α and e_(α/2). C is 0
-before the network has learnt any curvature, so α begins at 1 and falls.
+is measured now and then, and α stays at 1 until κ grows by less than a fifth while the steps double. Then α falls
+along the paper's sigmoid, over half as many steps as were taken. Numbers of steps enter only as ratios of each
+other. How it fares against schedules chosen by hand is in docs/claims.md.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from . import schedules
 from .objectives import Draw
-from .path import Network
-from .targets import average_velocity_target
-from .weighting import AnchorWeight, Weight
+from .path import Network, move
+from .schedules import Schedule
 
 
 @dataclass
 class SelfSteering:
-    """A schedule of α, step -> value, that follows what it sees of the gradients now and then.
+    """A schedule of α, step -> value, that follows what `measure` sees of a network every `every` steps.
 
-    clamp: α below it is 0, MeanFlow's derivative; there it stays.
-    value: α now. bias, scatter: ‖E g_α - E g_0‖² / α² and tr Σ, smoothed; None before the first measurement.
+    In a loop of one's own:
+
+        alpha = SelfSteering()
+        objective = AlphaFlow(alpha=alpha)
+        …  # after each `alpha.every` steps, on another batch:
+        alpha.follow(step, *alpha.measure(net, objective.draw(net, x, y, step=step, flow_rows=0)))
+
+    every: steps between measurements. growth: of κ over a doubling of the steps, below which α begins to fall.
+    stretch: α is 0 before the step at which it began to fall, times this. least: of κ, as a share of E‖u - v‖²;
+        below it there is no curvature to speak of, and none to settle.
+    begun: the step at which α began to fall; None: it has not.
     """
 
-    clamp: float = 5e-3
-    value: float = 1.0
-    bias: float | None = None
-    scatter: float | None = None
+    every: int = 20
+    growth: float = 1.2
+    stretch: float = 1.5
+    least: float = 0.01
+    begun: int | None = None
+    seen: list[tuple[float, float]] = field(default_factory=list)
 
     def __call__(self, step: int) -> float:
-        return self.value
+        return 1.0 if self.begun is None else self._fall(step)
 
-    def measure(self, net: nn.Module, draw: Draw, weight: Weight | AnchorWeight) -> tuple[float, float]:
-        """What `bias` and `scatter` are on the rows of a draw, all with r < t: without the noise of their number,
-        for it comes from products and differences of the gradients on the two halves."""
-        half = len(draw.z) // 2
-        parts = [self._gradients(net, _rows(draw, rows), weight) for rows in (slice(half), slice(half, 2 * half))]
-        (off_a, all_a), (off_b, all_b) = parts
-        return float(off_a @ off_b) / self.value**2, float((all_a - all_b).square().sum()) * half / 2
-
-    def follow(self, samples: int, bias: float, scatter: float) -> None:
-        """Choose α after so many samples, from what `measure` gave."""
-        self.bias = bias if self.bias is None else self.bias + (bias - self.bias) / 4
-        self.scatter = scatter if self.scatter is None else self.scatter + (scatter - self.scatter) / 4
-        if self.bias > 0:
-            self.value = min(self.value, (self.scatter / (self.bias * samples)) ** 0.5)
-        if self.value < self.clamp:
-            self.value = 0.0
-
-    def _gradients(self, net: nn.Module, draw: Draw, weight: Weight | AnchorWeight) -> tuple[Tensor, Tensor]:
-        """Of the mean loss: what α adds to it in comparison with α → 0, and all of it."""
+    @torch.no_grad()
+    def measure(self, net: Network, draw: Draw) -> tuple[Tensor, Tensor]:
+        """κ and E‖u - v‖² on the rows of a draw, all with r < t, scalars without gradient; two evaluations."""
         u = net(draw.z, draw.r, draw.t, draw.y)
-        whole, halved = (_error(net, u.detach(), draw, alpha) for alpha in (self.value, self.value / 2))
-        a = torch.full_like(draw.t, self.value)
-        w = a * weight(
-            (a.reshape(-1, *(1,) * (u.ndim - 1)) * whole).square().flatten(1).mean(1),
-            a,
-            u[0].numel(),
-            draw.r,
-            draw.t,
-        )
-        losses = [(w * (2 * e * u).flatten(1).mean(1)).mean() for e in (2 * (whole - halved), whole)]
-        weights = [p for p in net.parameters() if p.requires_grad]
-        found = [
-            torch.autograd.grad(loss, weights, retain_graph=k == 0, allow_unused=True)
-            for k, loss in enumerate(losses)
-        ]
-        first, second = (
-            torch.cat([g.flatten() for g in gradient if g is not None]).double() for gradient in found
-        )
-        return first, second
+        s = (draw.r + draw.t) / 2
+        change = net(move(draw.z, draw.v, draw.t, s), draw.r, s, draw.y) - u
+        return change.square().mean(), (u - draw.v).square().mean()
+
+    def follow(self, step: int, curvature: float | Tensor, residual: float | Tensor) -> None:
+        """Take in what `measure` gave after `step` steps, and let α fall where it is time."""
+        if self.begun is not None:
+            return
+        self.seen.append((float(curvature), float(residual)))
+        count = len(self.seen)
+        before, lately = self.seen[count // 4 : count // 2], self.seen[count // 2 :]
+        if not before:
+            return
+        (then, _), (now, scale) = (_mean(part) for part in (before, lately))
+        if now >= self.least * scale and now <= self.growth * then:
+            self.begun = step
+
+    def state(self) -> dict[str, Any]:
+        """What goes on from here depends on, in JSON's values."""
+        return {"begun": self.begun, "seen": [list(pair) for pair in self.seen]}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`; an empty one is that of a start."""
+        self.begun = state.get("begun")
+        self.seen = [(one, other) for one, other in state.get("seen", [])]
+
+    @property
+    def _fall(self) -> Schedule:
+        assert self.begun is not None
+        return schedules.sigmoid(self.begun, self.stretch * self.begun)
 
 
-def _rows(draw: Draw, rows: slice) -> Draw:
-    y = None if draw.y is None else draw.y[rows]
-    return Draw(draw.z[rows], draw.v[rows], draw.r[rows], draw.t[rows], y, draw.alpha, 0)
-
-
-@torch.no_grad()
-def _error(net: Network, u: Tensor, draw: Draw, alpha: float) -> Tensor:
-    return (u - average_velocity_target(net, draw.z, draw.v, draw.r, draw.t, alpha, draw.y)) / alpha
+def _mean(pairs: list[tuple[float, float]]) -> tuple[float, float]:
+    return sum(one for one, _ in pairs) / len(pairs), sum(other for _, other in pairs) / len(pairs)
