@@ -67,6 +67,8 @@ class ModelConfig:
     """video-dit: each token sees all of the video, or by turns its frame and its place in all frames."""
     predicts: Literal["velocity", "data"] = "velocity"
     """What the network's output means: the average velocity u, or the data f with u = (z - f) / t."""
+    guided: bool = False
+    """The network takes the scale and the interval of guidance as inputs: one serves all of objective.scales."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +114,11 @@ class ObjectiveConfig:
     """Guidance in training: largest t."""
     label_drop: float = 0.0
     """Share of labels replaced by "no class" within the guided interval."""
+    scales: tuple[float, ...] = ()
+    """With model.guided: 1 and the largest scale, between which each row's is drawn, log-uniformly, instead of
+    omega / (1 - kappa)."""
+    intervals: bool = False
+    """With scales: each row's interval of t is drawn as well, from U(0, ½) to U(½, 1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
