@@ -147,6 +147,7 @@ class Told(nn.Module):
     def __init__(self, net: nn.Module, null: int, scale: float, start: float = 0.0, end: float = 1.0) -> None:
         super().__init__()
         self.net, self.null, self.told = net, null, (scale, start, end)
+        self.training = net.training
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         return self.net(z, r, t, None if y is None else tell(y, *self.told, null=self.null, dtype=t.dtype))

@@ -12,12 +12,15 @@ from torch import Tensor
 
 import alphaflow as af
 from alphaflow.cli import run
+from alphaflow.data import Digits
 from alphaflow.demo.service import Service, open_model
 from alphaflow.export import export
 from alphaflow.path import tell
 from alphaflow.sampling import sample
-from alphaflow.training.config import ModelConfig, ObjectiveConfig
+from alphaflow.training.config import DistillConfig, ModelConfig, ObjectiveConfig
+from alphaflow.training.data import describe
 from alphaflow.training.run import RunFolder
+from alphaflow.training.teacher import load_teacher
 from alphaflow.training.trainer import Trainer
 from tiny_runs import TINY, lines, same, weights
 
@@ -161,6 +164,17 @@ def test_it_begins_from_a_network_that_takes_no_guidance_and_says_the_same(expor
     again.train()  # with moments for all of its weights
     with pytest.raises(af.UserError, match="guided True and this run's has False"):
         Trainer.start(dataclasses.replace(TINY, init=str(tmp_path / "told")), RunFolder(tmp_path / "back"))
+
+
+def test_it_teaches_the_scale_and_interval_that_it_is_told(told, tmp_path):
+    settings = DistillConfig(teacher=str(told), guidance=2.0, guide_from=0.25, guide_to=0.75)
+    teacher = load_teacher(settings, describe(Digits()), torch.device("cpu"))
+    z, t, y = torch.randn(4, 1, 8, 8), torch.rand(4), torch.arange(4)
+    expected = af.load(told).net(z, t, t, tell(y, 2.0, 0.25, 0.75, null=10))
+    torch.testing.assert_close(teacher(z, t, t, y), expected)
+    af.AlphaFlow(teacher=af.load(told).guided(2.0))  # which is in evaluation mode
+    words = f"--steps 1 --batch-size 8 --distill.teacher {told} --distill.guidance 5"
+    assert run(["train", "digits", "--out", str(tmp_path / "none"), *words.split()]) == 2
 
 
 def test_data_prediction_and_videos_are_told_too(tmp_path):

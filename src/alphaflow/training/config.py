@@ -127,7 +127,7 @@ class DistillConfig:
     """Learn from this model's velocity instead of the samples': the folder of a run (its averaged weights), or of
     an exported or imported model, or its address on the hub; empty: from the samples."""
     guidance: float = 1.0
-    """Scale of plain guidance on the teacher, which the network in training then needs no more; 1: none."""
+    """Scale of guidance on the teacher, which the network in training then needs no more; 1: none."""
     guide_from: float = 0.0
     """Smallest t at which the teacher is guided."""
     guide_to: float = 1.0
