@@ -130,6 +130,7 @@ def test_a_tenth_of_the_labels_drops_inside_the_interval_and_none_outside(net):
 @pytest.mark.parametrize(
     "settings",
     [
+        {"guidance": Guidance(null=4, kappa=0.5, scales=(1.0, 4.0), intervals=True)},
         *({"weight": Weight(kind=kind)} for kind in get_args(WeightName)),
         {"weight": AnchorWeight(), "shift": "velocity"},
         {"clip": 4.0, "relaxation": 0.5, "cosine": 0.5},
@@ -139,9 +140,9 @@ def test_a_tenth_of_the_labels_drops_inside_the_interval_and_none_outside(net):
 def test_an_objective_never_waits_for_the_device(alpha, settings):
     """On the meta device there are no numbers: whatever asks for one raises, as it would stall a GPU."""
     x, y = torch.empty(8, 1, 8, 8, device="meta"), torch.empty(8, dtype=torch.int64, device="meta")
-    net = models.DiT(8, 4, 1, 16, 1, 2, 4).to("meta")
-    guidance = Guidance(null=4, omega=2.0, kappa=0.5, drop=0.1)
-    objective = AlphaFlow(alpha=alpha, flow_ratio=0.5, guidance=guidance, derivative="fused", **settings)
+    net = models.DiT(8, 4, 1, 16, 1, 2, 4, guided="guidance" in settings).to("meta")
+    guided = {"guidance": Guidance(null=4, omega=2.0, kappa=0.5, drop=0.1), **settings}
+    objective = AlphaFlow(alpha=alpha, flow_ratio=0.5, derivative="fused", **guided)
     output = objective(net, x, y, generator=KeyedRandom(0, torch.arange(8)))
     output.loss.backward()
     assert output.loss.is_meta and net.final_layer.linear.weight.grad.is_meta

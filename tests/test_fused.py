@@ -12,6 +12,7 @@ import alphaflow as af
 from alphaflow import dual_attention, models
 from alphaflow.derivative import choose_method, total_derivative
 from alphaflow.fused import NoRule, dual_forward
+from alphaflow.path import tell
 from reference import Counting
 
 
@@ -74,6 +75,13 @@ class Zoo(nn.Module):
         return self.out(x.mT.unflatten(2, (rows, columns)))
 
 
+def told(channels: int, size: int) -> tuple[Tensor, ...]:
+    """Labels with a guidance scale and interval, another for each row."""
+    *rest, y = images(channels, size)
+    share = torch.linspace(0, 1, len(y), dtype=torch.float64)
+    return *rest, tell(y, 1 + 3 * share, share / 2, 1 - share / 3, null=4, dtype=torch.float64)
+
+
 CASES = {
     "DiT": (lambda: models.DiT((4, 8), 2, 3, 16, 2, 2, 4), lambda: images(3, 8)),
     "video, joint": (lambda: models.VideoDiT((2, 4), 3, 2, 2, 16, 2, 2, 4), lambda: videos(2, 3, 2, 4)),
@@ -81,6 +89,7 @@ CASES = {
         lambda: models.VideoDiT((2, 4), 3, 2, 2, 16, 2, 2, 4, attention="factorised"),
         lambda: videos(2, 3, 2, 4),
     ),
+    "DiT, told of guidance": (lambda: models.DiT(8, 4, 1, 16, 2, 2, 4, guided=True), lambda: told(1, 8)),
     "UNet": (lambda: models.UNet(3, 16, num_classes=4), lambda: images(3, 8)),
     "MLP": (lambda: models.MLP(2, 32), points),
     "zoo": (Zoo, lambda: images(3, 4)),

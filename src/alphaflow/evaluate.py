@@ -41,7 +41,7 @@ LABELS = {"data": "from the data", "balanced": "balanced", "random": "random by 
 
 @dataclass(frozen=True)
 class Setting:
-    """How samples are drawn: a sampler, a number of evaluations or a grid of times, a scale of plain guidance."""
+    """How samples are drawn: a sampler, a number of evaluations or a grid of times, a scale of guidance."""
 
     method: str | tuple[str, ...] = "ode"
     nfe: int = 1

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from . import portable
 from .decoder import Decoder
 from .errors import UserError
-from .guidance import Guided
+from .guidance import Guided, Told
 from .interop import hub
 from .path import Network
 from .pixels import to_uint8
@@ -31,6 +31,8 @@ from .training.log import ProgressBar
 from .training.run import RunFolder
 
 CHUNK = 64
+WHOLE = (0.0, 1.0)
+"""All times: guidance is not confined to an interval."""
 
 
 def draw_chunks(
@@ -92,6 +94,8 @@ class Generator:
     decoder: makes pictures of samples, where they are latents.
     guides: the times between which labels were dropped in training, so that plain guidance can be applied; None:
         none were.
+    scales: of guidance that the network takes as an input, the least and the largest; None: it takes none.
+        intervals: it takes an interval of t as well.
     """
 
     net: nn.Module
@@ -104,6 +108,8 @@ class Generator:
     weights: str = "ema"
     decoder: Decoder | None = None
     guides: tuple[float, float] | None = None
+    scales: tuple[float, float] | None = None
+    intervals: bool = False
 
     def __call__(
         self,
@@ -113,11 +119,12 @@ class Generator:
         method: str | Sequence[str] = "ode",
         times: Sequence[float] | None = None,
         guidance: float = 1.0,
+        interval: tuple[float, float] = WHOLE,
     ) -> NDArray[np.uint8]:
         """Images uint8 (N, H, W, C), or videos (N, T, H, W, C), one for each label; see `samples`."""
         if self.kind == "points":
             raise UserError("this run generates points, not images: use generator.samples(...)")
-        return self.pictures(self.samples(labels, nfe, seed, method, times, guidance))
+        return self.pictures(self.samples(labels, nfe, seed, method, times, guidance, interval))
 
     def pictures(self, samples: Tensor) -> NDArray[Any]:
         """Samples as they are shown: images uint8 (N, H, W, C), videos (N, T, H, W, C), decoded where they are
@@ -134,6 +141,7 @@ class Generator:
         method: str | Sequence[str] = "ode",
         times: Sequence[float] | None = None,
         guidance: float = 1.0,
+        interval: tuple[float, float] = WHOLE,
     ) -> Tensor:
         """Samples as the network makes them, (N, *shape) float32.
 
@@ -142,14 +150,18 @@ class Generator:
                 which then have no class.
             nfe: network evaluations, on an even time grid. seed: sample i of a seed is always the same.
             method: see `alphaflow.sampling`. times: a grid of one's own, instead of `nfe`.
-            guidance: scale of plain guidance, 1 for none; any other doubles the cost of each evaluation.
+            guidance: its scale, 1 for none. A network that takes it as an input is told it; others are evaluated
+                twice, with and without the class.
+            interval: told beside the scale: the times between which to guide.
 
         Raises:
             UserError: labels out of range, a time grid or method that doesn't fit, guidance of a network that was
-                not trained for it.
+                not trained for it, or not for this scale or interval.
         """
         count = int(labels) if isinstance(labels, int | np.integer) else len(torch.as_tensor(labels).reshape(-1))
-        return _joined(self.chunks(labels, nfe, seed, method, times, guidance), self.shape, count)
+        return _joined(
+            self.chunks(labels, nfe, seed, method, times, guidance, interval=interval), self.shape, count
+        )
 
     def chunks(
         self,
@@ -160,13 +172,14 @@ class Generator:
         times: Sequence[float] | None = None,
         guidance: float = 1.0,
         firsts: Iterable[int] | None = None,
+        interval: tuple[float, float] = WHOLE,
     ) -> Iterator[Tensor]:
         """The same samples, 64 at a time, for those who need not hold them all.
 
         firsts: draw only the blocks of 64 that begin with these samples, multiples of 64.
         """
         count, y = self._labels(labels)
-        net = self.guided(guidance)
+        net = self.guided(guidance, interval)
         try:
             steps = tuple(times) if times is not None else grid(nfe)
             yield from draw_chunks(
@@ -185,14 +198,22 @@ class Generator:
         except ValueError as error:
             raise UserError(str(error), status=2) from None
 
-    def guided(self, scale: float) -> Network:
-        """The network under plain guidance; itself at scale 1.
+    def guided(self, scale: float, interval: tuple[float, float] = WHOLE) -> Network:
+        """The network told of guidance, or where it takes no such input, under plain guidance; itself at scale 1.
 
         Raises:
             UserError: it was not trained for that, or the scale is below 0.
         """
+        if tuple(interval) != WHOLE and (not self.intervals or scale == 1):
+            reason = "a scale: 1 guides nothing"
+            if not self.intervals:
+                reason = "a network trained with --model.guided --objective.scales 1 4 --objective.intervals"
+            start, end = interval
+            raise UserError(f"guidance between {start:g} and {end:g} needs {reason}", status=2)
         if scale == 1:
             return self.net
+        if self.scales is not None:
+            return self._told(scale, interval)
         if not scale >= 0:
             raise UserError(f"guidance {scale:g} must be at least 0: 1 guides nothing", status=2)
         if self.guides is None:
@@ -203,6 +224,23 @@ class Generator:
                 status=2,
             )
         return Guided(self.net, self.num_classes, scale, *self.guides)
+
+    def _told(self, scale: float, interval: tuple[float, float]) -> Told:
+        assert self.scales is not None
+        (least, largest), (start, end) = self.scales, interval
+        if not least <= scale <= largest:
+            raise UserError(
+                f"guidance {scale:g} lies outside {least:g} … {largest:g}, the scales that this network was "
+                "trained for: choose one of them, or train with other --objective.scales",
+                status=2,
+            )
+        if not 0 <= start <= 0.5 <= end <= 1:
+            raise UserError(
+                f"guidance between {start:g} and {end:g} is none that this network was trained for: begin between "
+                "0 and 0.5, and end between 0.5 and 1",
+                status=2,
+            )
+        return Told(self.net, self.num_classes, scale, start, end)
 
     def _labels(self, labels: Any) -> tuple[int, Tensor | None]:
         if isinstance(labels, int | np.integer):
@@ -260,7 +298,12 @@ def load(
     net = net.to(where).eval().requires_grad_(False)
     generator = _generator(net, data, step, where, "ema" if ema is None else f"ema {ema:g}", vae)
     ours = config.objective
-    return replace(generator, guides=(ours.guide_from, ours.guide_to) if ours.label_drop else None)
+    return replace(
+        generator,
+        guides=(ours.guide_from, ours.guide_to) if ours.label_drop else None,
+        scales=(ours.scales[0], ours.scales[1]) if ours.scales else None,
+        intervals=ours.intervals,
+    )
 
 
 def _load_model(path: str | Path, device: torch.device, ema: float | None, vae: str | None) -> Generator:
@@ -272,7 +315,12 @@ def _load_model(path: str | Path, device: torch.device, ema: float | None, vae: 
         )
     net = portable.load_network(folder, record, device)
     generator = _generator(net, record.data, record.step, device, record.weights, vae)
-    return replace(generator, guides=(record.guides[0], record.guides[1]) if record.guides else None)
+    return replace(
+        generator,
+        guides=(record.guides[0], record.guides[1]) if record.guides else None,
+        scales=(record.scales[0], record.scales[1]) if record.scales else None,
+        intervals=record.intervals,
+    )
 
 
 def _generator(

@@ -15,10 +15,12 @@ Source: MeanFlow (arXiv 2505.13447), section 4; α-Flow (arXiv 2510.20771), sect
 from collections.abc import Callable
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 Network: TypeAlias = Callable[..., Tensor]
-"""net(z, r, t, y=None) -> u. z and u: (B, *shape) float; r, t: (B,) in [0, 1], r <= t; y: (B,) int64 or None."""
+"""net(z, r, t, y=None) -> u. z and u: (B, *shape) float; r, t: (B,) in [0, 1], r <= t; y: (B,) int64 or None, or
+(B, 4) as `tell` makes it for networks that take guidance as an input."""
 
 
 def expand(values: Tensor, like: Tensor) -> Tensor:
@@ -46,6 +48,32 @@ def interpolate(x: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"t has shape {tuple(t.shape)}: give one time for each of the {x.shape[0]} rows")
     times = expand(t, x)
     return (1 - times) * x + times * noise, noise - x
+
+
+def tell(
+    y: Tensor,
+    scale: float | Tensor,
+    start: float | Tensor = 0.0,
+    end: float | Tensor = 1.0,
+    *,
+    null: int,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Classes with what a network is told of guidance: (B, 4), each row a class, a scale, an interval of t.
+
+    One tensor, so that it is cut and joined like the classes alone. Classes stay exact: `dtype` is raised to at
+    least float32. No class is led towards nothing: such rows are told scale 1 and all of [0, 1], which is also
+    what classes alone, (B,), mean to such a network.
+
+    Args:
+        y: classes (B,) int64. scale, start, end: numbers, or (B,) row by row.
+        null: the class index that means "no class".
+    """
+    columns = [y.to(torch.promote_types(dtype, torch.float32))]
+    for value, unguided in ((scale, 1.0), (start, 0.0), (end, 1.0)):
+        told = value.to(columns[0]) if isinstance(value, Tensor) else torch.full_like(columns[0], value)
+        columns.append(torch.where(y == null, unguided, told))
+    return torch.stack(columns, dim=1)
 
 
 def move(z: Tensor, velocity: Tensor, t: Tensor, r: Tensor) -> Tensor:

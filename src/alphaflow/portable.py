@@ -46,6 +46,7 @@ class ModelRecord:
     fingerprint where the training data are known.
     step: of training; 0 where it is not known. weights: which ones these are, in words.
     guides: the times between which labels were dropped in training, where plain guidance can be applied; or None.
+    scales, intervals: what of guidance the network takes as an input, as in `Generator`.
     origin: where the model comes from: the settings of its run, or the file that was imported.
     metrics: measured figures, each with its protocol, as evaluation.json has them.
     licence: of the weights, an SPDX name; "" where nobody said. versions: what it was made with.
@@ -56,6 +57,8 @@ class ModelRecord:
     step: int = 0
     weights: str = "ema"
     guides: tuple[float, float] | None = None
+    scales: tuple[float, float] | None = None
+    intervals: bool = False
     origin: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     licence: str = ""

@@ -27,7 +27,7 @@ class Result:
 
     errors: standard errors of the figures, where they can be told. intervals: the ends of their 95 % intervals,
         over other samples of the same generator; the real samples and the training count as fixed.
-    rounding: what was done to the samples before they were looked at. guidance: scale of plain guidance; 1: none.
+    rounding: what was done to the samples before they were looked at. guidance: its scale; 1: none.
     """
 
     nfe: int

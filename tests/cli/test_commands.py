@@ -264,6 +264,7 @@ def test_resume_continues_and_lengthens(tmp_path):
         "--objective.name meanflow --objective.derivative reverse --objective.flow-law uniform",
         "--objective.name meanflow --objective.derivative difference --objective.weight scaled",
         "--objective.omega 2 --objective.kappa 0.5 --objective.guide-to 0.8 --objective.label-drop 0.1",
+        "--model.guided --objective.scales 1 4 --objective.label-drop 0.1 --model.name unet",
         "--objective.weight adaptive --objective.weight-power 0.5 --objective.weight-c 0.01 --precision bfloat16",
         "--model.predicts data --objective.name discrete-consistency --accumulate 2",
         "--parallel.strategy fsdp --optimizer.decay linear(60%,100%) --data.flip --ema.ramp 0.1",
@@ -276,6 +277,7 @@ def test_settings_from_the_command_line(words, tmp_path):
 # ---------------------------------------------------------------------------------- what is refused
 
 TRAIN = "train digits --out {out} --steps 2"
+TOLD = TRAIN + " --model.guided"
 REFUSED = {
     "an unknown command": (2, "trian digits --out {out}", "did you mean 'train'"),
     "an unknown recipe": (2, "train digts --out {out}", "did you mean 'digits'"),
@@ -306,6 +308,17 @@ REFUSED = {
     "a network that does not fit": (2, TRAIN + " --model.name mlp", "does not fit samples of shape"),
     "a U-Net too deep": (2, TRAIN + " --model.name unet --model.depth 5", "smaller model.depth"),
     "guidance that diverges": (2, TRAIN + " --objective.kappa 1.5", "kappa 1.5 must be below 1"),
+    "scales for a network that is deaf": (2, TRAIN + " --objective.scales 1 4", "add --model.guided"),
+    "a network told nothing": (2, TRAIN + " --model.guided", "model.guided needs objective.scales"),
+    "one scale": (2, TOLD + " --objective.scales 4", "objective.scales 4: give 1"),
+    "scales above 1": (2, TOLD + " --objective.scales 2 4", "objective.scales 2 4: give 1"),
+    "scales that fall": (2, TOLD + " --objective.scales 1 0.5 --objective.label-drop 0.1", "must rise from 1"),
+    "scales without drops": (2, TOLD + " --objective.scales 1 4", "add --objective.label-drop 0.1"),
+    "intervals without scales": (2, TRAIN + " --objective.intervals", "objective.intervals goes with"),
+    "guidance without classes": (2, "train toy --out {out} --model.guided", "model.guided needs classes"),
+    "an interval for a deaf network": (2, "sample {run} --out {out}.npz --guide-to 0.9", "needs a network"),
+    "a scale for a file": (2, "export {run} {out} --guidance 2", "leave --guidance out"),
+    "a scale for a deaf graph": (2, "export {run} {out} --format program --guidance 2", "takes none as an input"),
     "an unknown toy": (2, "train toy --out {out} --data.toy spiral", "did you mean 'spirals'"),
     "no data path": (2, "train folder --out {out}", "add --data.path DIR"),
     "a data path that is none": (1, "train folder --out {out} --data.path {none}", "none"),

@@ -21,6 +21,8 @@ NETWORKS: dict[str, tuple[Callable[[int], Network], tuple[int, ...]]] = {
     ),
     "mlp": (lambda classes: MLP(6, width=32, depth=2, num_classes=classes), (2, 3)),
     "unet": (lambda classes: UNet(3, width=16, multipliers=(1, 2), num_classes=classes), (3, 8, 4)),
+    "dit guided": (lambda classes: DiT((8, 4), 2, 3, 32, 2, 2, classes, guided=classes > 0), (3, 8, 4)),
+    "mlp guided": (lambda classes: MLP(6, width=32, depth=2, num_classes=classes, guided=classes > 0), (2, 3)),
 }
 
 

@@ -37,6 +37,10 @@ KINDS = {
     "meanflow": "--objective.name meanflow --objective.flow-ratio 0.3".split(),
     "alphaflow": "--objective.alpha 0.4 --objective.flow-ratio 0.3".split(),
     "guided": ["--objective.alpha", "0", *GUIDED],
+    "told": [
+        *"--objective.alpha 0 --model.guided --objective.scales 1 4 --objective.intervals".split(),
+        *"--objective.kappa 0.3 --objective.label-drop 0.2".split(),
+    ],
     "forward": "--objective.name meanflow --objective.derivative forward".split(),
     # Of 16 rows 15 have r = t and hardly any is guided, so most processes hold none of the others.
     "uneven": [

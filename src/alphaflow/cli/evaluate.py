@@ -128,7 +128,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--midpoint", type=float, nargs="+", help="two evaluations, parted there: .3 .5")
     parser.add_argument("--times", help="a grid of times instead of --nfe: 1,.5,0")
     parser.add_argument(
-        "--guidance", type=float, nargs="+", metavar="SCALE", help="of plain guidance: 1 1.5 2 (1: none)"
+        "--guidance", type=float, nargs="+", metavar="SCALE", help="of guidance: 1 1.5 2 (1: none)"
     )
     parser.add_argument(
         "--ema", type=_share, nargs="+", metavar="STD", help="weights: own, or averages over shares"

@@ -22,6 +22,12 @@ def run(words: list[str]) -> None:
         metavar="STD",
         help="weights averaged over this share of the run, from those it stored",
     )
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        metavar="SCALE",
+        help="onnx, program, web: the scale that a graph is told for good",
+    )
     parser.add_argument("--vae", help="of a run on latents: where the autoencoder is, if not where it was")
     parser.add_argument(
         "--push", default="", metavar="OWNER/NAME", help="publish it on the Hugging Face hub as well"
@@ -31,5 +37,5 @@ def run(words: list[str]) -> None:
 
     from ..export import export
 
-    options = {"ema": known.ema, "vae": known.vae, "licence": known.licence}
+    options = {"ema": known.ema, "vae": known.vae, "licence": known.licence, "guidance": known.guidance}
     print(export(known.run, known.out, known.format, push=known.push, private=known.private, **options))

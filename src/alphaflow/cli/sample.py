@@ -19,7 +19,11 @@ def run(words: list[str]) -> None:
     parser.add_argument("--count", type=int, default=64, help="how many (64)")
     parser.add_argument("--labels", default="balanced", help="balanced, random, or a list to go round in: 0,1")
     parser.add_argument("--nfe", type=int, default=1, help="network evaluations (1)")
-    parser.add_argument("--guidance", type=float, default=1.0, help="scale of plain guidance (1: none)")
+    parser.add_argument("--guidance", type=float, default=1.0, help="its scale (1: none)")
+    parser.add_argument(
+        "--guide-from", type=float, default=0.0, metavar="T", help="guide from this t on, if told in training (0)"
+    )
+    parser.add_argument("--guide-to", type=float, default=1.0, metavar="T", help="and up to this one (1)")
     parser.add_argument("--rate", type=float, default=8.0, help="of videos, frames a second (8)")
     parser.add_argument("--vae", help="of a run on latents: where the autoencoder is, if not where it was")
     add_sampler_options(parser)
@@ -36,7 +40,8 @@ def run(words: list[str]) -> None:
     generator = load(known.run, device=known.device, ema=known.ema, vae=known.vae)
     labels = choose_labels(known.labels, known.count, generator.num_classes, known.seed)
     method, times = method_of(known.method), times_of(known.times)
-    samples = generator.samples(labels, known.nfe, known.seed, method, times, known.guidance)
+    interval = (known.guide_from, known.guide_to)
+    samples = generator.samples(labels, known.nfe, known.seed, method, times, known.guidance, interval)
     columns = generator.num_classes if known.labels == "balanced" and 1 < generator.num_classes <= 20 else None
     pictures = generator.pictures(samples)
     if pictures.ndim == 5:

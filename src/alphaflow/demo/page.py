@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..errors import UserError
 from .service import Drawn, Service
-from .wishes import IN_TURN, METHODS, MOST_GUIDANCE, MOST_PICTURES, MOST_SEED, MOST_STEPS, NO_CLASS
+from .wishes import IN_TURN, METHODS, MOST_PICTURES, MOST_SEED, MOST_STEPS, NO_CLASS
 
 STYLE = """
 .picture img { image-rendering: pixelated; width: 100%; }
@@ -47,7 +47,7 @@ def make_page(service: Service) -> Any:
             nfe = gr.Slider(1, MOST_STEPS, 1, step=1, label="Steps", elem_id="nfe")
             method = gr.Dropdown(list(METHODS), value="ode", label="Sampler", elem_id="method")
             guidance = gr.Slider(
-                0, MOST_GUIDANCE, 1, step=0.1, label="Guidance (1: none)", visible=service.bounds.guidable,
+                *service.bounds.scales, 1, step=0.1, label="Guidance (1: none)", visible=service.bounds.guidable,
                 elem_id="guidance",
             )  # fmt: skip
         with gr.Row():

@@ -15,7 +15,7 @@ from .. import figures
 from ..errors import UserError
 from ..generate import CHUNK, Generator, draw, load
 from ..sampling import grid
-from .wishes import IN_TURN, Bounds, Wish, labels_of
+from .wishes import IN_TURN, MOST_GUIDANCE, Bounds, Wish, labels_of
 
 MOST_WAITING = 256
 
@@ -60,7 +60,9 @@ class Service:
                 )
         self.models = tuple(models)
         guidable = all(one.generator.guides is not None for one in models)
-        self.bounds = Bounds(first.num_classes, guidable, len(models))
+        told = [(0, MOST_GUIDANCE), *(one.generator.scales for one in models if one.generator.scales)]
+        scales = max(least for least, _ in told), min(largest for _, largest in told)
+        self.bounds = Bounds(first.num_classes, guidable, len(models), scales)
         self.waiting = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="generate")
 

@@ -39,11 +39,13 @@ class Wish:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What the models allow: numbers of classes and of models, and whether there is a class for none."""
+    """What the models allow: numbers of classes and of models, whether there is a class for none, and the least
+    and largest scale of guidance."""
 
     num_classes: int
     guidable: bool
     models: int = 1
+    scales: tuple[float, float] = (0, MOST_GUIDANCE)
 
     def read(self, asked: Any) -> Wish:
         """The wish in what somebody sent: a mapping of names to values, any of them missing.
@@ -63,7 +65,7 @@ class Bounds:
         method = asked.get("method", usual.method)
         if not isinstance(method, str) or method not in METHODS:
             raise UserError(f"method {brief(method)} is unknown: choose one of {', '.join(METHODS)}")
-        guidance = number("guidance", asked.get("guidance", usual.guidance), 0, MOST_GUIDANCE)
+        guidance = number("guidance", asked.get("guidance", usual.guidance), *self.scales)
         label = self._label(asked.get("label", usual.label))
         if guidance != 1 and not self.guidable:
             raise UserError("guidance needs a model that was trained with some labels dropped: leave it at 1")
@@ -122,7 +124,7 @@ def number(name: str, value: Any, low: float, high: float, *, whole: bool = Fals
     )
     if not fits:
         kind = "whole number" if whole else "number"
-        raise UserError(f"{name} {brief(value)}: give a {kind} from {low} to {high:g}")
+        raise UserError(f"{name} {brief(value)}: give a {kind} from {low:g} to {high:g}")
     return value
 
 

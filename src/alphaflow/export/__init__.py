@@ -20,6 +20,9 @@ FORMATS: Mapping[str, str] = {
 }
 """Name of the format, and of its module here -> what it is."""
 
+GRAPHS = ("onnx", "program", "web")
+"""Those that hold the network as a graph of z, r, t and y, without its Python."""
+
 
 def export(
     source: str | Path,
@@ -29,6 +32,7 @@ def export(
     ema: float | None = None,
     vae: str | None = None,
     licence: str = "",
+    guidance: float | None = None,
     push: str = "",
     private: bool = False,
 ) -> str:
@@ -37,6 +41,7 @@ def export(
     Args:
         source: what `alphaflow.load` opens. ema, vae: see there.
         out: made if need be; files of an earlier export are replaced.
+        guidance: for a graph of a network that takes guidance as an input: the scale that it is told for good.
         licence: of the weights, an SPDX name such as "apache-2.0", for the model card.
         push: OWNER/NAME on the Hugging Face hub, where the folder is published, or kept `private`.
 
@@ -45,9 +50,16 @@ def export(
 
     Raises:
         UserError: no such format; `source` cannot be opened; `out` cannot be written or is no place for it; the
-            format does not suit this model, or needs a package that is not there.
+            format does not suit this model, or needs a package that is not there; guidance that does not suit the
+            format or the model, or is missing.
     """
     choose("format", format, FORMATS, status=2)
+    if guidance is not None and format not in GRAPHS:
+        raise UserError(
+            f"guidance {guidance:g} goes with {', '.join(GRAPHS)}: where {format} is opened, a network that takes "
+            "guidance still takes it; leave --guidance out",
+            status=2,
+        )
     source, out = Path(source), Path(out)
     if out.suffix in (".onnx", ".pt2", ".safetensors", ".html"):
         raise UserError(f"{out} is where the folder would be: give a name without {out.suffix}", status=2)
@@ -59,7 +71,10 @@ def export(
         raise UserError(f"{out} holds a run or the model itself: export to another folder", status=2)
     from .model import open_model
 
-    said = import_module(f".{format}", __name__).write(open_model(source, ema, vae, licence), out)
+    model = open_model(source, ema, vae, licence)
+    if format in GRAPHS:
+        model = model.told(guidance)
+    said = import_module(f".{format}", __name__).write(model, out)
     if push:
         said += f"\n{hub.push(out, push, private=private)}"
     return said

@@ -138,6 +138,8 @@ def _network_config(model: Model) -> dict[str, Any]:
         "num_classes": data["num_classes"],
         "class_names": list(data["class_names"]),
         "guides": list(model.generator.guides) if model.generator.guides else None,
+        "scales": list(model.generator.scales) if model.generator.scales else None,
+        "intervals": model.generator.intervals,
         "latent_divisor": latents.get("divisor"),
         "latent_offset": latents.get("offset"),
     }

@@ -4,7 +4,9 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from torch import nn
 
 from .. import portable, results
 from ..errors import UserError
@@ -30,6 +32,30 @@ class Model:
             UserError: it cannot be written to.
         """
         results.write_text(out / "model.json", json.dumps(dataclasses.asdict(self.record), indent=2) + "\n")
+
+    def told(self, scale: float | None) -> "Model":
+        """For a graph of z, r, t and y: a network that takes guidance as an input, told this scale for good.
+
+        Raises:
+            UserError: there is no scale for such a network, one that it does not know, or one for another network.
+        """
+        generator = self.generator
+        if generator.scales is None:
+            if scale is None:
+                return self
+            raise UserError(f"guidance {scale:g}: this network takes none as an input: leave it out", status=2)
+        if scale is None:
+            least, largest = generator.scales
+            raise UserError(
+                "this network takes guidance as an input, which a graph of z, r, t and y has not: say the scale "
+                f"that it holds for good, --guidance {least:g} … {largest:g}",
+                status=2,
+            )
+        fixed = cast(nn.Module, generator.guided(scale))
+        generator = dataclasses.replace(generator, net=fixed, guides=None, scales=None, intervals=False)
+        weights = f"{self.record.weights}, told guidance {scale:g}"
+        record = dataclasses.replace(self.record, weights=weights, guides=None, scales=None, intervals=False)
+        return dataclasses.replace(self, generator=generator, record=record)
 
 
 def open_model(source: Path, ema: float | None = None, vae: str | None = None, licence: str = "") -> Model:
@@ -60,6 +86,8 @@ def open_model(source: Path, ema: float | None = None, vae: str | None = None, l
         step=generator.step,
         weights=generator.weights,
         guides=generator.guides,
+        scales=generator.scales,
+        intervals=generator.intervals,
         origin={"settings": settings, "git": run.get("git"), "trained with": run.get("versions", {})},
         metrics=_metrics(folder),
         licence=licence,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from alphaflow.errors import UserError
-from alphaflow.models.embeddings import ClassEmbedder, TimeEmbedder
+from alphaflow.models.embeddings import ClassEmbedder, TimeEmbedder, classes_alone
 
 
 def _silent_time(width: int) -> TimeEmbedder:
@@ -111,6 +111,7 @@ class _WithInterval(nn.Module):
 
 
 def _or_none(y: Tensor | None, t: Tensor, num_classes: int) -> Tensor:
+    classes_alone(y)
     return torch.full(t.shape, num_classes, dtype=torch.int64, device=t.device) if y is None else y
 
 

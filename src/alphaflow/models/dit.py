@@ -193,6 +193,8 @@ class Transformer(Network):
         for embedder in (self.t_embedder, self.d_embedder):
             nn.init.normal_(embedder.mlp.get_parameter("0.weight"), std=0.02)
             nn.init.normal_(embedder.mlp.get_parameter("2.weight"), std=0.02)
+        if self.guide_embedder is not None:
+            self.guide_embedder.init_weights()
         for name, parameter in self.named_parameters():
             if "adaLN_modulation" in name or name.startswith("final_layer"):
                 nn.init.zeros_(parameter)
@@ -230,6 +232,7 @@ class DiT(Transformer):
         num_classes: 0 for none. The table has one row more, the unconditional one.
         mlp_ratio: hidden features of a block's MLP, as a multiple of `width`.
         activation: of a block's MLP, from `ACTIVATIONS`.
+        guided: take guidance's scale and interval as an input, beside the class; see `Network`.
 
     Raises:
         ValueError: a size does not fit the patch, the heads or the position table; in `forward`, an input of
@@ -247,6 +250,7 @@ class DiT(Transformer):
         num_classes: int,
         mlp_ratio: float = 4.0,
         activation: str = "gelu-tanh",
+        guided: bool = False,
     ) -> None:
         H, W = frame_size(input_size, patch)
         if width % 4:
@@ -261,8 +265,9 @@ class DiT(Transformer):
             "num_classes": num_classes,
             "mlp_ratio": mlp_ratio,
             "activation": activation,
+            "guided": guided,
         }
-        super().__init__(config, width=width, num_classes=num_classes)
+        super().__init__(config, width=width, num_classes=num_classes, guided=guided)
         self.patch = patch
         self.shape = (channels, H, W)
         self.grid = (H // patch, W // patch)
@@ -310,6 +315,8 @@ def forward_macs(net_or_config: DiT | Mapping[str, Any]) -> int:
     width, values = config["width"], config["patch"] ** 2 * config["channels"]
     tokens = H * W // config["patch"] ** 2
     times = 2 * (FREQUENCIES * width + width * width)
+    if config.get("guided"):
+        times += 3 * width + width * width
     attention = tokens * 4 * width * width + 2 * tokens * tokens * width
     mlp = tokens * 2 * width * int(width * config.get("mlp_ratio", 4.0))
     block = attention + mlp + 6 * width * width

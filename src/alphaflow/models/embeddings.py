@@ -1,4 +1,4 @@
-"""What every network is conditioned on: the two times t and t−r, and the class.
+"""What every network is conditioned on: the two times t and t−r, and the class; and where asked for, guidance.
 
 Times enter as they are, in [0, 1]. Scaling them (many diffusion codes multiply by 1000) makes ∂u/∂t rough,
 which ruins every objective that differentiates or extrapolates in t.
@@ -76,6 +76,41 @@ class ClassEmbedder(nn.Module):
         return self.embedding_table(y)
 
 
+class GuidanceEmbedder(nn.Module):
+    """(B, 3), a scale of at least 1 and the ends of an interval of t, to (B, width): zero until it is trained.
+
+    Linear, SiLU, Linear of 1 - 1/scale, which lies in [0, 1), and of both ends; in its own precision, as
+    `TimeEmbedder`. The inputs are those of improved MeanFlow (arXiv 2512.02012), but plain numbers: what depends
+    on them is smooth, and from the sinusoids of times, most of which hardly move within [0, 1], a small network
+    learned to tell scales apart much later.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(3, width), nn.SiLU(), nn.Linear(width, width))
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Let it hear each number well, and say nothing yet."""
+        self.mlp[0].reset_parameters()  # type: ignore[operator]
+        for name in ("2.weight", "2.bias"):
+            nn.init.zeros_(self.mlp.get_parameter(name))
+
+    def forward(self, told: Tensor) -> Tensor:
+        with _without_autocast(told.device):
+            values = torch.cat([1 - 1 / told[:, :1], told[:, 1:]], dim=1)
+            return self.mlp(values.to(self.mlp[0].weight.dtype))  # type: ignore[arg-type]
+
+
+def classes_alone(y: Tensor | None) -> None:
+    """Refuse labels that tell of guidance, for networks that don't listen."""
+    if y is not None and y.ndim != 1:
+        raise ValueError(
+            f"y has shape {tuple(y.shape)}: this network takes classes alone, (B,); to tell it a guidance scale "
+            "and interval, (B, 4), build it with guided=True"
+        )
+
+
 class Network(nn.Module, ABC):
     """A network u(z, r, t, y) for the average velocity over [r, t], noise at t=1 and data at t=0.
 
@@ -83,9 +118,13 @@ class Network(nn.Module, ABC):
         num_classes: number of classes; index `num_classes` is the unconditional one. 0: there is no table.
         config: the constructor's keyword arguments; `type(net)(**net.config)` builds the same network anew.
         t_embedder, d_embedder, y_embedder: embeddings of t, of t−r and of the class (None without classes).
+        guide_embedder: of guidance's scale and interval; None where it is built without `guided`.
+
+    Raises:
+        ValueError: a negative number of classes; `guided` without any.
     """
 
-    def __init__(self, config: Mapping[str, Any], *, width: int, num_classes: int) -> None:
+    def __init__(self, config: Mapping[str, Any], *, width: int, num_classes: int, guided: bool = False) -> None:
         super().__init__()
         if num_classes < 0:
             raise ValueError(f"num_classes={num_classes} is negative: give 0 for a network without classes")
@@ -94,12 +133,16 @@ class Network(nn.Module, ABC):
         self.t_embedder = TimeEmbedder(width)
         self.d_embedder = TimeEmbedder(width)
         self.y_embedder = ClassEmbedder(num_classes, width) if num_classes else None
+        if guided and not num_classes:
+            raise ValueError("guided=True needs classes to guide towards, and num_classes=0: leave guided out")
+        self.guide_embedder = GuidanceEmbedder(width) if guided else None
 
     def condition(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         """Sum of the embeddings of t, t−r and y: (B, width). z only says which precision is wanted.
 
         Raises:
-            ValueError: r or t is not of shape (B,), or y is given to a network without classes.
+            ValueError: r or t is not of shape (B,); y is given to a network without classes, or tells of guidance
+                to one built without `guided`, or its shape or precision is another.
         """
         for name, time in (("r", r), ("t", t)):
             if time.shape != z.shape[:1]:
@@ -116,7 +159,18 @@ class Network(nn.Module, ABC):
             return c
         if y is None:
             y = torch.full(z.shape[:1], self.num_classes, dtype=torch.int64, device=z.device)
-        return c + self.y_embedder(y)
+        if self.guide_embedder is None:
+            classes_alone(y)
+            return c + self.y_embedder(y)
+        if y.ndim == 1:
+            one, zero = (torch.full(z.shape[:1], end, dtype=dtype, device=z.device) for end in (1.0, 0.0))
+            return c + self.y_embedder(y) + self.guide_embedder(torch.stack([one, zero, one], dim=1))
+        if y.shape[1:] != (4,) or y.element_size() < 4:  # bfloat16 would round classes above 256
+            raise ValueError(
+                f"y is {y.dtype} of shape {tuple(y.shape)}: give classes (B,) int64, or (B, 4) float32 or float64 "
+                "with each row's class, guidance scale, and start and end of its interval"
+            )
+        return c + self.y_embedder(y[:, 0].long()) + self.guide_embedder(y[:, 1:])
 
     @abstractmethod
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
@@ -126,7 +180,9 @@ class Network(nn.Module, ABC):
             z: (B, *shape) float, the state at time t.
             r: (B,) end of the jump, 0 <= r <= t.
             t: (B,) start of the jump, in [0, 1]; noise is at 1.
-            y: (B,) int64 classes; index `num_classes`, or None for all rows, is unconditional.
+            y: (B,) int64 classes; index `num_classes`, or None for all rows, is unconditional. For a network
+                built with `guided` also (B, 4) float: class, guidance scale, and start and end of the interval of
+                t in which to guide; (B,) there means scale 1 and (0, 1). See `alphaflow.path.tell`.
 
         Returns:
             u, of z's shape and dtype; the jump is z_r = z − (t−r)·u.

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alphaflow.models.dit import PatchEmbed, frame_size
-from alphaflow.models.embeddings import Network, TimeEmbedder
+from alphaflow.models.embeddings import Network, TimeEmbedder, classes_alone
 
 TOKENS = (8, 4, 2, 2, 4)
 """How many tokens tell the class, the guidance scale, the ends of the guidance interval, and t - r."""
@@ -174,6 +174,7 @@ class ImprovedDiT(Network):
         B = z.shape[0]
         if y is None:
             y = torch.full((B,), self.num_classes, device=z.device)
+        classes_alone(y)
         assert self.y_embedder is not None
         scale, start, stop = (t.new_full((B,), value) for value in self.told)
         told = (

@@ -33,14 +33,17 @@ class MLP(Network):
         width: hidden features.
         depth: residual blocks.
         num_classes: 0 for none. The table has one row more, the unconditional one.
+        guided: take guidance's scale and interval as an input, beside the class; see `Network`.
 
     Raises:
         ValueError: in `forward`, an input with another number of values a row.
     """
 
-    def __init__(self, dim: int = 2, width: int = 256, depth: int = 4, num_classes: int = 0) -> None:
-        config = {"dim": dim, "width": width, "depth": depth, "num_classes": num_classes}
-        super().__init__(config, width=width, num_classes=num_classes)
+    def __init__(
+        self, dim: int = 2, width: int = 256, depth: int = 4, num_classes: int = 0, guided: bool = False
+    ) -> None:
+        config = {"dim": dim, "width": width, "depth": depth, "num_classes": num_classes, "guided": guided}
+        super().__init__(config, width=width, num_classes=num_classes, guided=guided)
         self.dim = dim
         self.in_layer = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(depth))

@@ -76,6 +76,7 @@ class UNet(Network):
         multipliers: features at each level, as multiples of `width`; resolution halves between levels.
         blocks: residual blocks a level on the way down (one more on the way up).
         num_classes: 0 for none. The table has one row more, the unconditional one.
+        guided: take guidance's scale and interval as an input, beside the class; see `Network`.
 
     Raises:
         ValueError: no level; in `forward`, other channels, or H or W not divisible by 2**(levels−1).
@@ -88,6 +89,7 @@ class UNet(Network):
         multipliers: Sequence[int] = (1, 2, 2),
         blocks: int = 1,
         num_classes: int = 0,
+        guided: bool = False,
     ) -> None:
         if not multipliers or blocks < 1:
             raise ValueError(
@@ -101,8 +103,9 @@ class UNet(Network):
             "multipliers": tuple(multipliers),
             "blocks": blocks,
             "num_classes": num_classes,
+            "guided": guided,
         }
-        super().__init__(config, width=c_width, num_classes=num_classes)
+        super().__init__(config, width=c_width, num_classes=num_classes, guided=guided)
         self.channels = channels
         self.divisor = 2 ** (len(multipliers) - 1)
         levels = [width * m for m in multipliers]

@@ -84,6 +84,7 @@ class VideoDiT(Transformer):
             "factorised": blocks see by turns the tokens of the same frame and those at the same place in all
             frames (the first variant of Latte, arXiv 2401.03048).
         activation: of a block's MLP, from `dit.ACTIVATIONS`.
+        guided: take guidance's scale and interval as an input, beside the class; see `Network`.
 
     Raises:
         ValueError: a size does not fit the patch, the heads or the position table; a single block of factorised
@@ -102,6 +103,7 @@ class VideoDiT(Transformer):
         num_classes: int,
         attention: Span = "joint",
         activation: str = "gelu-tanh",
+        guided: bool = False,
     ) -> None:
         H, W = frame_size(input_size, patch)
         choose("attention", attention, get_args(Span))
@@ -122,8 +124,9 @@ class VideoDiT(Transformer):
             "num_classes": num_classes,
             "attention": attention,
             "activation": activation,
+            "guided": guided,
         }
-        super().__init__(config, width=width, num_classes=num_classes)
+        super().__init__(config, width=width, num_classes=num_classes, guided=guided)
         self.patch = patch
         self.shape = (channels, frames, H, W)
         self.grid = (frames, H // patch, W // patch)

@@ -33,7 +33,9 @@ def begin_from(
 ) -> None:
     """Take over the network, averages and moments of the run in a folder; all processes must call.
 
-    Of a model's folder, which has one set of weights and no moments, these become both network and averages.
+    Of a model's folder, which has one set of weights and no moments, these become both network and averages. A
+    network that takes guidance as an input may begin from one that does not: what hears it begins at zero, so that
+    at first it says what the other one said.
 
     Args:
         path: the run's or the model's folder. model, data: what this run's network and data are, to be compared.
@@ -46,12 +48,12 @@ def begin_from(
         _begin_from_model(Path(path), model, data, modules)
         return
     run = RunFolder(Path(path))
-    record = run.read_record()["data"]
-    _check_same(path, model, data, vars(run.read_config().model), record)
+    record, theirs = run.read_record()["data"], vars(run.read_config().model)
+    _check_same(path, model, data, theirs, record)
     found = newest(run.checkpoints).step if parallel.main else None
     stored = Checkpoint(run.checkpoints / f"step-{parallel.exchange(found)[0]:08d}")
     for part, module in modules.items():
-        for name, tensor in module.state_dict().items():
+        for name, tensor in _taken_over(module, model, theirs).items():
             load_into(tensor, partial(stored.read, part, name))
     restore_optimizer(modules["model"], optimizer, stored)
     log.info("begins where %s was at step %d", path, stored.step)
@@ -68,11 +70,19 @@ def _begin_from_model(
     except (OSError, SafetensorError) as error:
         raise UserError(f"--init {path}: cannot read its weights ({' '.join(str(error).split())})") from None
     for module in modules.values():
-        wanted = module.state_dict()
+        wanted = _taken_over(module, model, settings)
         portable.check_names(f"--init {path}", weights, wanted)
         for name, tensor in wanted.items():
             load_into(tensor, partial(_rows, weights[name]))
     log.info("begins from %s (%s)", path, record.origin.get("imported", record.weights))
+
+
+def _taken_over(module: nn.Module, model: ModelConfig, theirs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights to take over from a network with the settings `theirs`: all, but for what it cannot hear."""
+    weights = module.state_dict()
+    if not model.guided or theirs.get("guided", False):
+        return weights
+    return {name: tensor for name, tensor in weights.items() if "guide_embedder." not in name}
 
 
 def _rows(tensor: Tensor, rows: slice | None) -> Tensor:
@@ -88,7 +98,7 @@ def _check_same(
 ) -> None:
     """Refuse a network with other `settings`, or trained on other data than `record` says than these are."""
     for name, value in settings.items():
-        if vars(model)[name] != value:
+        if vars(model)[name] != value and (name, model.guided) != ("guided", True):
             raise UserError(
                 f"--init {path}: its network has {name} {value} and this run's has {vars(model)[name]}: make them "
                 "the same, or begin without --init"

@@ -49,6 +49,8 @@ def build_dataset(config: DataConfig) -> Dataset:
 
 def build_model(config: ModelConfig, shape: Sequence[int], num_classes: int, seed: int = 0) -> nn.Module:
     """The network for samples of `shape`, initialised from `seed` on the CPU."""
+    if config.guided and num_classes == 0:
+        raise UserError("model.guided needs classes, and this data set has none: leave it out", status=2)
     if len(shape) != _DIMENSIONS[config.name]:
         raise UserError(
             f"a network of kind {config.name!r} does not fit samples of shape {tuple(shape)}", status=2
@@ -72,6 +74,7 @@ def _dit(config: ModelConfig, shape: Sequence[int], num_classes: int) -> nn.Modu
         heads=config.heads,
         activation=config.activation,
         num_classes=num_classes,
+        guided=config.guided,
     )
 
 
@@ -87,16 +90,25 @@ def _video_dit(config: ModelConfig, shape: Sequence[int], num_classes: int) -> n
         num_classes=num_classes,
         attention=config.attention,
         activation=config.activation,
+        guided=config.guided,
     )
 
 
 def _mlp(config: ModelConfig, shape: Sequence[int], num_classes: int) -> nn.Module:
-    return models.MLP(shape[0], width=config.width, depth=config.depth, num_classes=num_classes)
+    return models.MLP(
+        shape[0], width=config.width, depth=config.depth, num_classes=num_classes, guided=config.guided
+    )
 
 
 def _unet(config: ModelConfig, shape: Sequence[int], num_classes: int) -> nn.Module:
     multipliers = (1, *(2,) * (config.depth - 1))
-    net = models.UNet(shape[0], width=config.width, multipliers=multipliers, num_classes=num_classes)
+    net = models.UNet(
+        shape[0],
+        width=config.width,
+        multipliers=multipliers,
+        num_classes=num_classes,
+        guided=config.guided,
+    )
     if shape[1] % net.divisor or shape[2] % net.divisor:
         raise ValueError(
             f"images of {shape[1]}×{shape[2]} do not halve {config.depth - 1} times: choose a smaller model.depth"
@@ -156,6 +168,7 @@ def _times(config: Config, prescribed: times.Times) -> times.Times:
 
 def _guidance(config: Config, num_classes: int) -> Guidance | None:
     ours = config.objective
+    _check_told(config)
     if ours.omega == 1 and ours.kappa == 0 and ours.label_drop == 0:
         return None
     if num_classes == 0:
@@ -167,4 +180,34 @@ def _guidance(config: Config, num_classes: int) -> Guidance | None:
         t_min=ours.guide_from,
         t_max=ours.guide_to,
         drop=ours.label_drop,
+        scales=(ours.scales[0], ours.scales[1]) if ours.scales else None,
+        intervals=ours.intervals,
     )
+
+
+def _check_told(config: Config) -> None:
+    """Refuse a network that is told what nobody draws, or not told what is drawn."""
+    ours = config.objective
+    if ours.scales and not config.model.guided:
+        raise UserError("objective.scales are for networks that are told the scale: add --model.guided", status=2)
+    if ours.intervals and not ours.scales:
+        raise UserError("objective.intervals goes with objective.scales: add --objective.scales 1 4", status=2)
+    if not config.model.guided:
+        return
+    if not ours.scales:
+        raise UserError(
+            "model.guided needs objective.scales, between which to draw what it is told: add --objective.scales "
+            "1 4",
+            status=2,
+        )
+    if len(ours.scales) != 2 or ours.scales[0] != 1:
+        said = " ".join(f"{scale:g}" for scale in ours.scales)
+        raise UserError(
+            f"objective.scales {said}: give 1, which classes alone mean, and the largest scale: 1 4", status=2
+        )
+    if ours.label_drop == 0:
+        raise UserError(
+            "objective.scales lead away from the velocity without a class, which nothing would teach: add "
+            "--objective.label-drop 0.1",
+            status=2,
+        )

@@ -67,6 +67,8 @@ class ModelConfig:
     """video-dit: each token sees all of the video, or by turns its frame and its place in all frames."""
     predicts: Literal["velocity", "data"] = "velocity"
     """What the network's output means: the average velocity u, or the data f with u = (z - f) / t."""
+    guided: bool = False
+    """The network takes the scale and the interval of guidance as inputs: one serves all of objective.scales."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +114,11 @@ class ObjectiveConfig:
     """Guidance in training: largest t."""
     label_drop: float = 0.0
     """Share of labels replaced by "no class" within the guided interval."""
+    scales: tuple[float, ...] = ()
+    """With model.guided: 1 and the largest scale, between which each row's is drawn, log-uniformly, instead of
+    omega / (1 - kappa)."""
+    intervals: bool = False
+    """With scales: each row's interval of t is drawn as well, from U(0, ½) to U(½, 1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +127,7 @@ class DistillConfig:
     """Learn from this model's velocity instead of the samples': the folder of a run (its averaged weights), or of
     an exported or imported model, or its address on the hub; empty: from the samples."""
     guidance: float = 1.0
-    """Scale of plain guidance on the teacher, which the network in training then needs no more; 1: none."""
+    """Scale of guidance on the teacher, which the network in training then needs no more; 1: none."""
     guide_from: float = 0.0
     """Smallest t at which the teacher is guided."""
     guide_to: float = 1.0

@@ -109,8 +109,10 @@ def _check_same(
 
 
 def _guided(model: Generator, settings: DistillConfig) -> Network:
-    """Under the guidance of the settings, where the model knows samples without a class."""
+    """Under the guidance of the settings: told of it, or where the model knows samples without a class."""
     try:
+        if model.scales is not None:
+            return model.guided(settings.guidance, (settings.guide_from, settings.guide_to))
         net = model.guided(settings.guidance)
     except UserError as error:
         raise UserError(f"--distill.guidance: {error}", status=error.status) from None

@@ -36,6 +36,7 @@ class FlowMapPipeline(DiffusionPipeline):
         num_inference_steps: int = 1,
         timesteps: Sequence[float] | None = None,
         guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
         num_images: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
@@ -47,8 +48,9 @@ class FlowMapPipeline(DiffusionPipeline):
         Args:
             class_labels: a class for each sample, by number or name; None: no class.
             num_inference_steps: network evaluations. timesteps: falling times instead, as in (1, 0.5, 0).
-            guidance_scale: of plain guidance, 1 for none; any other doubles the cost. Only for networks that were
-                trained with dropped labels.
+            guidance_scale: 1 for none. A network that takes it as an input is told it; for others, trained with
+                dropped labels, any other doubles the cost.
+            guidance_interval: the times between which to guide, for a network that takes these as well.
             num_images: how many, where neither labels nor latents say it.
             latents: the noise to begin with, (N, *shape), instead of fresh noise by `generator`.
             output_type: "pil": images, of a video a list of frames; "np": uint8 (N, H, W, C), of videos
@@ -71,6 +73,7 @@ class FlowMapPipeline(DiffusionPipeline):
             None if timesteps is not None else num_inference_steps, device=device, timesteps=timesteps
         )
         z = latents.to(device, self.transformer.dtype)
+        y, guidance_scale = self._told(y, guidance_scale, guidance_interval)
         for t in self.progress_bar(self.scheduler.timesteps):
             r = self.scheduler.asks_for(t)
             u = self._velocity(z, r.expand(rows), t.expand(rows), y, guidance_scale)
@@ -78,6 +81,27 @@ class FlowMapPipeline(DiffusionPipeline):
         images = z if output_type == "latent" else self._show(z, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _told(self, y: Tensor | None, scale: float, interval: tuple[float, float]) -> tuple[Tensor | None, float]:
+        """Labels that tell of guidance, and the scale that remains to be applied; both as they are for networks
+        that take no such input."""
+        config, (start, end) = self.transformer.config, interval
+        if (start, end) != (0, 1) and (not config.intervals or scale == 1):
+            raise ValueError(
+                f"guidance_interval {interval} needs a network that takes intervals, and a scale: leave it out"
+            )
+        if config.scales is None or scale == 1 or y is None:
+            return y, scale
+        least, largest = config.scales
+        if not (least <= scale <= largest and 0 <= start <= 0.5 <= end <= 1):
+            raise ValueError(
+                f"guidance_scale {scale:g} between {start:g} and {end:g}: this network knows {least:g} … "
+                f"{largest:g}, from 0 … 0.5 on, and up to 0.5 … 1"
+            )
+        columns = [y.float()]
+        for value, unguided in ((scale, 1.0), (start, 0.0), (end, 1.0)):
+            columns.append(torch.where(y == config.num_classes, unguided, torch.full_like(columns[0], value)))
+        return torch.stack(columns, dim=1), 1.0
 
     def _velocity(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None, scale: float) -> Tensor:
         """u, guided where the network was trained for that."""
