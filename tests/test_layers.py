@@ -16,7 +16,7 @@ FLOORS: list[dict[str, set[str]]] = [
         | {"derivative", "fused", "dual", "dual_rules", "dual_attention"}
     },
     {
-        "objective": {"targets", "weighting", "guidance", "objectives", "members", "compiled"},
+        "objective": {"targets", "weighting", "guidance", "steering", "objectives", "members", "compiled"},
         "sampling": {"sampling"},
         "models": {"models"},
         "data": {"data"},

@@ -60,7 +60,9 @@ class Setting:
         """
         budget = 3.75 * chosen.steps
         if begun is not None:
-            falls = next(k for k in range(2 * begun) if SelfSteering(begun=begun)(k) < 1)
+            alpha = SelfSteering()
+            alpha.begun = begun
+            falls = next(k for k in range(2 * begun) if alpha(k) < 1)
             beyond = 1 - float(self.flow_ratio)
             return round((budget + beyond * falls - begun / SelfSteering.every) / (3 + beyond))
         costs = [self._cost(k / 1000) for k in range(1000)]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .path import interpolate
     from .rng import KeyedRandom
     from .sampling import invert, jump, sample
+    from .steering import SelfSteering
     from .targets import average_velocity_target
     from .times import Times
     from .weighting import Weight
@@ -61,6 +62,7 @@ _HOME = {
     "interpolate": ".path",
     "KeyedRandom": ".rng",
     **{name: ".sampling" for name in ("invert", "jump", "sample")},
+    "SelfSteering": ".steering",
     "average_velocity_target": ".targets",
     "Times": ".times",
     "Weight": ".weighting",

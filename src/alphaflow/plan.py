@@ -17,6 +17,7 @@ from .dual import Dual
 from .errors import UserError
 from .objectives import AlphaFlow
 from .rng import KeyedRandom
+from .steering import SelfSteering
 from .training.blocks import blocks_of, recompute_blocks
 from .training.build import build_model, build_objective
 from .training.config import Config
@@ -131,9 +132,12 @@ def evaluations(config: Config, num_classes: int) -> float:
     """Forward passes a sample and step, averaged over the schedules of the run.
 
     A tangent counts as one more pass over its rows, which is what the fused derivative takes, and computing the
-    blocks again in the backward pass as one over all rows. So does a teacher, under guidance as two.
+    blocks again in the backward pass as one over all rows. So does a teacher, under guidance as two. An α that
+    steers itself counts as fallen from the start, which is the most that it can cost.
     """
     objective: AlphaFlow = dataclasses.replace(build_objective(config, num_classes), derivative="fused")
+    if isinstance(objective.alpha, SelfSteering):
+        objective = dataclasses.replace(objective, alpha=0.0)
     rows, total = config.batch_size, 0
     x = torch.zeros(rows, 1)
     y = torch.zeros(rows, dtype=torch.int64) if num_classes else None

@@ -20,6 +20,7 @@ from .errors import UserError
 from .pixels import to_uint8
 from .report_material import COLUMNS, POINTS, Material, attempt, gather
 from .rng import seeded
+from .steering import SelfSteering
 from .training.build import build_objective
 from .training.checkpoint import Checkpoint
 from .training.classes import class_means
@@ -251,10 +252,12 @@ def _snapshots(m: Material) -> str:
 
 
 def _alpha_plan(m: Material) -> show.Line | None:
-    """The schedule of α over the whole run; None where α is drawn row by row."""
+    """The schedule of α over the whole run; None where α is drawn row by row, or steers itself."""
     steps = np.linspace(0, m.config.steps, 201)
     objective = attempt("the schedule of α", lambda: build_objective(m.config, m.generator.num_classes)).value
-    values = [objective and objective.alpha_at(int(step)) for step in steps]
+    if objective is None or isinstance(objective.alpha, SelfSteering):
+        return None
+    values = [objective.alpha_at(int(step)) for step in steps]
     return None if None in values else (steps, np.array(values, float))
 
 

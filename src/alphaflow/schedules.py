@@ -6,7 +6,7 @@ Source: α-Flow, section 4.2 and appendix; the other curves are those that its c
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -135,15 +135,18 @@ CURVES: dict[str, Callable[..., Schedule]] = {
 }
 
 
-def parse(text: str, steps: int, kind: str = "schedule") -> Schedule:
+def parse(
+    text: str, steps: int, kind: str = "schedule", further: Mapping[str, Callable[..., Schedule]] | None = None
+) -> Schedule:
     """`parse("sigmoid(0%, 80%)", 1000)` is `sigmoid(0, 800)`; a bare number is constant.
 
     Percentages of `at`, `start` and `end` are of `steps`; where a value is meant (`25%`, `first=75%`), 100 % is 1.
+    further: constructors of other schedules by name.
 
     Raises:
         UserError: an unknown curve (the nearest is suggested), or numbers that don't fit it.
     """
-    return spec.parse(str(text), kind, CURVES, whole=steps, counts=("at", "start", "end"))
+    return spec.parse(str(text), kind, {**CURVES, **(further or {})}, whole=steps, counts=("at", "start", "end"))
 
 
 def warmup(steps: int) -> Schedule:

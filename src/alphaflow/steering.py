@@ -10,6 +10,7 @@ along the paper's sigmoid, over half as many steps as were taken. Numbers of ste
 other. How it fares against schedules chosen by hand is in docs/claims.md.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,15 +37,28 @@ class SelfSteering:
     every: steps between measurements. growth: of κ over a doubling of the steps, below which α begins to fall.
     stretch: α is 0 before the step at which it began to fall, times this. least: of κ, as a share of E‖u - v‖²;
         below it there is no curvature to speak of, and none to settle.
-    begun: the step at which α began to fall; None: it has not.
+    begun: the step at which α began to fall; None: it has not. seen: what was measured so far.
+
+    Raises:
+        ValueError: a setting out of its range.
     """
 
     every: int = 20
     growth: float = 1.2
     stretch: float = 1.5
     least: float = 0.01
-    begun: int | None = None
-    seen: list[tuple[float, float]] = field(default_factory=list)
+    begun: int | None = field(default=None, init=False)
+    seen: list[tuple[float, float]] = field(default_factory=list, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.every != int(self.every):
+            raise ValueError(f"every {self.every:g} must be a whole number of steps, at least 1")
+        if self.growth < 1 or self.stretch <= 1 or self.least < 0:
+            raise ValueError(
+                f"growth {self.growth:g} must be at least 1, stretch {self.stretch:g} above 1 and least "
+                f"{self.least:g} at least 0"
+            )
+        self.every = int(self.every)
 
     def __call__(self, step: int) -> float:
         return 1.0 if self.begun is None else self._fall(step)
@@ -64,7 +78,7 @@ class SelfSteering:
         self.seen.append((float(curvature), float(residual)))
         count = len(self.seen)
         before, lately = self.seen[count // 4 : count // 2], self.seen[count // 2 :]
-        if not before:
+        if count < 4:
             return
         (then, _), (now, scale) = (_mean(part) for part in (before, lately))
         if now >= self.least * scale and now <= self.growth * then:
@@ -74,7 +88,7 @@ class SelfSteering:
         """What goes on from here depends on, in JSON's values."""
         return {"begun": self.begun, "seen": [list(pair) for pair in self.seen]}
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state`; an empty one is that of a start."""
         self.begun = state.get("begun")
         self.seen = [(one, other) for one, other in state.get("seen", [])]

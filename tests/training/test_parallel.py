@@ -53,6 +53,7 @@ KINDS = {
         *"--objective.name meanflow --objective.derivative forward".split(),
         *"--objective.flow-ratio 0.94".split(),
     ],
+    "steered": "--objective.alpha self(every=1) --objective.flow-ratio 0.3".split(),
     "uneven-between": "--objective.alpha 0.4 --objective.shift model --objective.flow-ratio 0.94".split(),
 }
 REFUSED = {"compiled": ["--compile"], "reverse": ["--objective.derivative", "reverse"]}

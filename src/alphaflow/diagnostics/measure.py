@@ -32,6 +32,7 @@ from ..training.log import ProgressBar
 from ..training.loss import autocast
 from ..training.parallel import Parallel, load_into
 from ..training.run import RunFolder
+from ..training.steer import load_steering
 from ..training.teacher import build_taught
 from .curve import Curve
 from .gradients import Gradient, Gradients
@@ -86,6 +87,7 @@ def open_subject(path: Path, step: int | None = None, device: str = "") -> Subje
     parallel.shard(net)
     for name, tensor in net.state_dict().items():
         load_into(tensor, partial(stored.read, "model", name))
+    load_steering(objective, stored.state)
     return Subject(str(path), stored.step, net, objective, dataset, config, parallel, where)
 
 

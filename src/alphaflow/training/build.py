@@ -17,6 +17,7 @@ from ..guidance import Guidance
 from ..members import MEMBERS
 from ..objectives import AlphaFlow
 from ..rng import hash_key
+from ..steering import SelfSteering
 from ..weighting import Weight
 from .config import Config, DataConfig, ModelConfig
 
@@ -130,7 +131,8 @@ def build_objective(config: Config, num_classes: int) -> AlphaFlow:
         member = MEMBERS[ours.name]()
         changes: dict[str, Any] = {"derivative": ours.derivative, "times": _times(config, member.times)}
         if ours.alpha is not None:
-            changes["alpha"] = _plain(schedules.parse(ours.alpha, horizon, "alpha schedule"))
+            curves = {"self": SelfSteering}
+            changes["alpha"] = _plain(schedules.parse(ours.alpha, horizon, "alpha schedule", curves))
         elif callable(member.alpha):  # a curriculum: spread over this run
             changes["alpha"] = schedules.sigmoid(0, horizon)
         if ours.flow_ratio is not None:

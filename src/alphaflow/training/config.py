@@ -79,7 +79,8 @@ class ObjectiveConfig:
     """The member: alphaflow, meanflow, imeanflow, tfm, fm, shortcut, consistency, discrete-consistency,
     splitmeanflow, facm."""
     alpha: str | None = None
-    """Schedule of α: a number, or e.g. sigmoid(0%, 100%), linear(0, 500), step(50%)."""
+    """Schedule of α: a number, or e.g. sigmoid(0%, 100%), linear(0, 500), step(50%); self: α falls when what the
+    network sees of its trajectories' curvature has settled (docs/claims.md)."""
     flow_ratio: str | None = None
     """Share of rows with r = t: a number or a schedule, e.g. linear(0%, 100%, first=0.75, last=0.25)."""
     shift: Literal["data", "model", "velocity"] | None = None

@@ -39,6 +39,7 @@ from .run import RunFolder
 from .saver import Saver
 from .snapshots import Snapshots
 from .state import restore_optimizer
+from .steer import may_differentiate, steering_of
 from .teacher import build_taught, record_of
 from .watchdog import Watchdog
 
@@ -83,6 +84,7 @@ class Trainer:
         self.store = Saver(folder.averages, peers=self.parallel.writers())
         self.classes = ClassResiduals(config, self.dataset, self.device, self.parallel)
         self.observers: list[Observer] = [Snapshots(config.sample_every), self.classes]
+        self.observers += steering_of(self.objective)
         if config.monitor.every:
             self.observers.append(Monitor(config, self.dataset, self.device, self.parallel))
         if config.diagnosis.every:
@@ -138,7 +140,7 @@ class Trainer:
     def share_out(self) -> None:
         """Lay the network out over the processes, and make what follows that layout."""
         config = self.config
-        wanted = self._needs_derivative() or config.diagnosis.every > 0
+        wanted = may_differentiate(self.objective, config) or config.diagnosis.every > 0
         if self.objective.derivative == "auto" and wanted:  # tried while the network is plain
             method = choose_method(self.net, *self._first_points())
             self.objective = dataclasses.replace(self.objective, derivative=method)
@@ -258,15 +260,11 @@ class Trainer:
 
         Peers trained for days on silently wrong tangents. Raises `DerivativeError` with the figures.
         """
-        if not self._needs_derivative():
+        if not may_differentiate(self.objective, self.config):
             return
         with autocast(self.config, self.device):
             error = check_derivative(self.net, *self._first_points(), method=self.objective.derivative)
         log.info("du/dt agrees with central differences to %.1e", error)
-
-    def _needs_derivative(self) -> bool:
-        horizon = self.config.steps
-        return 0.0 in {self.objective.alpha_at(k) for k in (0, horizon // 2, horizon)}
 
     def _first_points(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """z, v, r, t, y of the first batch, the same on every process."""
