@@ -14,6 +14,8 @@ from settings import CLAIMS, SETTINGS, Claim
 
 PAGE = Path(__file__).parents[2] / "docs" / "claims.md"
 FIRST = {"toy": "energy", "digits": "frechet", "glyphs": "frechet", "digits, uneven": "frechet"}
+SEEDS = 5
+"""A cell with fewer says how many."""
 Values = dict[int, float]  # by seed
 
 
@@ -87,9 +89,13 @@ def _cell(values: Values, reference: Values, same: bool) -> str:
     if not math.isfinite(mean):
         return "diverged"
     text = f"{mean:.3g}" + (f" ± {reach:.1g}" if math.isfinite(reach) else "")
+    if len(values) < SEEDS:
+        text += f" [{len(values)}]"
     ratio = None if same else against(values, reference)
     if ratio is None:
         return text
+    if len(values) < SEEDS:
+        return f"{text} (×{ratio[0]:.2f})"
     sure = "**" if ratio[1] < 0.05 else ""
     return f"{text} ({sure}×{ratio[0]:.2f}{sure}, p {ratio[1]:.2g})"
 
