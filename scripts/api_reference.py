@@ -20,7 +20,7 @@ OUT = Path(__file__).parents[1] / "docs" / "api"
 PAGES: dict[str, tuple[str, list[str]]] = {
     "objective": (
         "The objective and its family",
-        ["objectives", "members", "targets", "derivative", "guidance", "weighting", "compiled"],
+        ["objectives", "members", "targets", "derivative", "guidance", "weighting", "steering", "compiled"],
     ),
     "foundations": (
         "Paths, times, schedules, random numbers",
