@@ -86,6 +86,7 @@ def test_the_claims_harness_resumes_repeats_and_makes_its_tables(tmp_path):
     chosen += ["times as t, r", "flow matching, then distilled"]
     claims(*small, "1", "--sets", "toy", "--settings", *chosen)
     claims(*small, "1", "--sets", "digits, uneven", "--settings", "classes balanced")
+    claims(*small, "1", "--sets", "digits", "--settings", "told of guidance")
     assert claims(*small, "1", "--sets", "toy", "--settings", *chosen) == ""  # nothing is left to run
     lines = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
     found = {line["setting"]: line for line in lines}
@@ -94,6 +95,8 @@ def test_the_claims_harness_resumes_repeats_and_makes_its_tables(tmp_path):
     # 71.2 % of the run. A run that begins at r = t costs 3 in one half, 3 + 0.75 and the teacher in the other.
     assert steps["MeanFlow"] == 48 and steps["norms balanced"] == round(48 * 3.75 / (5 + 0.75 * 0.712))
     assert steps["flow matching, then distilled"] == round(48 * 3.75 / (1.5 + 1.875 + 0.5))
+    figures = found["told of guidance"]["figures"]
+    assert figures["ema@1.5 ode 1 0"] != figures["ema ode 1 0"]
     assert found["steered by bias"]["alphas"] and len(found["MeanFlow"]["cosines"]) == 8
     assert claims("tables").count("| MeanFlow | ") >= 4
 

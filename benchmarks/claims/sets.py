@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import glyphs
 import torch
@@ -15,14 +15,14 @@ from alphaflow.data.toys import toy_points
 
 @dataclass(frozen=True, kw_only=True)
 class Set:
-    """x (N, *shape); y (N,) or None. network() is new at each call. score(samples, labels): figures by name; the
-    first is the one that claims are judged by, and less of it is better."""
+    """x (N, *shape); y (N,) or None. network(guided=…) is new at each call. score(samples, labels): figures by
+    name; the first is the one that claims are judged by, and less of it is better."""
 
     name: str
     x: Tensor
     y: Tensor | None
     classes: int
-    network: Callable[[], nn.Module]
+    network: Callable[..., nn.Module]
     steps: int
     batch: int
     lr: float
@@ -64,7 +64,7 @@ def _toy() -> Set:
         x=x,
         y=None,
         classes=0,
-        network=lambda: models.MLP(2, width=128, depth=3),
+        network=partial(models.MLP, 2, width=128, depth=3),
         steps=1000,
         batch=512,
         lr=2e-3,
@@ -82,8 +82,16 @@ def _digits() -> Set:
         x=x,
         y=y,
         classes=10,
-        network=lambda: models.DiT(
-            input_size=8, patch=4, channels=1, width=128, depth=4, heads=4, num_classes=10, activation="silu"
+        network=partial(
+            models.DiT,
+            input_size=8,
+            patch=4,
+            channels=1,
+            width=128,
+            depth=4,
+            heads=4,
+            num_classes=10,
+            activation="silu",
         ),
         steps=600,
         batch=128,
@@ -110,8 +118,16 @@ def _glyphs() -> Set:
         x=x,
         y=y,
         classes=26,
-        network=lambda: models.DiT(
-            input_size=16, patch=8, channels=1, width=128, depth=4, heads=4, num_classes=26, activation="silu"
+        network=partial(
+            models.DiT,
+            input_size=16,
+            patch=8,
+            channels=1,
+            width=128,
+            depth=4,
+            heads=4,
+            num_classes=26,
+            activation="silu",
         ),
         steps=800,
         batch=96,

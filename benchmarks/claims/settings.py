@@ -59,6 +59,10 @@ SETTINGS: dict[str, Setting] = {
     "flow matching, then distilled": Setting(
         alpha="0", flow_ratio="step(50%, first=1, last=0.25)", teacher_from=0.5
     ),
+    **{
+        name: Setting(guidance=how, only=("digits", "glyphs"))
+        for name, how in (("guidance 1.5", "fixed"), ("told of guidance", "told"))
+    },
     "classes as they come": Setting(only=("digits, uneven",)),
     "classes balanced": Setting(balanced=True, only=("digits, uneven",)),
 }
@@ -66,18 +70,20 @@ SETTINGS: dict[str, Setting] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """Settings beside a `reference`, by 1 and 2 evaluations. own: also their weights without averaging."""
+    """Settings beside a `reference`, by 1 and 2 evaluations. own: also their weights without averaging. way: which
+    of their figures, where it is not those of the averaged weights."""
 
     name: str
     reference: str
     settings: tuple[str, ...]
     own: bool = False
+    way: str = "ema"
     sets: tuple[str, ...] = NAMES
 
     def rows(self) -> Iterator[tuple[str, str, str]]:
         """Setting, weights, label; the reference first."""
         for setting in (self.reference, *self.settings):
-            yield setting, "ema", setting
+            yield setting, "ema" if setting == self.reference else self.way, setting
             if self.own:
                 yield setting, "own", f"{setting}, not averaged"
 
@@ -101,6 +107,14 @@ CLAIMS = (
     Claim(name="surgery", reference=BASE, settings=("norms balanced", "conflict projected")),
     Claim(name="finishing", reference=BASE, settings=("never a derivative",)),
     Claim(name="tuning", reference=BASE, settings=("MeanFlow", *_named("flow matching"))),
+    Claim(name="told", reference=BASE, settings=("told of guidance",), sets=("digits", "glyphs")),
+    Claim(
+        name="told-guided",
+        reference="guidance 1.5",
+        settings=("told of guidance",),
+        way="ema@1.5",
+        sets=("digits", "glyphs"),
+    ),
     Claim(
         name="classes",
         reference="classes as they come",

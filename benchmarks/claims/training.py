@@ -14,12 +14,15 @@ import alphaflow as af
 from alphaflow import schedules
 from alphaflow.ema import EMA
 from alphaflow.objectives import Draw
+from alphaflow.path import tell
 from alphaflow.steering import SelfSteering
 from alphaflow.targets import average_velocity_target
 from alphaflow.weighting import Weight
 
 CHECKPOINTS, BATCHES = 8, 6
 """Where conflict is measured: at the end of each eighth of a run, on so many batches."""
+SCALE = 1.5
+"""Of guidance."""
 _STEERING = {"bias": ByBias, "curvature": SelfSteering}
 
 
@@ -44,6 +47,8 @@ class Setting:
     """gradients of TFM and TC are brought to one norm (norms), or each rid of what opposes the other (project)"""
     teacher_from: float = 1.0
     """from this share of the run on, velocities are those of the averaged weights as they were then"""
+    guidance: str = ""
+    """in training: fixed, at one scale; told, the scale of each row is drawn and the network hears it"""
     balanced: bool = False
     """draw every class equally often"""
     conflict: bool = False
@@ -72,13 +77,13 @@ class Setting:
         """Of a step, in forward passes of the batch: 3 for one with its backward pass, and on rows with r < t and
         α < 1 one more for a tangent or a second point, and one for a velocity of the network's own.
 
-        A second backward pass costs 2, the teacher 1, and a measurement for steering, on half a batch: of the
-        curvature 2 halves, of the bias 7."""
+        A second backward pass costs 2, the teacher 1, guidance 0.9 (a tenth of the labels is dropped), a
+        measurement for steering, on half a batch: of the curvature 2 halves, of the bias 7."""
         alpha, ratio = schedules.parse(self.alpha, 10**6), schedules.parse(str(self.flow_ratio), 10**6)
         at, cost = round(share * 10**6), 3.0
         if alpha(at) < 1 or self.steer == "bias":
             cost += (1 - ratio(at)) * (1 + (self.shift != "data"))
-        cost += 2 * (self.surgery != "") + (share >= self.teacher_from)
+        cost += 2 * (self.surgery != "") + (share >= self.teacher_from) + 0.9 * (self.guidance != "")
         return cost + {"": 0.0, "curvature": 1 / SelfSteering.every, "bias": 3.5 / ByBias.every}[self.steer]
 
     def objective(self, chosen: Set) -> af.AlphaFlow:
@@ -90,7 +95,14 @@ class Setting:
             flow_ratio=schedules.parse(str(self.flow_ratio), steps),
             shift=self.shift,  # type: ignore[arg-type]
             weight=Weight(kind=weight, power=self.power),  # type: ignore[arg-type]
+            guidance=self._guidance(chosen),
         )
+
+    def _guidance(self, chosen: Set) -> af.Guidance | None:
+        if not self.guidance:
+            return None
+        settings: dict[str, Any] = {"omega": SCALE} if self.guidance == "fixed" else {"scales": (1.0, 4.0)}
+        return af.Guidance(null=chosen.classes, drop=0.1, **settings)
 
 
 class Told(nn.Module):
@@ -109,7 +121,7 @@ def run(chosen: Set, setting: Setting, seed: int) -> dict[str, Any]:
     """Train and score; the same seed gives the same weights, data and noise to every setting."""
     start, steps = time.process_time(), setting.steps(chosen)
     torch.manual_seed(seed)
-    net = chosen.network()
+    net = chosen.network(guided=setting.guidance == "told")
     if setting.time_scale != 1 or setting.ends:
         net = Told(net, setting.time_scale, setting.ends)
     objective = setting.objective(chosen)
@@ -153,7 +165,7 @@ def run(chosen: Set, setting: Setting, seed: int) -> dict[str, Any]:
     found = {
         "steps": steps,
         "seconds": round(seconds, 2),
-        "figures": score(chosen, net, ema.module, setting.sweep),
+        "figures": score(chosen, net, ema.module, setting),
     }
     return found | ({"cosines": cosines} if cosines else {}) | ({"alphas": alphas} if alphas else {})
 
@@ -254,24 +266,27 @@ def _gradient(net: nn.Module, loss: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def score(chosen: Set, net: nn.Module, average: nn.Module, sweep: bool) -> dict[str, dict[str, float]]:
-    """Figures by weights, sampler and times, all from the same noise."""
+def score(chosen: Set, net: nn.Module, average: nn.Module, setting: Setting) -> dict[str, dict[str, float]]:
+    """Figures by weights, sampler and times, all from the same noise; ema@ is told of a scale."""
     ways: list[tuple[str, str, tuple[float, ...]]] = [
         ("ema", "ode", (1.0, 0.0)),
         ("own", "ode", (1.0, 0.0)),
         ("ema", "ode", (1.0, 0.5, 0.0)),
         ("ema", "consistency", (1.0, 0.5, 0.0)),
     ]
-    if sweep:
+    if setting.guidance == "told":
+        ways += [(f"ema@{SCALE}", "ode", times) for times in ((1.0, 0.0), (1.0, 0.5, 0.0))]
+    if setting.sweep:
         ways += [("ema", m, (1.0, s, 0.0)) for m in ("ode", "consistency") for s in (0.1, 0.3, 0.7, 0.9)]
-    networks = {"ema": average, "own": copy.deepcopy(net).eval()}
+    networks = {"ema": average, "own": copy.deepcopy(net).eval(), f"ema@{SCALE}": average}
     labels = chosen.scored
     count = 4000 if labels is None else len(labels)
     found = {}
     for weights, method, times in ways:
         generator = torch.Generator().manual_seed(12345)
         noise = torch.randn(count, *chosen.x.shape[1:], generator=generator)
-        samples = af.sample(networks[weights], noise, labels, times=times, method=method, generator=generator)
+        y = tell(labels, SCALE, null=chosen.classes) if "@" in weights and labels is not None else labels
+        samples = af.sample(networks[weights], noise, y, times=times, method=method, generator=generator)
         name = f"{weights} {method} {' '.join(f'{t:g}' for t in times)}"
         finite = bool(torch.isfinite(samples).all())
         figures = chosen.score(samples, labels) if finite else {}
