@@ -20,6 +20,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[1]))
 
 import sets
+from figure import draw
 from machine import RESULTS
 from page import FIRST, show, tables, write
 from settings import SETTINGS
@@ -53,7 +54,11 @@ def main() -> None:
     known = parser.parse_args()
     lines = records(known.out)
     if known.what != "run":
-        show(tables(lines)) if known.what == "tables" else write(tables(lines))
+        if known.what == "tables":
+            show(tables(lines))
+            return
+        write(tables(lines))
+        draw(lines)
         return
     done = {(line["set"], line["setting"], line["seed"]) for line in lines}
     wanted = itertools.product(range(known.seeds), known.settings, known.sets)

@@ -1,0 +1,75 @@
+"""The picture of docs/claims.md: every setting against MeanFlow, by set."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from page import SEEDS, values_of
+from scipy import stats
+from sets import NAMES
+
+IMAGE = Path(__file__).parents[2] / "docs" / "images" / "claims.png"
+REFERENCE = "MeanFlow"
+SHOWN = (
+    "MeanFlow, r=t 50%",
+    "MeanFlow, r=t 75%",
+    "α-Flow",
+    "sigmoid 0-25 %",
+    "sigmoid 25-50 %",
+    "sigmoid 37-62 %",
+    "sigmoid 50-83 %",
+    "step 50 %",
+    "sigmoid 25-50 %, r=t 50%",
+    "steered by curvature",
+    "steered by curvature, r=t 50%",
+    "never a derivative",
+    "flow matching, then MeanFlow",
+    "flow matching, then distilled",
+    "norms balanced",
+    "conflict projected",
+)
+MOST = 2.5
+"""Larger ratios are drawn at the edge."""
+
+
+def draw(lines: list[dict[str, Any]]) -> None:
+    """Ratios of geometric means with 95 % intervals, paired by seed, for settings with all their seeds."""
+    figure = Figure(figsize=(11, 0.32 * len(SHOWN) + 1.3), layout="constrained")
+    panels = figure.subplots(1, len(NAMES), sharey=True)
+    for axes, name in zip(panels, NAMES):
+        axes.axvline(1, color="0.6", lw=1)
+        for times, color, offset, label in (
+            ("1 0", "#0b6e99", -0.14, "1 evaluation"),
+            ("1 0.5 0", "#d9730d", 0.14, "2 evaluations"),
+        ):
+            rows = [_ratio(lines, name, setting, f"ema ode {times}") for setting in SHOWN]
+            places = [(k, *row) for k, row in enumerate(rows) if row is not None]
+            for k, ratio, low, high in places:
+                axes.plot([low, min(high, MOST)], [k + offset] * 2, color=color, lw=1.4)
+                axes.plot(min(ratio, MOST), k + offset, "o" if ratio < MOST else ">", color=color, ms=4.5)
+            axes.plot([], [], "o", color=color, ms=4.5, label=label)
+        axes.set(xscale="log", xlim=(0.6, MOST * 1.03), title=name)
+        axes.set_xticks([0.6, 0.8, 1, 1.5, 2, 2.5], ["0.6", "0.8", "1", "1.5", "2", "2.5"])
+        axes.minorticks_off()
+        axes.grid(axis="y", color="0.93")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(SHOWN)), SHOWN)
+    panels[0].invert_yaxis()
+    panels[0].legend(frameon=False, fontsize=8, loc="upper right")
+    figure.supxlabel(f"distance over that of {REFERENCE} (25 % at r = t); left is better", fontsize=9)
+    figure.savefig(IMAGE, dpi=110)
+
+
+def _ratio(lines: list[dict[str, Any]], chosen: str, setting: str, way: str) -> tuple[float, float, float] | None:
+    values, reference = (values_of(lines, chosen, one, way) for one in (setting, REFERENCE))
+    seeds = sorted(set(values) & set(reference))
+    if len(seeds) < SEEDS:
+        return None
+    logs = np.log([values[k] for k in seeds]) - np.log([reference[k] for k in seeds])
+    if not np.isfinite(logs).all():
+        return math.inf, math.inf, math.inf
+    reach = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs))
+    return tuple(float(np.exp(logs.mean() + shift)) for shift in (0.0, -reach, reach))  # type: ignore[return-value]
