@@ -7,6 +7,7 @@ tests look at what they left.
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from alphaflow.training.build import build_dataset, build_model, build_objective
 from alphaflow.training.config import Config, ParallelConfig
 from alphaflow.training.meter import CLOCKED
 from alphaflow.training.parallel import Parallel, Part
-from launched import launch
+from launched import launch, shared
 
 TINY = (
     "--steps 6 --batch-size 16 --log-every 1 --checkpoint-every 2 --sample-every 3 "
@@ -84,7 +85,10 @@ def alone(tmp_path_factory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("two")
+    return shared(tmp_path_factory, "two", by_two)
+
+
+def by_two(folder: Path) -> None:
     tasks = []
     for kind, strategy in SHARED:
         tasks.append(fresh(folder / f"{kind}-{strategy}", *KINDS[kind], "--parallel.strategy", strategy))
@@ -114,12 +118,14 @@ def two(tmp_path_factory) -> Path:
     for name, words in REFUSED.items():
         tasks.append({**fresh(folder / f"refused-{name}", *words, "--parallel.strategy", "fsdp"), "status": 2})
     launch(2, tasks, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def four(tmp_path_factory, two) -> Path:
-    folder = tmp_path_factory.mktemp("four")
+    return shared(tmp_path_factory, "four", partial(by_four, two))
+
+
+def by_four(two: Path, folder: Path) -> None:
     words = KINDS["meanflow"]
     tasks = [fresh(folder / name, *words, "--parallel.strategy", name) for name in ("ddp", "fsdp")]
     hybrid = ["--parallel.strategy", "hsdp", "--parallel.shard-size", "2"]
@@ -130,7 +136,6 @@ def four(tmp_path_factory, two) -> Path:
     tasks += [{"words": ["train", "--resume", str(two / f"to-four-{name}")]} for name in ("ddp", "fsdp")]
     tasks.append(fresh(folder / "uneven", *KINDS["uneven"], "--parallel.strategy", "fsdp", "--accumulate", "2"))
     launch(4, tasks, folder)
-    return folder
 
 
 def stored(out: Path, part: str = "model") -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ class Steering(Observer):
     a trace, in the steps that follow.
 
     Says `steering_curvature`, κ as a share of E‖u - v‖² (see `alphaflow.steering`), until α begins to fall. Takes
-    half of a batch, or one part where a batch is cut into more; on several processes each takes its rows of it.
+    a whole batch, in the parts that a step takes, each process its own.
     """
 
     name = "steering"
@@ -32,14 +32,16 @@ class Steering(Observer):
             return {}
         config = run.config
         seed = hash_key(run.seed, "steering")
-        rows = run.parallel.parts(max(2, config.accumulate))[0].rows
-        x, y, ids = batches_of(run.dataset, config, seed)(run.step, rows)
-        x, y = x.to(run.device), None if y is None else y.to(run.device)
-        random = KeyedRandom(seed, ids, run.step)
-        with autocast(config, run.device), torch.no_grad():
-            draw = run.objective.draw(run.net, x, y, step=run.step, generator=random, flow_rows=0)
-            measured = torch.stack(self.alpha.measure(run.net, draw)).double()
-        curvature, residual = run.parallel.mean(measured).tolist()
+        stream = batches_of(run.dataset, config, seed)
+        measured = []
+        for part in run.parallel.parts(config.accumulate):
+            x, y, ids = stream(run.step, part.rows)
+            x, y = x.to(run.device), None if y is None else y.to(run.device)
+            random = KeyedRandom(seed, ids, run.step)
+            with autocast(config, run.device), torch.no_grad():
+                draw = run.objective.draw(run.net, x, y, step=run.step, generator=random, flow_rows=0)
+                measured.append(torch.stack(self.alpha.measure(run.net, draw)).double())
+        curvature, residual = run.parallel.mean(torch.stack(measured).mean(0)).tolist()
         self.alpha.follow(run.step, curvature, residual)
         return {"steering_curvature": curvature / residual}
 
