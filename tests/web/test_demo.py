@@ -206,8 +206,12 @@ def shown(page: Any, k: int = 0) -> Any:
     """The pixels of a grid as the browser has it, grey."""
     data = page.evaluate(
         """async (k) => {
-          const image = document.querySelector(`#picture-${k} img`);
-          await image.decode();
+          let image;
+          for (let tries = 0; ; tries++) {  // while another picture is set, decoding the one before fails
+            image = document.querySelector(`#picture-${k} img`);
+            try { await image.decode(); break; } catch (error) { if (tries === 20) throw error; }
+            await new Promise((again) => setTimeout(again, 100));
+          }
           const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
           const context = canvas.getContext("2d");
           context.drawImage(image, 0, 0);

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import random
+import uuid
 from typing import Any
 
 from PIL import Image
@@ -93,7 +94,10 @@ def make_page(service: Service) -> Any:
 
 def _shown(drawn: Drawn, count: int) -> tuple[Image.Image, str]:
     each = f", {1000 * drawn.seconds / count:.2f} ms each" if count > 1 else ""
-    return Image.open(io.BytesIO(drawn.png)), f"{1000 * drawn.seconds:.1f} ms{each}"
+    picture = Image.open(io.BytesIO(drawn.png))
+    # Gradio's file of a picture is named by its bytes, and would be written anew under somebody who is reading it.
+    picture.info["drawn"] = uuid.uuid4().hex
+    return picture, f"{1000 * drawn.seconds:.1f} ms{each}"
 
 
 def _plain(text: str) -> str:
