@@ -1,6 +1,7 @@
 """α that steers itself: what it measures, when it falls, and that a run with it resumes to the bit."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -8,10 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alphaflow import AlphaFlow, SelfSteering, schedules
+from alphaflow.diagnostics import open_subject
 from alphaflow.errors import UserError
 from alphaflow.objectives import Draw
+from alphaflow.plan import evaluations
+from alphaflow.report import write_report
 from alphaflow.training.build import build_objective
+from alphaflow.training.observers import RunView
 from alphaflow.training.run import RunFolder
+from alphaflow.training.steer import Steering
 from alphaflow.training.trainer import Trainer
 from tiny_runs import TINY, lines, same, weights
 
@@ -98,22 +104,60 @@ STEERED = dataclasses.replace(
 )
 
 
-def test_a_run_steers_itself_and_resumes_to_the_bit(tmp_path):
-    whole = Trainer.start(STEERED, RunFolder(tmp_path / "whole"))
-    whole.train()
-    alpha = whole.objective.alpha
+@pytest.fixture(scope="module")
+def steered(tmp_path_factory) -> Trainer:
+    trainer = Trainer.start(STEERED, RunFolder(tmp_path_factory.mktemp("steered") / "run"))
+    trainer.train()
+    return trainer
+
+
+def test_a_run_steers_itself_and_resumes_to_the_bit(steered, tmp_path):
+    alpha = steered.objective.alpha
     assert isinstance(alpha, SelfSteering) and alpha.begun is not None
-    rows = lines(tmp_path / "whole")
+    rows = lines(steered.folder.path)
     seen = [row["step"] for row in rows if "steering_curvature" in row]
     assert seen == list(range(5, alpha.begun + 1, 5))
     assert all(row["alpha"] == alpha(row["step"] - 1) for row in rows if "alpha" in row)
-    assert rows[-1]["alpha"] == 0 or alpha.begun > 60
+    assert rows[-1]["alpha"] < 1  # it has begun to fall within the run
 
     for stop in (alpha.begun - 3, alpha.begun + 2):
         folder = RunFolder(tmp_path / f"cut{stop}")
         Trainer.start(STEERED, folder).train(stop_after=stop)
         Trainer.resume(folder).train()
-        assert same(weights(tmp_path / "whole"), weights(folder.path))
+        assert same(weights(steered.folder.path), weights(folder.path))
+
+
+def test_what_looks_at_a_run_later_finds_where_its_alpha_was(steered):
+    subject = open_subject(steered.folder.path)
+    assert subject.objective.alpha == steered.objective.alpha
+    assert subject.objective.alpha_at(STEERED.steps) == steered.objective.alpha_at(STEERED.steps) < 1
+    page = write_report(steered.folder.path).read_text()
+    assert "How u changes within a jump" in page and "schedule of α could not" not in page
+
+
+def test_a_plan_counts_alpha_as_fallen():
+    fallen = dataclasses.replace(STEERED, objective=dataclasses.replace(STEERED.objective, alpha="0"))
+    assert evaluations(STEERED, 10) == evaluations(fallen, 10) > 1
+
+
+def test_a_step_that_left_no_residual_is_no_error(steered):
+    class Exact(SelfSteering):
+        def measure(self, net, draw):
+            return torch.zeros(()), torch.zeros(())
+
+    observer = Steering(Exact(every=1))
+    view = RunView(
+        STEERED.steps,
+        steered.net,
+        steered.ema.module,
+        steered.objective,
+        steered.dataset,
+        STEERED,
+        steered.parallel,
+        steered.device,
+        steered.folder,
+    )
+    assert math.isnan(observer.observe(view)["steering_curvature"])
 
 
 def test_words_that_do_not_fit_are_refused():

@@ -1,13 +1,10 @@
 """The picture of docs/claims.md: every setting against MeanFlow, by set."""
 
-import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
-from page import SEEDS, values_of
-from scipy import stats
+from page import SEEDS, Ratio, against, values_of
 from sets import NAMES
 
 IMAGE = Path(__file__).parents[2] / "docs" / "images" / "claims.png"
@@ -45,11 +42,12 @@ def draw(lines: list[dict[str, Any]]) -> None:
             ("1 0", "#0b6e99", -0.14, "1 evaluation"),
             ("1 0.5 0", "#d9730d", 0.14, "2 evaluations"),
         ):
-            rows = [_ratio(lines, name, setting, f"ema ode {times}") for setting in shown]
-            places = [(k, *row) for k, row in enumerate(rows) if row is not None]
-            for k, ratio, low, high in places:
-                axes.plot([min(low, MOST), min(high, MOST)], [k + offset] * 2, color=color, lw=1.4)
-                axes.plot(min(ratio, MOST), k + offset, "o" if ratio < MOST else ">", color=color, ms=4.5)
+            for k, setting in enumerate(shown):
+                one = _ratio(lines, name, setting, f"ema ode {times}")
+                if one is not None:
+                    axes.plot([min(one.low, MOST), min(one.high, MOST)], [k + offset] * 2, color=color, lw=1.4)
+                    mark = "o" if one.mean < MOST else ">"
+                    axes.plot(min(one.mean, MOST), k + offset, mark, color=color, ms=4.5)
             axes.plot([], [], "o", color=color, ms=4.5, label=label)
         axes.set(xscale="log", xlim=(0.6, MOST * 1.03), title=name)
         axes.set_xticks([0.6, 0.8, 1, 1.2, 1.5], ["0.6", "0.8", "1", "1.2", "1.5"])
@@ -64,13 +62,7 @@ def draw(lines: list[dict[str, Any]]) -> None:
     figure.savefig(IMAGE, dpi=110)
 
 
-def _ratio(lines: list[dict[str, Any]], chosen: str, setting: str, way: str) -> tuple[float, float, float] | None:
+def _ratio(lines: list[dict[str, Any]], chosen: str, setting: str, way: str) -> Ratio | None:
     values, reference = (values_of(lines, chosen, one, way) for one in (setting, REFERENCE))
-    seeds = sorted(set(values) & set(reference))
-    if len(seeds) < SEEDS:
-        return None
-    logs = np.log([values[k] for k in seeds]) - np.log([reference[k] for k in seeds])
-    if not np.isfinite(logs).all():
-        return math.inf, math.inf, math.inf
-    reach = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs))
-    return tuple(float(np.exp(logs.mean() + shift)) for shift in (0.0, -reach, reach))  # type: ignore[return-value]
+    ratio = against(values, reference)
+    return ratio if ratio is not None and ratio.seeds >= SEEDS else None

@@ -4,10 +4,12 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 from sets import NAMES
 from settings import CLAIMS, SETTINGS, Claim
@@ -51,7 +53,7 @@ def values_of(lines: Iterable[dict[str, Any]], chosen: str, setting: str, way: s
     }
 
 
-def mean_and_reach(values: Sequence[float]) -> tuple[float, float]:
+def mean_and_reach(values: Sequence[float] | NDArray[np.float64]) -> tuple[float, float]:
     """Mean, and half its 95 % interval (Student's t); infinite where it cannot be told."""
     x = np.asarray(values)
     if len(x) < 2 or not np.isfinite(x).all():
@@ -59,13 +61,27 @@ def mean_and_reach(values: Sequence[float]) -> tuple[float, float]:
     return float(x.mean()), float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x)))
 
 
-def against(values: Values, reference: Values) -> tuple[float, float] | None:
-    """Ratio of geometric means over the seeds that both have, and p of a paired t-test of the logarithms."""
+@dataclass(frozen=True)
+class Ratio:
+    """Of geometric means over the seeds that both settings have, with its 95 % interval and the p of 1, by a
+    paired t-test of the logarithms."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    seeds: int
+
+
+def against(values: Values, reference: Values) -> Ratio | None:
+    """None for fewer than two seeds, or where a run diverged."""
     seeds = sorted(set(values) & set(reference))
     logs = np.log([values[k] for k in seeds]) - np.log([reference[k] for k in seeds])
     if len(seeds) < 2 or not np.isfinite(logs).all():
         return None
-    return float(np.exp(logs.mean())), float(stats.ttest_1samp(logs, 0).pvalue) if logs.any() else 1.0
+    mean, reach = mean_and_reach(logs)
+    p = float(stats.ttest_1samp(logs, 0).pvalue) if logs.any() else 1.0
+    return Ratio(math.exp(mean), math.exp(mean - reach), math.exp(mean + reach), p, len(seeds))
 
 
 def _comparison(lines: list[dict[str, Any]], claim: Claim) -> str:
@@ -95,9 +111,9 @@ def _cell(values: Values, reference: Values, same: bool) -> str:
     if ratio is None:
         return text
     if len(values) < SEEDS:
-        return f"{text} (×{ratio[0]:.2f})"
-    sure = "**" if ratio[1] < 0.05 else ""
-    return f"{text} ({sure}×{ratio[0]:.2f}{sure}, p {ratio[1]:.2g})"
+        return f"{text} (×{ratio.mean:.2f})"
+    sure = "**" if ratio.p < 0.05 else ""
+    return f"{text} ({sure}×{ratio.mean:.2f}{sure}, p {ratio.p:.2g})"
 
 
 def _conflict(lines: list[dict[str, Any]]) -> str:

@@ -73,6 +73,9 @@ def _toy() -> Set:
     )
 
 
+_DIT = partial(models.DiT, channels=1, width=128, depth=4, heads=4, activation="silu")
+
+
 def _digits() -> Set:
     data = Digits()
     x, y = data.batch(torch.arange(len(data)))
@@ -82,17 +85,7 @@ def _digits() -> Set:
         x=x,
         y=y,
         classes=10,
-        network=partial(
-            models.DiT,
-            input_size=8,
-            patch=4,
-            channels=1,
-            width=128,
-            depth=4,
-            heads=4,
-            num_classes=10,
-            activation="silu",
-        ),
+        network=partial(_DIT, input_size=8, patch=4, num_classes=10),
         steps=600,
         batch=128,
         lr=2e-3,
@@ -118,17 +111,7 @@ def _glyphs() -> Set:
         x=x,
         y=y,
         classes=26,
-        network=partial(
-            models.DiT,
-            input_size=16,
-            patch=8,
-            channels=1,
-            width=128,
-            depth=4,
-            heads=4,
-            num_classes=26,
-            activation="silu",
-        ),
+        network=partial(_DIT, input_size=16, patch=8, num_classes=26),
         steps=800,
         batch=96,
         lr=2e-3,

@@ -343,3 +343,15 @@ def test_points_and_a_run_that_dropped_labels(tmp_path):
     words += "--model.heads 2 --model.patch 4 --objective.label-drop 0.1".split()
     assert run(["train", "digits", "--out", str(tmp_path / "digits"), *words]) == 0
     assert Service([open_model(tmp_path / "digits")]).bounds.guidable
+
+
+def test_the_same_picture_twice_is_two_files(served: Service):
+    """Gradio names a file by the picture's bytes, and would write it anew under somebody who is reading it."""
+    from gradio.processing_utils import encode_pil_to_bytes
+
+    from alphaflow.demo.page import _shown
+
+    drawn = served.compute(served.bounds.read({"count": 4}))
+    (first, _), (second, _) = _shown(drawn, 4), _shown(drawn, 4)
+    assert encode_pil_to_bytes(first) != encode_pil_to_bytes(second)
+    np.testing.assert_array_equal(np.asarray(first), np.asarray(second))

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ..data import Batches
 from ..objectives import AlphaFlow
 from ..rng import KeyedRandom, hash_key
 from ..steering import SelfSteering
@@ -26,24 +27,26 @@ class Steering(Observer):
 
     def __init__(self, alpha: SelfSteering) -> None:
         self.alpha, self.every = alpha, alpha.every
+        self._stream: Batches | None = None
 
     def observe(self, run: RunView) -> Mapping[str, float]:
         if run.step % self.every or self.alpha.begun is not None:  # the end of a run that may be lengthened
             return {}
         config = run.config
         seed = hash_key(run.seed, "steering")
-        stream = batches_of(run.dataset, config, seed)
+        if self._stream is None:
+            self._stream = batches_of(run.dataset, config, seed)
         measured = []
         for part in run.parallel.parts(config.accumulate):
-            x, y, ids = stream(run.step, part.rows)
+            x, y, ids = self._stream(run.step, part.rows)
             x, y = x.to(run.device), None if y is None else y.to(run.device)
             random = KeyedRandom(seed, ids, run.step)
             with autocast(config, run.device), torch.no_grad():
                 draw = run.objective.draw(run.net, x, y, step=run.step, generator=random, flow_rows=0)
                 measured.append(torch.stack(self.alpha.measure(run.net, draw)).double())
-        curvature, residual = run.parallel.mean(torch.stack(measured).mean(0)).tolist()
+        curvature, residual = run.parallel.mean(torch.stack(measured).mean(0))
         self.alpha.follow(run.step, curvature, residual)
-        return {"steering_curvature": curvature / residual}
+        return {"steering_curvature": float(curvature / residual)}
 
     def state(self) -> dict[str, Any]:
         return self.alpha.state()
