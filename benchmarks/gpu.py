@@ -3,14 +3,17 @@
     python benchmarks/gpu.py                       # DiT-B/2 and XL/2 in bfloat16 on CUDA
     python benchmarks/gpu.py --device cpu --tiny   # the same path, small and mostly uncompiled, for the tests
 
-Parity: du/dt of the fused way against the other three and against float64, eager and compiled. Speed: the largest
-power-of-two batch that a compiled MeanFlow step fits, and at it `alphaflow bench --compile` with the fused way and
-the plain one (double VJP, eager). A part that fails is written down as failed, and the others go on.
+Parity: du/dt of the fused way against the other three and against float64, eager and compiled. Waiting: which
+calls of a training step make the host wait for the card (one is meant to: how the step before went). Speed: the
+largest power-of-two batch that a compiled MeanFlow step fits, and at it `alphaflow bench --compile` with the fused
+way and the plain one (double VJP, eager). A part that fails is written down as failed, and the others go on.
 """
 
 import argparse
 import json
+import tempfile
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +24,11 @@ from machine import RESULTS, machine
 
 from alphaflow import members, models
 from alphaflow.bench import Settings, bench, enliven, table
+from alphaflow.cli.train import parse_settings
 from alphaflow.compiled import Compiled
 from alphaflow.derivative import total_derivative
+from alphaflow.training.run import RunFolder
+from alphaflow.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,9 @@ class Plan:
     depth: int = 4
     compile: bool = True
 
+
+WATCHED = 4
+"""Steps in which waiting is counted."""
 
 TINY = Plan(models=("S/8",), first=1, last=2, size=16, rounds=1, depth=1, compile=False)
 
@@ -95,6 +104,27 @@ def largest_batch(name: str, plan: Plan, device: torch.device) -> int:
     return fits
 
 
+def waiting(device: torch.device) -> dict[str, Any]:
+    """How often a step of the digits recipe, with guidance, makes the host wait for the card, and where."""
+    words = f"--device {device} --objective.omega 2 --log-every 1000 --ema.profiles 0.05".split()
+    found: list[warnings.WarningMessage] = []
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer.start(parse_settings("digits", words), RunFolder(Path(folder) / "run"))
+        for _ in range(3):
+            trainer.train_step()
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            if device.type == "cuda":
+                torch.cuda.set_sync_debug_mode("warn")
+            for _ in range(WATCHED):
+                trainer.train_step()
+            if device.type == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+    waits = [one for one in found if "synchronizing" in str(one.message)]
+    places = sorted({f"{Path(one.filename).name}:{one.lineno}" for one in waits})
+    return {"waits a step": len(waits) / WATCHED, "where": places}
+
+
 def speed(name: str, plan: Plan, device: torch.device) -> dict[str, Any]:
     """`alphaflow bench --compile` at the largest batch."""
     batch = largest_batch(name, plan, device)
@@ -126,6 +156,7 @@ def main() -> None:
     parts: dict[str, Callable[[], Any]] = {
         "du/dt": lambda: parity(device, plan.size, plan.depth),
         "compiled": lambda: compiled_parity(device, plan.size, plan.depth),
+        "waiting": lambda: waiting(device),
         **{name: lambda name=name: speed(name, plan, device) for name in plan.models},  # type: ignore[misc]
     }
     about = machine()

@@ -23,6 +23,7 @@ def test_the_gpu_script_checks_and_times(tmp_path):
     assert "failed" not in str(record)
     assert record["du/dt"]["fused float32"] < 1e-5 and record["du/dt"]["fused bfloat16"] < 1e-2
     assert max(record["compiled"].values()) < 1e-4
+    assert record["waiting"] == {"waits a step": 0, "where": []}  # there is nothing to wait for
     assert record["S/8"]["settings"]["batch"] == 2
 
 

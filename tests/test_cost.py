@@ -1,5 +1,7 @@
 """What an evaluation of an objective costs: how often, and on which rows, the network runs. Guidance."""
 
+import traceback
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -9,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import alphaflow
 from alphaflow import dual_attention, models
 from alphaflow.fused import dual_forward
 from alphaflow.guidance import Guidance
@@ -143,11 +146,32 @@ def test_an_objective_never_waits_for_the_device(alpha, settings):
     net = models.DiT(8, 4, 1, 16, 1, 2, 4, guided="guidance" in settings).to("meta")
     guided = {"guidance": Guidance(null=4, omega=2.0, kappa=0.5, drop=0.1), **settings}
     objective = AlphaFlow(alpha=alpha, flow_ratio=0.5, derivative="fused", **guided)
-    output = objective(net, x, y, generator=KeyedRandom(0, torch.arange(8)))
-    output.loss.backward()
+    with Copies() as copies:
+        output = objective(net, x, y, generator=KeyedRandom(0, torch.arange(8)))
+        output.loss.backward()
+    assert copies.callers and set(copies.callers) == {"send"}
     assert output.loss.is_meta and net.final_layer.linear.weight.grad.is_meta
     with pytest.raises(RuntimeError, match="meta"):
         float(output.loss.detach())
+
+
+class Copies(TorchDispatchMode):
+    """Notes which of our functions makes each copy from the host to the device, here `meta`."""
+
+    OURS = Path(alphaflow.__file__).parent
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.callers: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        taken = [leaf.device.type for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+        if isinstance(out, Tensor) and out.is_meta and "cpu" in taken:
+            frames = traceback.extract_stack()
+            ours = [frame.name for frame in frames if Path(frame.filename).is_relative_to(self.OURS)]
+            self.callers.append(ours[-1])
+        return out
 
 
 class Watch(TorchDispatchMode):

@@ -6,9 +6,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from alphaflow.rng import GeneratorRandom, KeyedRandom, as_random, hash_key, seeded
+from alphaflow.rng import GeneratorRandom, KeyedRandom, as_random, hash_key, seeded, send
 
 ROWS = 20_000
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))],
+)
+def test_what_is_sent_arrives_as_it_was_and_as_it_is_wanted(device):
+    drawn = torch.rand(5000, dtype=torch.float64)
+    sent = send(drawn, torch.zeros(1, device=device))
+    assert sent.dtype == torch.float32 and sent.device.type == device
+    torch.testing.assert_close(sent.cpu(), drawn.float(), rtol=0, atol=0)
+    assert send(drawn, torch.device(device)).dtype == torch.float64
+    assert send(drawn > 0.5, torch.device(device), torch.int64).sum() == (drawn > 0.5).sum()
 
 
 def keyed(seed: int = 0, step: int = 0, rows: int = ROWS) -> KeyedRandom:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .path import Network, expand, tell
-from .rng import Random
+from .rng import Random, send
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class Guidance:
             raise ValueError("guidance needs labels y: give them, or train without guidance")
         inside = (t > self.t_min) & (t < self.t_max)
         dropped = inside & (random.uniform("drop") < self.drop)
-        labels, none = torch.where(dropped.to(y.device), self.null, y), torch.full_like(y, self.null)
+        labels, none = torch.where(send(dropped, y.device), self.null, y), torch.full_like(y, self.null)
         omega: float | Tensor = self.omega
         if self.scales is not None:
             scale, start, end = self._draw(random)
@@ -104,8 +104,8 @@ class Guidance:
         if not branches or (len(rows) == 0 and not even):
             return v, labels
         needed = len(rows)
-        rows = (rows if needed else torch.zeros(1, dtype=torch.int64)).to(z.device)
-        times = t.to(z)[rows]
+        rows = send(rows if needed else torch.zeros(1, dtype=torch.int64), z.device)
+        times = send(t, z)[rows]
         classes = {"class": labels[rows], "null": none[rows]}
         many = len(branches)
         velocity = net(

@@ -18,7 +18,7 @@ from .derivative import METHODS, Method
 from .errors import choose
 from .guidance import Guidance
 from .path import Network, expand, interpolate
-from .rng import Random, as_random
+from .rng import Random, as_random, send
 from .schedules import Schedule
 from .targets import Shift, check_alpha, predict_with_target
 from .times import Distribution, Times
@@ -191,7 +191,7 @@ class AlphaFlow:
         flow_rows = self.flow_rows(len(x), step) if flow_rows is None else flow_rows
         noise = random.normal("noise", x.shape[1:], x.device).to(x)
         r_host, t_host = self.times.draw(random, flow_rows)
-        r, t = r_host.to(x), t_host.to(x)
+        r, t = send(r_host, x), send(t_host, x)
         z, v = interpolate(x, noise, t)
         if self.teacher is not None:
             with torch.no_grad():
@@ -200,7 +200,7 @@ class AlphaFlow:
             v, y = self.guidance(net, z, v, t_host, y, random, even=self.even)
         alpha: float | Tensor | None = self.alpha_at(step)
         if alpha is None:
-            alpha = self.alpha.rows(random, t_host).to(x)  # type: ignore[union-attr]
+            alpha = send(self.alpha.rows(random, t_host), x)  # type: ignore[union-attr]
         return Draw(z, v, r, t, y, alpha, flow_rows)
 
     def evaluate(self, net: Network, draw: Draw) -> Output:

@@ -18,6 +18,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from .rng import send
+
 Network: TypeAlias = Callable[..., Tensor]
 """net(z, r, t, y=None) -> u. z and u: (B, *shape) float; r, t: (B,) in [0, 1], r <= t; y: (B,) int64 or None, or
 (B, 4) as `tell` makes it for networks that take guidance as an input."""
@@ -71,7 +73,7 @@ def tell(
     """
     columns = [y.to(torch.promote_types(dtype, torch.float32))]
     for value, unguided in ((scale, 1.0), (start, 0.0), (end, 1.0)):
-        told = value.to(columns[0]) if isinstance(value, Tensor) else torch.full_like(columns[0], value)
+        told = send(value, columns[0]) if isinstance(value, Tensor) else torch.full_like(columns[0], value)
         columns.append(torch.where(y == null, unguided, told))
     return torch.stack(columns, dim=1)
 

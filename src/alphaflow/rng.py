@@ -28,6 +28,20 @@ class Random(Protocol):
         """Uniform in (0, 1), (B,), float64, on the CPU."""
 
 
+def send(drawn: Tensor, to: Tensor | torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """What was drawn on the host, on another device, which the host does not wait for.
+
+    An ordinary copy to a GPU waits until it has done all that it was asked for before; one from page-locked memory
+    queues behind that. dtype: None for that of `to`, or where `to` is a device for its own.
+    """
+    like = to if isinstance(to, Tensor) else drawn
+    device = to.device if isinstance(to, Tensor) else to
+    drawn = drawn.to(dtype or like.dtype)  # on the host: a copy that also converts would wait
+    if drawn.device.type == "cpu" and device.type == "cuda":
+        return drawn.pin_memory().to(device, non_blocking=True)
+    return drawn.to(device)
+
+
 def _signed(value: int) -> int:
     value &= _MASK
     return value - (1 << 64) if value >> 63 else value
@@ -72,7 +86,7 @@ class KeyedRandom:
 
     def _bits(self, stream: str, count: int, device: torch.device | str) -> Tensor:
         key = hash_key(self.seed, stream, self.step)
-        rows = _mix(self.index.to(device, torch.int64) * _signed(_GOLDEN) + key)
+        rows = _mix(send(self.index, torch.device(device), torch.int64) * _signed(_GOLDEN) + key)
         columns = torch.arange(1, count + 1, device=device) * _signed(_GOLDEN)
         return _mix_in_place(_mix(rows)[:, None] + columns)
 
@@ -98,7 +112,8 @@ class GeneratorRandom:
 
     def normal(self, stream: str, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
         source = self.generator.device if self.generator is not None else device
-        return torch.randn(self.rows, *shape, generator=self.generator, device=source).to(device)
+        drawn = torch.randn(self.rows, *shape, generator=self.generator, device=source)
+        return send(drawn, torch.device(device))
 
     def uniform(self, stream: str) -> Tensor:
         source = self.generator.device if self.generator is not None else "cpu"

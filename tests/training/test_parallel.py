@@ -100,6 +100,7 @@ def by_two(folder: Path) -> None:
         tasks.append(fresh(folder / f"to-one-{strategy}", *words, "--stop-after", "3"))
         tasks.append(fresh(folder / f"to-four-{strategy}", *words, "--stop-after", "3"))
         tasks.append(gradient(folder / f"gradient-{strategy}.safetensors", *words))
+        tasks.append({"skipped": str(folder / f"skipped-{strategy}.json"), "words": [*TINY, *words]})
     tasks.append(fresh(folder / "recomputed", *KINDS["meanflow"], "--recompute", "--parallel.strategy", "fsdp"))
     blocks = [*KINDS["meanflow"], "--compile-blocks"]
     tasks.append(fresh(folder / "compiled", *blocks, "--recompute", "--parallel.strategy", "fsdp"))
@@ -236,6 +237,12 @@ def test_the_gradient_is_that_of_the_plain_objective_on_the_whole_batch(two, fou
     )  # the rest begins at zero, as adaLN-zero does
     for file in (*two.glob("gradient-*.safetensors"), four / "hybrid.safetensors"):
         assert relative_error(load_file(file), reference) < 1e-5, file.name
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_row_that_is_not_finite_in_one_process_stops_the_step_of_all(two, strategy):
+    found = json.loads((two / f"skipped-{strategy}.json").read_text())
+    assert found["left"] and found["bad"] == 1 and found["where"].startswith("row 0: r=")
 
 
 def test_in_bfloat16_weights_and_their_gradients_stay_float32(two):

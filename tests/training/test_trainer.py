@@ -228,6 +228,25 @@ def test_after_going_back_a_run_takes_other_data_and_ends_as_if_nothing_had_been
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 
 
+def test_a_step_judged_when_the_next_is_under_way_is_judged_the_same(tmp_path, caplog):
+    """As on a GPU, which is not waited for: a step that is not finite changes nothing all the same."""
+    config = dataclasses.replace(TINY, steps=14, log_every=7, checkpoint_every=4, max_bad_steps=2)
+    told = []
+    for behind in (0, 1):
+        trainer = Trainer.start(config, RunFolder(tmp_path / str(behind)))
+        trainer.behind = behind
+        poison(trainer, [3], range(2, 3))
+        trainer.train(stop_after=5)
+        poison(trainer, [2], range(8, 11))  # from the ninth on, until the run goes back to the eighth
+        trainer.train()
+        assert trainer.step == 14 and trainer.guard.rolled_back == 1 and not trainer.taken
+        told.append([line for line in caplog.messages if "skipped" in line])
+        caplog.clear()
+    assert told[0] == told[1] and [line.split(" skip")[0] for line in told[0]] == ["step 3", "step 9", "step 10"]
+    assert lines(tmp_path / "0") == lines(tmp_path / "1")
+    assert same(weights(tmp_path / "0"), weights(tmp_path / "1"))
+
+
 def test_a_leap_of_the_residual_goes_back_where_asked_to(tmp_path, caplog):
     config = dataclasses.replace(
         TINY, steps=30, checkpoint_every=10, sample_every=100, spike_factor=5, spike_rollback=True

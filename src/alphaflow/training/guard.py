@@ -6,14 +6,40 @@ import math
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..objectives import Output
 
 log = logging.getLogger("alphaflow")
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What schedulers send before they take a machine away: both end a run after its step, with a checkpoint."""
+
+
+class Taken(NamedTuple):
+    """A step that has been taken, as far as the host knows: `grad_norm` () may still be under way on the device.
+
+    step: how many there are with it. outs: of the objective, on this process's parts of the batch.
+    """
+
+    step: int
+    outs: Sequence[Output]
+    grad_norm: Tensor
+
+
+def step_if_finite(optimizer: torch.optim.AdamW, grad_norm: Tensor) -> None:
+    """Take a step, which changes no weight and no moment if the gradient's norm, (), is not finite.
+
+    That is decided where the norm is: the host need not wait for it. The optimizer must be `fused`; gradient
+    scalers of mixed precision use the same way in.
+    """
+    optimizer.found_inf = grad_norm.isfinite().logical_not().float()  # type: ignore[attr-defined]
+    optimizer.step()
 
 
 class Guard:

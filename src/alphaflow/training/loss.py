@@ -45,19 +45,19 @@ def means_of(outs: Sequence[Output], parallel: Parallel, device: torch.device) -
     return dict(zip(names, means.tolist())) | {name: float(value) for name, value in bins.items()}
 
 
-def offending_rows(outs: Sequence[Output], parts: Sequence[Part]) -> list[str]:
-    """The rows whose residual is not finite, in words; numbered within the whole batch."""
-    return [
+def blame(outs: Sequence[Output], parts: Sequence[Part], parallel: Parallel) -> tuple[str, str]:
+    """What was wrong with a step whose gradient is not finite, and its rows, numbered within the whole batch; all
+    processes must call. Where every residual is finite these are the largest of the last part."""
+    ours = [
         _row(out, part, i)
         for out, part in zip(outs, parts)
         for i in torch.nonzero(~torch.isfinite(out.residual))[:, 0].tolist()
     ]
-
-
-def largest_rows(outs: Sequence[Output], parts: Sequence[Part], count: int = 4) -> list[str]:
-    """The rows with the largest residuals of the last part, in words."""
-    out, part = outs[-1], parts[-1]
-    return [_row(out, part, i) for i in out.residual.argsort(descending=True)[:count].tolist()]
+    bad = [row for rows in parallel.exchange(ours) for row in rows]
+    what = f"{len(bad)} rows not finite" if bad else "gradient not finite, largest residuals"
+    if not bad:
+        bad = [_row(outs[-1], parts[-1], i) for i in outs[-1].residual.argsort(descending=True)[:4].tolist()]
+    return f"{what} (α={float(outs[-1].metrics['alpha']):.3g})", "; ".join(bad[:4])
 
 
 def _row(out: Output, part: Part, i: int) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import threading
+from collections import deque
 from functools import partial
 from typing import Any
 
@@ -28,9 +29,9 @@ from .classes import ClassResiduals
 from .config import Config, to_dict, with_changes
 from .data import batches_of, check_same, describe
 from .devices import choose_device, prepare
-from .guard import Guard, on_signal
+from .guard import Guard, Taken, on_signal, step_if_finite
 from .log import MetricsLog, ProgressBar
-from .loss import Loss, autocast, largest_rows, means_of, offending_rows
+from .loss import Loss, autocast, blame, means_of
 from .meter import Meter, forward_flops
 from .monitor import Monitor
 from .observers import Observer, RunView, load_states, observe, states_of
@@ -90,6 +91,8 @@ class Trainer:
         if config.diagnosis.every:
             self.observers.append(Diagnoser(config.diagnosis.every, config.diagnosis.batches))
         self.step = 0
+        self.taken: deque[Taken] = deque()
+        self.behind = int(self.device.type == "cuda")  # a GPU is asked how a step went when it has the next one
         self._where = ""
         self._stop = threading.Event()
 
@@ -188,12 +191,15 @@ class Trainer:
                         self.record(outs, grad_norm, rate, bar, seen)
                     elif seen and self.metrics:
                         self.metrics.write(self.step, seen)
+                    due = self.step % config.checkpoint_every == 0 and self.step != last
+                    if due:
+                        self.judge()
                     if self.guard.reason:
                         self.roll_back()
                         continue
                     if self.profiles and (self.step % self.store_every == 0 or self.step == config.steps):
                         self.store_averages()
-                    if self.step % config.checkpoint_every == 0 and self.step != last:
+                    if due:
                         self.save()
                     stopped = self.parallel.vote(self._stop.is_set())
                 if self.step > first or first == 0:
@@ -208,8 +214,8 @@ class Trainer:
         self.store.finish()
         return not stopped
 
-    def train_step(self) -> tuple[list[Output], float, float]:
-        """One step: batch → objective → backward → guard → clip → optimizer → EMA.
+    def train_step(self) -> tuple[list[Output], Tensor, float]:
+        """One step: batch → objective → backward → clip → optimizer → EMA → guard.
 
         Returns:
             the objective's outputs on this process's parts of the batch, the gradient's norm, the learning rate.
@@ -227,12 +233,13 @@ class Trainer:
                 outs.append(self.wrapped(x, y, ids, self.step, part.below(flow_rows)))
                 (outs[-1].loss / config.accumulate).backward()
             self.classes.add(outs[-1].residual, y)
-        grad_norm = whole(nn.utils.clip_grad_norm_(self.net.parameters(), config.optimizer.clip)).item()
-        if self._is_sound(outs, grad_norm):
-            self.optimizer.step()
-            for average in self.averages:
-                average.update(self.net, self.step + 1)
+        grad_norm = whole(nn.utils.clip_grad_norm_(self.net.parameters(), config.optimizer.clip))
+        step_if_finite(self.optimizer, grad_norm)
         self.step += 1
+        for average in self.averages:
+            average.update(self.net, self.step)
+        self.taken.append(Taken(self.step, outs, grad_norm))
+        self.judge(self.behind)
         return outs, grad_norm, rate
 
     def observe(self) -> dict[str, float]:
@@ -243,14 +250,15 @@ class Trainer:
         return observe(self.observers, view, self.meter)
 
     def record(
-        self, outs: list[Output], grad_norm: float, rate: float, bar: ProgressBar, seen: dict[str, float]
+        self, outs: list[Output], grad_norm: Tensor, rate: float, bar: ProgressBar, seen: dict[str, float]
     ) -> None:
         """Write a line of metrics, over all parts and processes, and look at it; all processes must call."""
         self._at("logging")
+        self.judge()
         values, speeds = means_of(outs, self.parallel, self.device), self.meter.read()
         self.guard.watch(self.step, values["residual"], values["alpha"])
         if self.metrics:
-            self.metrics.write(self.step, values | {"lr": rate, "grad_norm": grad_norm} | speeds | seen)
+            self.metrics.write(self.step, values | {"lr": rate, "grad_norm": float(grad_norm)} | speeds | seen)
         bar.update(self.step, f"residual {values['residual']:.4f}  α {values['alpha']:.3f}")
 
     # ------------------------------------------------------------------ guards
@@ -275,16 +283,16 @@ class Trainer:
         z, v = interpolate(x, random.normal("noise", x.shape[1:], self.device), t)
         return z, v, r, t, y
 
-    def _is_sound(self, outs: list[Output], grad_norm: float) -> bool:
-        """Whether to take the step. A non-finite one is skipped, on all processes alike, and its rows reported."""
-        if self.guard.accepts(grad_norm):
-            return True
-        bad = [row for rows in self.parallel.exchange(offending_rows(outs, self.parts)) for row in rows]
-        what = f"{len(bad)} rows not finite" if bad else "gradient not finite, largest residuals"
-        self._where = "; ".join((bad or largest_rows(outs, self.parts))[:4])
-        alpha = float(outs[-1].metrics["alpha"])
-        log.warning("step %d skipped, %s (α=%.3g): %s", self.step + 1, what, alpha, self._where)
-        return False
+    def judge(self, behind: int = 0) -> None:
+        """Look at the steps taken so far, but for the last `behind`; all processes must call.
+
+        One that was not finite has changed no weights (`step_if_finite`); its rows are reported here.
+        """
+        while len(self.taken) > behind:
+            taken = self.taken.popleft()
+            if not self.guard.accepts(taken.grad_norm.item()):
+                what, self._where = blame(taken.outs, self.parts, self.parallel)
+                log.warning("step %d skipped, %s: %s", taken.step, what, self._where)
 
     def roll_back(self) -> None:
         """Go back to the newest whole checkpoint, once, and on from there with other data and noise.
@@ -307,6 +315,7 @@ class Trainer:
                 f"training stopped at step {step}{again}: {reason}, the last at {self._where}; {kept}; "
                 "lower optimizer.lr or optimizer.clip"
             )
+        self.taken.clear()
         self.restore()
         self.guard.note_rollback()
         self._set_order()
@@ -319,6 +328,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint of everything that the next step depends on; all processes must call."""
+        self.judge()
         self._at("saving")
         parts = {
             "model": self.net.state_dict(),
