@@ -104,16 +104,17 @@ def _cell(values: Values, reference: Values, same: bool) -> str:
     mean, reach = mean_and_reach(list(values.values()))
     if not math.isfinite(mean):
         return "diverged"
-    text = f"{mean:.3g}" + (f" ± {reach:.1g}" if math.isfinite(reach) else "")
+    text = f"{mean:.3g}" + (f" ± {float(f'{reach:.1g}'):g}" if math.isfinite(reach) else "")
     if len(values) < SEEDS:
         text += f" [{len(values)}]"
     ratio = None if same else against(values, reference)
     if ratio is None:
         return text
+    times = f"×{ratio.mean:.2f}" if ratio.mean < 10 else "over ×10"
     if len(values) < SEEDS:
-        return f"{text} (×{ratio.mean:.2f})"
+        return f"{text} ({times})"
     sure = "**" if ratio.p < 0.05 else ""
-    return f"{text} ({sure}×{ratio.mean:.2f}{sure}, p {ratio.p:.2g})"
+    return f"{text} ({sure}{times}{sure}, p {ratio.p:.2g})"
 
 
 def _conflict(lines: list[dict[str, Any]]) -> str:
