@@ -36,7 +36,8 @@ def test_memory_that_a_step_frees_is_there_for_the_next_one():
     kept = faults("keep")
     if kept < 0:
         pytest.skip("this C library is not glibc")
-    assert kept < 1000 < faults("default")  # pages of 4 KiB; 195,000 of them are written
+    # Pages of 4 KiB, of which 195,000 are written; one array that finds its place late is 4,883 of them.
+    assert 10 * kept < faults("default")
 
 
 @pytest.mark.parametrize(("tf32", "precision"), [(True, "high"), (False, "highest")])
