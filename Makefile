@@ -43,7 +43,7 @@ browser:
 	fi
 
 test: lint browser
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 25 --durations-min 10
 
 clean:
 	rm -rf $(VENV) runs
