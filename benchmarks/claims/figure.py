@@ -21,6 +21,10 @@ SHOWN = (
     "sigmoid 25-50 %, r=t 50%",
     "steered by curvature",
     "steered by curvature, r=t 50%",
+    "sigmoid 25-50 %, weight scaled",
+    "sigmoid 25-50 %, r=t 50%, weight scaled",
+    "sigmoid 25-50 %, r=t 75%, weight scaled",
+    "weight scaled",
     "never a derivative",
     "flow matching, then MeanFlow",
     "flow matching, then distilled",
@@ -57,7 +61,7 @@ def draw(lines: list[dict[str, Any]]) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(shown)), shown)
     panels[0].invert_yaxis()
-    panels[-1].legend(frameon=False, fontsize=8, loc="lower right")
+    panels[-1].legend(frameon=False, fontsize=8, loc="lower left")
     figure.supxlabel(f"distance over that of {REFERENCE} (25 % at r = t); left is better", fontsize=9)
     figure.savefig(IMAGE, dpi=110)
 

@@ -74,11 +74,13 @@ class Ratio:
 
 
 def against(values: Values, reference: Values) -> Ratio | None:
-    """None for fewer than two seeds, or where a run diverged."""
+    """None for fewer than two seeds; infinite where a run diverged."""
     seeds = sorted(set(values) & set(reference))
     logs = np.log([values[k] for k in seeds]) - np.log([reference[k] for k in seeds])
-    if len(seeds) < 2 or not np.isfinite(logs).all():
+    if len(seeds) < 2:
         return None
+    if not np.isfinite(logs).all():
+        return Ratio(math.inf, math.inf, math.inf, math.nan, len(seeds))
     mean, reach = mean_and_reach(logs)
     p = float(stats.ttest_1samp(logs, 0).pvalue) if logs.any() else 1.0
     return Ratio(math.exp(mean), math.exp(mean - reach), math.exp(mean + reach), p, len(seeds))

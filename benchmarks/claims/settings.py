@@ -24,6 +24,12 @@ SETTINGS: dict[str, Setting] = {
         f"{schedule}, r=t 50%": Setting(alpha=curve, flow_ratio=0.5)
         for schedule, curve in (("sigmoid 25-50 %", "sigmoid(25%, 50%)"), ("step 50 %", "step(50%)"))
     },
+    **{
+        f"sigmoid 25-50 %, {share}weight scaled": Setting(
+            alpha="sigmoid(25%, 50%)", flow_ratio=ratio, weight="scaled", only=("digits", "glyphs")
+        )
+        for share, ratio in (("", 0.25), ("r=t 50%, ", 0.5), ("r=t 75%, ", 0.75))
+    },
     # a constant α after half of the run at α = 1, as the paper's ablation has it
     **{
         f"α = {alpha:g} from 50 %": Setting(alpha=f"step(50%, last={alpha})")
@@ -97,7 +103,17 @@ def _named(*parts: str) -> tuple[str, ...]:
 
 CLAIMS = (
     Claim(name="schedules", reference="MeanFlow", settings=(BASE, *_SCHEDULES)),
-    Claim(name="ratio", reference="MeanFlow", settings=(BASE, *_named("r=t"))),
+    Claim(
+        name="ratio",
+        reference="MeanFlow",
+        settings=(BASE, *(name for name in _named("r=t") if "scaled" not in name)),
+    ),
+    Claim(
+        name="best",
+        reference="MeanFlow, r=t 50%",
+        settings=("MeanFlow", "MeanFlow, r=t 75%", *_named("sigmoid 25-50 %")),
+        sets=("digits", "glyphs"),
+    ),
     Claim(name="constant", reference="step 50 %", settings=_named("from 50 %")),
     Claim(name="targets", reference=BASE, settings=_named("shift", "teacher")),
     Claim(name="weights", reference=BASE, settings=tuple(name for name in SETTINGS if name.startswith("weight"))),
