@@ -107,7 +107,6 @@ def largest_batch(name: str, plan: Plan, device: torch.device) -> int:
 def waiting(device: torch.device) -> dict[str, Any]:
     """How often a step of the digits recipe, with guidance, makes the host wait for the card, and where."""
     words = f"--device {device} --objective.omega 2 --log-every 1000 --ema.profiles 0.05".split()
-    found: list[warnings.WarningMessage] = []
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer.start(parse_settings("digits", words), RunFolder(Path(folder) / "run"))
         for _ in range(3):

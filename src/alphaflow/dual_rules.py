@@ -141,12 +141,12 @@ def _linear(func: Any, args: Any, kwargs: Any) -> Any:
     x, weight, bias = bind(("input", "weight", "bias"), args, kwargs)
     if isinstance(weight, Dual) or isinstance(bias, Dual) or not isinstance(x, Dual):
         raise NoRule("linear with a weight that depends on z or t")
-    with torch.no_grad():  # the tangent first: on a CPU the primal is then still in cache for what comes next
+    out = func(primal(x), weight, bias)  # first: autocast may keep the weight that it casts, which needs its graph
+    with torch.no_grad():
         tangent = F.linear(x.tangent, weight)
         if x.ndim == 2 and tangent.element_size() < 4:  # autocast; vectors for times and classes cost little, and
             tangent = tangent.float()  # all else is scaled by them: this halves the error of du/dt
-    out = func(primal(x), weight, bias)
-    return follow(func, out, tangent, x.start, x.rows)
+        return follow(func, out, tangent, x.start, x.rows)
 
 
 @rule(torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__)

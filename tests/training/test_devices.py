@@ -33,12 +33,10 @@ def faults(how: str) -> int:
 
 
 def test_memory_that_a_step_frees_is_there_for_the_next_one():
-    kept = faults("keep")
+    kept = min(faults("keep") for _ in range(3))  # in one process in sixteen an array finds its place late
     if kept < 0:
         pytest.skip("this C library is not glibc")
-    # Pages of 4 KiB, of which 195,000 are written. Where arrays come to lie differs: one that finds its place late
-    # is 4,883 pages, and the default's own rules spare some of the arrays in some processes.
-    assert kept <= 10_000 < max(faults("default") for _ in range(3))
+    assert kept < 1000 < faults("default")  # pages of 4 KiB; 195,000 of them are written
 
 
 @pytest.mark.parametrize(("tf32", "precision"), [(True, "high"), (False, "highest")])
