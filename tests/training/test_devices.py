@@ -16,7 +16,7 @@ if sys.argv[1] == "keep" and not keep_freed_memory():
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def step():
-    parts = [torch.ones(5_000_000) for _ in range(8)]  # 20 MB each
+    parts = [torch.ones(12_000_000) for _ in range(4)]  # 48 MB each
     return sum(part[0] for part in parts)
 for _ in range(4):
     step()
@@ -36,7 +36,9 @@ def test_memory_that_a_step_frees_is_there_for_the_next_one():
     kept = min(faults("keep") for _ in range(3))  # in one process in sixteen an array finds its place late
     if kept < 0:
         pytest.skip("this C library is not glibc")
-    assert kept < 1000 < faults("default")  # pages of 4 KiB; 195,000 of them are written
+    # 234,000 pages of 4 KiB are written. Arrays of more than 32 MiB are the ones that glibc always takes from the
+    # system and gives back; of smaller ones, its threshold, which moves, spares some processes all faults.
+    assert 100 * kept < faults("default")
 
 
 @pytest.mark.parametrize(("tf32", "precision"), [(True, "high"), (False, "highest")])
