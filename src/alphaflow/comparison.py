@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scipy.special import stdtrit
-
 from .errors import UserError
-from .metrics.estimates import FEWEST_GROUPS, group_counts
+from .metrics.estimates import FEWEST_GROUPS, group_counts, student
 from .results import SETTING, figure_title, read, setting_words
 from .training.run import RunFolder
 
@@ -128,4 +126,4 @@ def _reach(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> float
     if total == 0:
         return 0.0
     freedom = total**2 / sum(variance**2 / degrees for variance, degrees in parts)
-    return float(stdtrit(freedom, 0.975)) * total**0.5
+    return student(freedom) * total**0.5

@@ -22,6 +22,12 @@ def test_digits_are_scikit_learns_in_their_order() -> None:
     assert x.min() == -1 and x.max() == 1
 
 
+def test_digits_are_the_same_wherever_scikit_learn_keeps_its_file(monkeypatch) -> None:
+    near = Digits().fingerprint
+    monkeypatch.setattr("alphaflow.data.digits.find_spec", lambda name: None)
+    assert Digits().fingerprint == near
+
+
 def test_flip_mirrors_only_the_rows_asked_for() -> None:
     digits = Digits()
     rows = torch.arange(4)
