@@ -346,3 +346,21 @@ def test_data_prediction_near_t_0_is_not_taken_for_a_wrong_derivative():
     z, v = torch.randn(2, 64, 2, generator=torch.Generator().manual_seed(0))
     t = torch.linspace(0.005, 1, 64)
     assert check_derivative(net, z, v, torch.zeros_like(t), t) < 2e-2
+
+
+def test_times_multiplied_by_1000_are_too_rough_for_differences_and_for_nothing_else(caplog):
+    """The usual step of a difference in float32 spans 5 radians of such a network's fastest wave."""
+    net = models.MLP(2, 16)
+
+    def fast(z, r, t, y=None):
+        return net(z, 1000 * r, 1000 * t, y)
+
+    z, v = torch.randn(2, 64, 2, generator=torch.Generator().manual_seed(0))
+    t = torch.linspace(0.1, 1, 64)
+    with torch.no_grad():
+        assert choose_method(fast, z, v, t / 2, t) == "fused"
+        assert "not fused" not in caplog.text
+        for method in ("fused", "forward", "reverse"):
+            assert check_derivative(fast, z, v, t / 2, t, method=method) < 2e-2
+        with pytest.raises(DerivativeError, match="too rough in t for differences"):
+            check_derivative(fast, z, v, t / 2, t, method="difference")
