@@ -158,4 +158,5 @@ def _one_line(box: str) -> str:
     """The message inside the box that tyro draws."""
     lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in box.splitlines()[1:]]
     end = next((k for k, line in enumerate(lines) if not line), len(lines))
-    return " ".join(lines[:end]).strip() or "the settings could not be read"
+    text = re.sub(r"^Error parsing \w*Config: ", "", " ".join(lines[:end]).strip())  # our own words follow
+    return text or "the settings could not be read"
