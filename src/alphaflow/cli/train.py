@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import itertools
 import os
 import re
 from pathlib import Path
@@ -155,8 +156,8 @@ def _spell_out_flags(words: list[str]) -> list[str]:
 
 
 def _one_line(box: str) -> str:
-    """The message inside the box that tyro draws."""
-    lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in box.splitlines()[1:]]
-    end = next((k for k, line in enumerate(lines) if not line), len(lines))
-    text = re.sub(r"^Error parsing \w*Config: ", "", " ".join(lines[:end]).strip())  # our own words follow
+    """The message below the title of the box that tyro draws, with such lines as the terminal has."""
+    lines = [re.sub(r"[│╭╮╰╯─]+|-{3,}", " ", line).strip() for line in box.splitlines()[1:]]
+    message = itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, lines))
+    text = re.sub(r"^Error parsing \w*Config: ", "", " ".join(message))  # our own words follow
     return text or "the settings could not be read"
