@@ -93,6 +93,11 @@ def test_the_claims_harness_resumes_repeats_and_makes_its_tables(tmp_path):
     assert found["steered by bias"]["alphas"] and len(found["MeanFlow"]["cosines"]) == 8
     assert claims("tables").count("| MeanFlow | ") >= 4
 
+    claims("confirm", "--steps", "8", "--workers", "1", "--seeds", "2", "--sets", "toy", out="confirmed.jsonl")
+    confirmed = claims("tables", out="confirmed.jsonl")
+    assert "| toy | 1 | sigmoid 25-50 % | " in confirmed and confirmed.count("| 2 |") == 3  # one is of NFE
+    assert "| α-Flow | – | " in confirmed  # other tables leave these seeds out
+
     claims(*small, "toy", "--settings", "steered by bias", out="again.jsonl")
     again = json.loads((tmp_path / "again.jsonl").read_text())
     assert all(again[key] == found["steered by bias"][key] for key in ("steps", "figures", "alphas"))

@@ -140,3 +140,25 @@ CLAIMS = (
     Claim(name="averaging", reference=BASE, settings=("MeanFlow",), own=True),
 )
 """What `page.py` makes tables of, beside conflict, sampling and cost."""
+
+
+@dataclass(frozen=True)
+class Duel:
+    """A setting of α-Flow and one of MeanFlow on a set, by so many evaluations."""
+
+    chosen: str
+    nfe: int
+    alpha_flow: str
+    meanflow: str
+
+
+_SCALED = "sigmoid 25-50 %, {}weight scaled"
+CONFIRMED = (
+    Duel("toy", 1, "sigmoid 25-50 %", "MeanFlow"),
+    Duel("toy", 2, "sigmoid 25-50 %", "MeanFlow, r=t 50%"),
+    Duel("digits", 1, _SCALED.format("r=t 50%, "), "MeanFlow, r=t 50%"),
+    Duel("digits", 2, _SCALED.format("r=t 75%, "), "MeanFlow, r=t 75%"),
+    Duel("glyphs", 1, _SCALED.format(""), "MeanFlow"),
+    Duel("glyphs", 2, _SCALED.format(""), "MeanFlow, r=t 50%"),
+)
+"""Each method at its best share of rows with r = t, chosen on the first five seeds and run again on others."""
