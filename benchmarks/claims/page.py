@@ -25,10 +25,10 @@ def write(made: dict[str, str]) -> None:
     """Put the tables between their marks in the page."""
     text = PAGE.read_text()
     for name, table in made.items():
-        mark = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.S)
+        mark = re.compile(rf"(<!-- {name} -->\n)(?:.*?\n)??(<!-- end -->)", re.S)
         if not mark.search(text):
             raise SystemExit(f"{PAGE} has no place for {name}: write <!-- {name} --> and <!-- end --> into it")
-        text = mark.sub(lambda found, table=table: f"{found[1]}{table}{found[2]}", text)
+        text = mark.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)
     PAGE.write_text(text)
 
 
