@@ -42,13 +42,14 @@ class Plan:
     rounds: int = 5
     precision: str = "bfloat16"
     depth: int = 4
+    alphas: tuple[float, ...] = (1.0, 0.5, 0.0)
     compile: bool = True
 
 
 WATCHED = 4
 """Steps in which waiting is counted."""
 
-TINY = Plan(models=("S/8",), first=1, last=2, size=16, rounds=1, depth=1, compile=False)
+TINY = Plan(models=("S/8",), first=1, last=2, size=16, rounds=1, depth=1, alphas=(0.5,), compile=False)
 
 
 def parity(device: torch.device, size: int, depth: int) -> dict[str, float]:
@@ -70,14 +71,15 @@ def parity(device: torch.device, size: int, depth: int) -> dict[str, float]:
     return errors
 
 
-def compiled_parity(device: torch.device, size: int, depth: int) -> dict[str, float]:
-    """Relative error of the residuals of a compiled step against an eager one, at α = 1, ½ and 0."""
-    net = models.DiT(size, 2, 4, 192, depth, 3, 10)
+def compiled_parity(device: torch.device, plan: Plan) -> dict[str, float]:
+    """Relative error of the residuals of a compiled step against an eager one, by α."""
+    size = plan.size
+    net = models.DiT(size, 2, 4, 192, plan.depth, 3, 10)
     enliven(net)
     net.to(device)
     x, y = torch.randn(8, 4, size, size, device=device), torch.arange(8, device=device)
     errors = {}
-    for alpha in (1.0, 0.5, 0.0):
+    for alpha in plan.alphas:
         objective = members.AlphaFlow(alpha=alpha, derivative="fused")
         ours, eager = (
             run(net, x, y, generator=torch.Generator().manual_seed(0)).residual
@@ -154,7 +156,7 @@ def main() -> None:
     plan, device = TINY if known.tiny else Plan(), torch.device(known.device)
     parts: dict[str, Callable[[], Any]] = {
         "du/dt": lambda: parity(device, plan.size, plan.depth),
-        "compiled": lambda: compiled_parity(device, plan.size, plan.depth),
+        "compiled": lambda: compiled_parity(device, plan),
         "waiting": lambda: waiting(device),
         **{name: lambda name=name: speed(name, plan, device) for name in plan.models},  # type: ignore[misc]
     }

@@ -91,12 +91,16 @@ def test_the_claims_harness_resumes_repeats_and_makes_its_tables(tmp_path):
     figures = found["told of guidance"]["figures"]
     assert figures["ema@1.5 ode 1 0"] != figures["ema ode 1 0"]
     assert found["steered by bias"]["alphas"] and len(found["MeanFlow"]["cosines"]) == 8
-    assert claims("tables").count("| MeanFlow | ") >= 4
-
-    claims("confirm", "--steps", "8", "--workers", "1", "--seeds", "2", "--sets", "toy", out="confirmed.jsonl")
-    confirmed = claims("tables", out="confirmed.jsonl")
-    assert "| toy | 1 | sigmoid 25-50 % | " in confirmed and confirmed.count("| 2 |") == 3  # one is of NFE
-    assert "| α-Flow | – | " in confirmed  # other tables leave these seeds out
+    claims("confirm", "--steps", "8", "--workers", "1", "--seeds", "1", "--sets", "toy")
+    with (tmp_path / "runs.jsonl").open() as file:
+        later = [line for line in map(json.loads, file) if line["seed"] == 5]
+    assert {line["setting"] for line in later} == {"sigmoid 25-50 %", "MeanFlow", "MeanFlow, r=t 50%"}
+    with (tmp_path / "runs.jsonl").open("a") as file:
+        file.writelines(json.dumps(line | {"seed": 6}) + "\n" for line in later)
+    tables = claims("tables")
+    assert tables.count("| MeanFlow | ") >= 4
+    assert tables.count("| toy | 1 | sigmoid 25-50 % | ") == tables.count("| toy | 2 | sigmoid 25-50 % | ") == 1
+    assert "| sigmoid 25-50 % | – | " in tables  # the other tables leave these seeds out
 
     claims(*small, "toy", "--settings", "steered by bias", out="again.jsonl")
     again = json.loads((tmp_path / "again.jsonl").read_text())

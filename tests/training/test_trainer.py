@@ -344,7 +344,7 @@ def test_sigterm_writes_a_checkpoint_and_exits_143(tmp_path):
 
 @pytest.mark.slow
 def test_a_compiled_run_takes_the_same_steps(tmp_path):
-    config = dataclasses.replace(TINY, steps=6, sample_every=100, objective=ObjectiveConfig(alpha="linear(0,5)"))
+    config = dataclasses.replace(TINY, steps=6, sample_every=100, objective=ObjectiveConfig(alpha="step(3)"))
     Trainer.start(config, RunFolder(tmp_path / "eager")).train()
     Trainer.start(dataclasses.replace(config, compile=True), RunFolder(tmp_path / "compiled")).train()
     for ours, theirs in zip(lines(tmp_path / "compiled"), lines(tmp_path / "eager")):
