@@ -42,8 +42,9 @@ browser:
 		fi; \
 	fi
 
+# Two workers, so one thread each: what the tests start would otherwise take two, and four on two cores wait for another.
 test: lint browser
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 25 --durations-min 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 25 --durations-min 10
 
 clean:
 	rm -rf $(VENV) runs
