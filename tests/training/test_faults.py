@@ -30,9 +30,11 @@ PATIENCE = 120  # seconds, for a busy machine; nothing here waits so long otherw
 class Launch:
     """`torchrun --nproc-per-node 2 -m alphaflow train …`, with its processes in reach."""
 
-    def __init__(self, out: Path, *words: str, launcher: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, out: Path, *words: str, launcher: tuple[str, ...] = (), said: Path | None = None
+    ) -> None:
         self.out = out
-        self.said = out.with_suffix(".stderr")
+        self.said = said or out.with_suffix(".stderr")
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *launcher]
         command = [*torchrun, "-m", "alphaflow", "train", "digits", "--out", str(out), *SETTINGS, *words]
         self.process = subprocess.Popen(
@@ -145,7 +147,8 @@ def small_disk(tmp_path) -> Iterator[Path]:
 
 
 def test_a_full_disk_ends_a_run_with_a_whole_checkpoint_and_room_lets_it_go_on(undisturbed, small_disk):
-    launch = Launch(small_disk / "run", "--keep-checkpoints", "20", "--ema.store-every", "1000")
+    words = small_disk.parent / "words"  # a full disk would swallow these too
+    launch = Launch(small_disk / "run", "--keep-checkpoints", "20", "--ema.store-every", "1000", said=words)
     assert launch.finish() == 1, launch.words()
     assert "could not be written" in launch.words() and "No space left on device" in launch.words()
     kept = checkpoint.newest(launch.out / "checkpoints").step
