@@ -30,9 +30,7 @@ PATIENCE = 120  # seconds, for a busy machine; nothing here waits so long otherw
 class Launch:
     """`torchrun --nproc-per-node 2 -m alphaflow train …`, with its processes in reach."""
 
-    def __init__(
-        self, out: Path, *words: str, launcher: tuple[str, ...] = (), said: Path | None = None
-    ) -> None:
+    def __init__(self, out: Path, *words: str, launcher: tuple[str, ...] = (), said: Path | None = None) -> None:
         self.out = out
         self.said = said or out.with_suffix(".stderr")
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *launcher]
