@@ -42,7 +42,7 @@ browser:
 		fi; \
 	fi
 
-# Two workers, so one thread each: what the tests start would otherwise take two, and four on two cores wait for another.
+# Two workers, so one thread each: what the tests start would otherwise take two, and four on two cores wait for one another.
 test: lint browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 25 --durations-min 10
 

@@ -348,6 +348,16 @@ def test_data_prediction_near_t_0_is_not_taken_for_a_wrong_derivative():
     assert check_derivative(net, z, v, torch.zeros_like(t), t) < 2e-2
 
 
+def test_a_network_that_rounds_is_not_passed_by_differences_too_fine_to_see_it(batch):
+    """Its derivative by rule is 0 and so is a difference finer than its steps; the usual one sees it rise."""
+
+    def stairs(z, r, t, y=None):
+        return (1e5 * z * t[:, None]).round() / 1e5
+
+    with pytest.raises(DerivativeError, match="'forward' is off by"):
+        check_derivative(stairs, *batch, method="forward")
+
+
 def test_times_multiplied_by_1000_are_too_rough_for_differences_and_for_nothing_else(caplog):
     """The usual step of a difference in float32 spans 5 radians of such a network's fastest wave."""
     net = models.MLP(2, 16)

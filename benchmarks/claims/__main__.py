@@ -68,7 +68,8 @@ def main() -> None:
     else:
         every = itertools.product(range(known.seeds), known.settings, known.sets)
         wanted = [(n, s, seed) for seed, s, n in every if n in (SETTINGS[s].only or sets.NAMES)]
-    jobs = [job for job in wanted if job[0] in known.sets and job not in done]
+    chosen = set(itertools.product(known.sets, known.settings))
+    jobs = [job for job in wanted if job[:2] in chosen and job not in done]
     with (
         ProcessPoolExecutor(known.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
         known.out.open("a") as file,

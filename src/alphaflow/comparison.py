@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .metrics.estimates import FEWEST_GROUPS, group_counts, student
+from .metrics.estimates import FEWEST_GROUPS, group_counts, t_quantile
 from .results import SETTING, figure_title, read, setting_words
 from .training.run import RunFolder
 
@@ -126,4 +126,4 @@ def _reach(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> float
     if total == 0:
         return 0.0
     freedom = total**2 / sum(variance**2 / degrees for variance, degrees in parts)
-    return student(freedom) * total**0.5
+    return t_quantile(freedom) * total**0.5

@@ -1,6 +1,7 @@
 """Every command, as a user types it, on a tiny run; and every mistake we could think of, case by case."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -367,6 +368,14 @@ def test_a_mistake_is_one_clear_line_with_the_right_status_and_nothing_written(
     assert last.startswith("alphaflow: ") and message in last, last
     assert "Traceback" not in said.err
     assert not list(tmp_path.iterdir()) and sorted(digits.rglob("*")) == before
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_wrong_value_is_one_line_whatever_signs_the_terminal_has(encoding, tmp_path):
+    words = ["train", "digits", "--out", str(tmp_path / "run"), "--batch-size", "0"]
+    env = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-m", "alphaflow", *words], env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr == "alphaflow: batch_size 0 must be at least 1\n"
 
 
 def test_a_typed_mistake_in_a_config_file_is_found(digits, tmp_path, capsys):

@@ -56,12 +56,12 @@ def jackknife(value: float, without: Sequence[float], counts: Sequence[int]) -> 
         h = n / m
         variance += (h * value - (h - 1) * left - centre) ** 2 / (h - 1) / g
     error = variance**0.5
-    reach = student(g - 1) * error
+    reach = t_quantile(g - 1) * error
     return Estimate(value, error, value - reach, value + reach)
 
 
-def student(freedom: float) -> float:
-    """How many standard errors a 95 % interval reaches to either side, with so many degrees of freedom."""
+def t_quantile(freedom: float) -> float:
+    """Student's t at 97.5 %: how many standard errors a 95 % interval reaches to either side."""
     from scipy.special import stdtrit  # 0.3 s, which a start of training need not wait for
 
     return float(stdtrit(freedom, 0.975))
