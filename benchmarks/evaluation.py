@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from alphaflow import load, metrics, models
 from alphaflow.data import Digits
-from alphaflow.evaluate import evaluate, settings
-from alphaflow.generate import draw_chunks
+from alphaflow.evaluation.evaluate import evaluate, settings
+from alphaflow.generation.generator import draw_chunks
+from alphaflow.generation.sampler import Sampler
 from alphaflow.pixels import to_uint8
-from alphaflow.training.meter import forward_flops
+from alphaflow.training.throughput import forward_flops
 
 MEMORY = "--memory-of"
 T = TypeVar("T")
@@ -81,7 +82,7 @@ def overhead(known: argparse.Namespace) -> dict[str, object]:
     seconds = dict.fromkeys(("generator", "detector", "streaming"), 0.0)
     accumulator = metrics.Accumulator()
     start = time.perf_counter()
-    for chunk in draw_chunks(net, (3, 32, 32), y, count=count):
+    for chunk in draw_chunks(net, (3, 32, 32), y, Sampler(), count=count):
         seconds["generator"] += time.perf_counter() - start
         images, rounding = timed(lambda chunk=chunk: to_uint8(chunk))
         seen, seconds_seen = timed(lambda images=images: detector(images))

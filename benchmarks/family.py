@@ -3,10 +3,9 @@
     python benchmarks/family.py digits            # writes benchmarks/results/family-digits.json, prints the table
     python benchmarks/family.py toy --seeds 3 --workers 2
 
-Each member keeps its own settings (share of r = t rows, couplings, shift); network, data, optimizer, batch and
-steps are the recipe's, and so is the weight, except where the member's own is part of it (FACM, Shortcut,
-consistency training). `--weight adaptive` gives all the others the papers' adaptive weight instead. Consistency
-training predicts the data, as its theorem has it. The row `recipe` is the recipe itself, with what tuning added.
+Each member is whole, as `alphaflow train RECIPE --objective.name MEMBER` trains it: network, data, optimizer and
+averages are the recipe's, the objective is as published. Consistency training predicts the data, as its theorem
+has it. The row `recipe` is the recipe itself, with what tuning added to its own member.
 """
 
 import argparse
@@ -22,37 +21,29 @@ from typing import Any
 import torch
 from machine import RESULTS, machine
 
-from alphaflow.evaluate import evaluate
-from alphaflow.generate import load
-from alphaflow.members import MEMBERS
+from alphaflow.evaluation.evaluate import evaluate
+from alphaflow.method.family import MEMBERS
 from alphaflow.recipes import RECIPES
-from alphaflow.training.run import RunFolder
+from alphaflow.runs.config import ObjectiveConfig
+from alphaflow.runs.folder import RunFolder
+from alphaflow.runs.loading import load
 from alphaflow.training.trainer import Trainer
 
 PREDICTS_DATA = ("consistency", "discrete-consistency")
-TUNED = ("alpha", "flow_ratio", "shift", "coupling", "t_law", "r_law", "relaxation")
-"""What a recipe may set and a member has of its own."""
-OWN_WEIGHT = ("facm", "shortcut", *PREDICTS_DATA)
 
 
-def train_and_score(recipe: str, member: str, seed: int, steps: int | None, weight: str | None) -> dict[str, Any]:
+def train_and_score(recipe: str, member: str, seed: int, steps: int | None) -> dict[str, Any]:
     """One run; its figures by number of evaluations."""
     config = RECIPES[recipe].config
-    steps, ours = steps or config.steps, config.objective
-    changes: dict[str, Any] = {}
+    steps = steps or config.steps
     if member != "recipe":
-        changes = {"name": member, **dict.fromkeys(TUNED)}
-        if member in OWN_WEIGHT:
-            changes["weight"] = None
-        elif weight:
-            changes["weight"] = weight
+        config = dataclasses.replace(config, objective=ObjectiveConfig(name=member))
     config = dataclasses.replace(
         config,
         steps=steps,
         seed=seed,
         sample_every=steps,
         checkpoint_every=steps,
-        objective=dataclasses.replace(ours, **changes),
         model=dataclasses.replace(
             config.model, predicts="data" if member in PREDICTS_DATA else config.model.predicts
         ),
@@ -96,12 +87,11 @@ def main() -> None:
     parser.add_argument("recipe", choices=["digits", "toy"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--weight", help="for members without a weight of their own: adaptive, definition, …")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--members", nargs="+", default=["recipe", *MEMBERS])
     known = parser.parse_args()
     seeds = range(known.seeds)
-    jobs = [(known.recipe, member, seed, known.steps, known.weight) for member in known.members for seed in seeds]
+    jobs = [(known.recipe, member, seed, known.steps) for member in known.members for seed in seeds]
     with ProcessPoolExecutor(known.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         rows = []
         for row in pool.map(train_and_score, *zip(*jobs)):
@@ -109,7 +99,7 @@ def main() -> None:
             print(row["member"], row["seed"], row["figures"] or row["diverged"], flush=True)
     names = ["frechet", "accuracy"] if known.recipe == "digits" else ["energy", "sliced_wasserstein"]
     steps = known.steps or RECIPES[known.recipe].config.steps
-    out = RESULTS / f"family-{known.recipe}{'-' + known.weight if known.weight else ''}.json"
+    out = RESULTS / f"family-{known.recipe}.json"
     if out.exists():  # members measured before, for as many steps, keep their rows
         before = json.loads(out.read_text())
         if before["steps"] == steps:

@@ -22,12 +22,13 @@ from typing import Any
 import torch
 from machine import RESULTS, machine
 
-from alphaflow import members, models
-from alphaflow.bench import Settings, bench, enliven, table
+from alphaflow import models
 from alphaflow.cli.train import parse_settings
-from alphaflow.compiled import Compiled
-from alphaflow.derivative import total_derivative
-from alphaflow.training.run import RunFolder
+from alphaflow.costs.bench import Settings, bench, enliven, table
+from alphaflow.derivatives.total import total_derivative
+from alphaflow.method import family
+from alphaflow.method.compiled import Compiled
+from alphaflow.runs.folder import RunFolder
 from alphaflow.training.trainer import Trainer
 
 
@@ -80,7 +81,7 @@ def compiled_parity(device: torch.device, plan: Plan) -> dict[str, float]:
     x, y = torch.randn(8, 4, size, size, device=device), torch.arange(8, device=device)
     errors = {}
     for alpha in plan.alphas:
-        objective = members.AlphaFlow(alpha=alpha, derivative="fused")
+        objective = family.AlphaFlow(alpha=alpha, derivative="fused")
         ours, eager = (
             run(net, x, y, generator=torch.Generator().manual_seed(0)).residual
             for run in (Compiled(objective), objective)
@@ -92,7 +93,7 @@ def compiled_parity(device: torch.device, plan: Plan) -> dict[str, float]:
 def largest_batch(name: str, plan: Plan, device: torch.device) -> int:
     """The largest power-of-two batch, up to `plan.last`, that a MeanFlow step with all rows r < t fits."""
     net = models.dit(name, input_size=plan.size, channels=4, num_classes=1000).to(device)
-    meanflow = members.MeanFlow(flow_ratio=0.0)
+    meanflow = family.MeanFlow(flow_ratio=0.0)
     objective, fits, batch = Compiled(meanflow) if plan.compile else meanflow, 0, plan.first
     while batch <= plan.last:
         x, y = torch.randn(batch, 4, plan.size, plan.size, device=device), torch.zeros(batch, dtype=torch.int64)

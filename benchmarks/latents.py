@@ -22,11 +22,11 @@ from alphaflow.data.latents.assembly import assemble
 from alphaflow.data.latents.manifest import Fingerprint
 from alphaflow.data.latents.shards import shard_name, write_shard
 from alphaflow.data.sources import open_source
+from alphaflow.devices import keep_freed_memory
 from alphaflow.encoding import Settings, encode
 from alphaflow.encoding.encode import versions
 from alphaflow.encoding.plan import plan_for
-from alphaflow.training.devices import keep_freed_memory
-from alphaflow.vae import load_vae
+from alphaflow.encoding.vae import load_vae
 
 ABOUT = Fingerprint(
     vae="unknown",

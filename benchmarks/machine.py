@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from alphaflow.bench import machine
+from alphaflow.costs.bench import machine
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -19,9 +19,9 @@ import torch
 from machine import RESULTS, machine
 
 from alphaflow.cli.train import parse_settings
-from alphaflow.ema import PowerEMA
-from alphaflow.training.averages import make_average
-from alphaflow.training.run import RunFolder
+from alphaflow.models.ema import PowerEMA
+from alphaflow.runs.averages import make_average
+from alphaflow.runs.folder import RunFolder
 from alphaflow.training.trainer import Trainer
 
 LARGE = "--model.width 512 --model.depth 6 --model.heads 8 --model.patch 2 --batch-size 128".split()
@@ -46,7 +46,7 @@ def saving(folder: Path, interval: int = 20, rounds: int = 2) -> dict[str, float
             trainer.train_step()
             if with_saving and k == 0:  # the whole writing falls into this stretch, as it would in a long run
                 trainer.save()
-        trainer.saver.wait()
+        trainer.checkpointer.wait()
         if turn:  # the first one allocates
             steps[with_saving].append((time.perf_counter() - start) / interval)
     plain, saved = statistics.median(steps[False]), statistics.median(steps[True])

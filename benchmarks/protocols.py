@@ -26,13 +26,13 @@ from torch.nn.functional import interpolate
 from alphaflow import load, metrics
 from alphaflow.data import Digits
 from alphaflow.data.sources.decoding import decode
-from alphaflow.generate import Generator, choose_labels
+from alphaflow.generation.generator import Generator, choose_labels
 from alphaflow.metrics.frechet import FrechetTo
 from alphaflow.metrics.statistics import Moments, merged
 from alphaflow.pixels import to_uint8
 from alphaflow.rng import seeded
-from alphaflow.training import checkpoint
-from alphaflow.training.run import RunFolder
+from alphaflow.runs import checkpoint
+from alphaflow.runs.folder import RunFolder
 
 Pictures = NDArray[np.uint8]
 Row = dict[str, object]

@@ -6,7 +6,7 @@ import torch
 
 import alphaflow as af
 from alphaflow.data import Digits
-from alphaflow.figures import image_grid
+from alphaflow.generation.pictures import image_grid
 from alphaflow.metrics import frechet_from_features, load_digits_detector
 from alphaflow.path import Network
 from alphaflow.pixels import to_uint8

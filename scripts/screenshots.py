@@ -39,7 +39,7 @@ def main(run: str) -> None:
         server = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         page = browser.new_page(viewport={"width": 1080, "height": 860})
         page.goto(first_line(server).strip())
-        page.wait_for_selector("#picture-0 img")
+        page.wait_for_selector("#picture-0 img[src]")
         take(page, "demo.png")
         browser.close()
         stop(server)

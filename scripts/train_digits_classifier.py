@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alphaflow.data import Digits, from_uint8, to_uint8
-from alphaflow.metrics.detectors import DIGITS_ASSET, DigitsClassifier
+from alphaflow.metrics.detectors.base import DIGITS_ASSET, DigitsClassifier
 
 ASSETS = Path(__file__).parent.parent / "src" / "alphaflow" / "assets"
 EPOCHS, BATCH_SIZE = 80, 128

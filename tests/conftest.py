@@ -10,7 +10,7 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
-from alphaflow.metrics.catalogue import PUBLISHED
+from alphaflow.metrics.detectors.catalogue import PUBLISHED
 from drawn import ROWS
 from published_weights import Publish
 from reference import SmallNet

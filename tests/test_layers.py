@@ -1,6 +1,7 @@
-"""Imports only go down: primitives <- components <- running <- recipes <- command line."""
+"""Imports only go back along the way of the data, and there is no circle between packages."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,58 +10,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "alphaflow"
 
-FLOORS: list[dict[str, set[str]]] = [
-    # From the bottom up. A floor holds families; a module may import its own family and every floor below.
-    {
-        "primitives": {"errors", "spec", "path", "pixels", "rng", "times", "schedules", "ema", "places"}
-        | {"derivative", "fused", "dual", "dual_rules", "dual_attention"}
-    },
-    {
-        "objective": {"targets", "weighting", "guidance", "steering", "objectives", "members", "compiled"},
-        "sampling": {"sampling"},
-        "models": {"models"},
-        "data": {"data"},
-        "metrics": {"metrics"},
-        "autoencoders": {"vae"},
-        "interop": {"interop"},
-    },
-    {
-        "running": {
-            "training",
-            "diagnostics",
-            "generate",
-            "portable",
-            "export",
-            "evaluate",
-            "scoring",
-            "examining",
-            "results",
-            "comparison",
-            "figures",
-            "report",
-            "report_figures",
-            "report_material",
-            "report_words",
-            "bench",
-            "encoding",
-            "decoder",
-            "demo",
-            "plan",
-            "films",
-            "stats",
-            "view",
-            "importing",
-        }
-    },
-    {"recipes": {"recipes"}},
-    {"command line": {"cli", "__main__"}},
-]
-PLACE = {
-    module: (floor, family)
-    for floor, families in enumerate(FLOORS)
-    for family, modules in families.items()
-    for module in modules
-}
+ORDER = (
+    *("errors", "npy", "pixels", "rng", "path", "files", "devices", "progress"),
+    *("derivatives", "models", "data", "metrics", "method", "encoding", "generation", "runs", "parallel"),
+    *("evaluation", "diagnostics", "observers", "training", "costs", "reports"),
+    *("export", "importing", "demo", "recipes", "cli", "__main__"),
+)
+"""Along the way of the data. A module may import its own package and those before it."""
 
 
 def name_of(path: Path) -> str:
@@ -94,20 +50,28 @@ def top(name: str) -> str:
     return name.split(".")[0]
 
 
-def test_every_module_has_a_floor():
-    unknown = sorted({top(name) for name in modules()} - set(PLACE))
-    assert not unknown, f"put {', '.join(unknown)} on a floor of the table in {Path(__file__).name}"
+def test_every_module_has_its_place():
+    unknown = sorted({top(name) for name in modules()} - set(ORDER))
+    assert not unknown, f"put {', '.join(unknown)} into the order of {Path(__file__).name} and CONTRIBUTING.md"
+    assert not set(ORDER) - {top(name) for name in modules()}
 
 
-def test_imports_only_go_down():
-    wrong = []
-    for source, path in modules().items():
-        floor, family = PLACE.get(top(source), (99, ""))
-        for target in sorted(imports_of(path)):
-            below, other = PLACE.get(top(target), (-1, ""))
-            if below >= floor and (below, other) != (floor, family):
-                wrong.append(f"{source} ({family}) imports {target} ({other})")
+def test_imports_only_go_back_to_what_comes_before():
+    place = {name: number for number, name in enumerate(ORDER)}
+    wrong = [
+        f"{source} imports {target}"
+        for source, path in modules().items()
+        for target in sorted(imports_of(path))
+        if place.get(top(target), -1) > place[top(source)]
+    ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_list_is_the_one_that_contributors_read():
+    text = (PACKAGE.parents[1] / "CONTRIBUTING.md").read_text()
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    named = [re.sub(r"[/`]|\.py", "", name) for row in rows for name in row.replace(",", " ").split()]
+    assert named == [name for name in ORDER if name != "__main__"]
 
 
 def test_no_modules_import_each_other_in_a_circle():
@@ -130,22 +94,22 @@ def test_the_scanner_sees_every_form_of_import(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
     file = tmp_path / "models" / "dit.py"
     file.parent.mkdir()
-    for name in ("recipes", "spec", "models/mlp"):
+    for name in ("recipes", "rng", "models/mlp"):
         (tmp_path / name).with_suffix(".py").touch()
     file.write_text(
         "import torch, alphaflow.training.loop\nfrom alphaflow.cli import main\nfrom alphaflow import recipes\n"
-        "from .. import spec, __version__\nfrom ..errors import choose\nfrom .unet import UNet\n"
+        "from .. import rng, __version__\nfrom ..errors import choose\nfrom .unet import UNet\n"
         "from . import mlp, DiT\n"
         "def late():\n    from ..report import write\n"
     )
     within = {"models.unet", "models.mlp", "models"}
-    assert imports_of(file) == {"training.loop", "cli", "recipes", "spec", "errors", "report", *within}
+    assert imports_of(file) == {"training.loop", "cli", "recipes", "rng", "errors", "report", *within}
     assert name_of(file) == "models.dit"
 
 
-def test_the_bottom_floor_needs_no_module_above_it_to_load():
+def test_what_comes_first_loads_alone():
     """The rule again, seen from a running interpreter."""
-    names = sorted(FLOORS[0]["primitives"])
+    names = ORDER[: ORDER.index("data")]
     code = (
         f"import sys, importlib\nfor name in {names!r}: importlib.import_module('alphaflow.' + name)\n"
         f"loaded = {{name.split('.')[1] for name in sys.modules if name.startswith('alphaflow.')}}\n"

@@ -25,7 +25,6 @@ from figure import draw
 from machine import RESULTS
 from page import FIRST, SEEDS, show, tables, write
 from settings import CONFIRMED, SETTINGS
-
 from training import run
 
 RUNS = RESULTS / "claims.jsonl"

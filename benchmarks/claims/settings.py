@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sets import NAMES
-
 from training import Setting
 
 BASE = "α-Flow"

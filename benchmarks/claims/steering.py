@@ -1,4 +1,4 @@
-"""A curriculum of α that chooses itself by its bias; `alphaflow.steering` has the one that fared better.
+"""A curriculum of α that chooses itself by its bias; `alphaflow.SelfSteering` is the one that fared better.
 
 On a row with r < t the objective's error is e_α = (u - target_α) / α. As α → 0 it becomes MeanFlow's
 e_0, whose gradient training should follow; that of e_α is off by a bias that grows like α. Both scatter with the
@@ -16,10 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from alphaflow.objectives import Draw
-from alphaflow.path import Network
-from alphaflow.targets import average_velocity_target
-from alphaflow.weighting import AnchorWeight, Weight
+from alphaflow.method.targets import average_velocity_target
+from alphaflow.method.weighting import AnchorWeight, Weight
+from alphaflow.path import Network, Points
 
 
 @dataclass
@@ -39,7 +38,7 @@ class ByBias:
     def __call__(self, step: int) -> float:
         return self.value
 
-    def measure(self, net: nn.Module, draw: Draw, weight: Weight | AnchorWeight) -> tuple[float, float]:
+    def measure(self, net: nn.Module, draw: Points, weight: Weight | AnchorWeight) -> tuple[float, float]:
         """What `bias` and `scatter` are on the rows of a draw, all with r < t: without the noise of their number,
         for it comes from products and differences of the gradients on the two halves."""
         half = len(draw.z) // 2
@@ -56,7 +55,7 @@ class ByBias:
         if self.value < self.clamp:
             self.value = 0.0
 
-    def _gradients(self, net: nn.Module, draw: Draw, weight: Weight | AnchorWeight) -> tuple[Tensor, Tensor]:
+    def _gradients(self, net: nn.Module, draw: Points, weight: Weight | AnchorWeight) -> tuple[Tensor, Tensor]:
         """Of the mean loss: what α adds to it in comparison with α → 0, and all of it."""
         u = net(draw.z, draw.r, draw.t, draw.y)
         whole, halved = (_error(net, u.detach(), draw, alpha) for alpha in (self.value, self.value / 2))
@@ -80,11 +79,10 @@ class ByBias:
         return first, second
 
 
-def _rows(draw: Draw, rows: slice) -> Draw:
-    y = None if draw.y is None else draw.y[rows]
-    return Draw(draw.z[rows], draw.v[rows], draw.r[rows], draw.t[rows], y, draw.alpha, 0)
+def _rows(draw: Points, rows: slice) -> Points:
+    return draw.map(lambda part: part[rows])
 
 
 @torch.no_grad()
-def _error(net: Network, u: Tensor, draw: Draw, alpha: float) -> Tensor:
+def _error(net: Network, u: Tensor, draw: Points, alpha: float) -> Tensor:
     return (u - average_velocity_target(net, draw.z, draw.v, draw.r, draw.t, alpha, draw.y)) / alpha

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 import alphaflow as af
 from alphaflow import schedules
-from alphaflow.ema import EMA
-from alphaflow.objectives import Draw
-from alphaflow.path import tell
-from alphaflow.steering import SelfSteering
-from alphaflow.targets import average_velocity_target
-from alphaflow.weighting import Weight
+from alphaflow.method.guidance import tell
+from alphaflow.method.self_steering import SelfSteering
+from alphaflow.method.targets import average_velocity_target
+from alphaflow.method.weighting import Weight
+from alphaflow.models.ema import EMA
+from alphaflow.path import Points
 
 CHECKPOINTS, BATCHES = 8, 6
 """Where conflict is measured: at the end of each eighth of a run, on so many batches."""
@@ -206,7 +206,7 @@ def _rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / 50) * min(1.0, 0.05 + 1.9 * (1 - step / steps))
 
 
-def _taught(objective: af.AlphaFlow, net: nn.Module, teacher: nn.Module, draw: Draw) -> Tensor:
+def _taught(objective: af.AlphaFlow, net: nn.Module, teacher: nn.Module, draw: Points) -> Tensor:
     """The objective with u⁻ of a teacher, for the paper's Table 5a."""
     target = average_velocity_target(teacher, draw.z, draw.v, draw.r, draw.t, draw.alpha, draw.y)
     error = (net(draw.z, draw.r, draw.t, draw.y) - target).square().flatten(1).mean(1)
@@ -214,7 +214,7 @@ def _taught(objective: af.AlphaFlow, net: nn.Module, teacher: nn.Module, draw: D
     return (objective.weight(error.detach(), a, draw.z[0].numel(), draw.r, draw.t) * error).mean()
 
 
-def _operated(objective: af.AlphaFlow, net: nn.Module, draw: Draw, how: str) -> None:
+def _operated(objective: af.AlphaFlow, net: nn.Module, draw: Points, how: str) -> None:
     """Gradients of the objective's two parts, ‖u - v‖² and 2 (v - target)·u, changed before they are added."""
     u = net(draw.z, draw.r, draw.t, draw.y)
     target = average_velocity_target(net, draw.z, draw.v, draw.r, draw.t, draw.alpha, draw.y)

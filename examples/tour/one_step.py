@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import alphaflow as af
-from alphaflow.times import Uniform
+from alphaflow.method.times import Uniform
 from common import distance, dots, moons, noise, panels, run, square, train
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import models, schedules, times
-    from .compiled import Compiled
-    from .derivative import DerivativeError, check_derivative, total_derivative
-    from .ema import EMA
+    from . import models
+    from .derivatives.total import DerivativeError, check_derivative, total_derivative
     from .errors import UserError
-    from .generate import Generator, load
-    from .guidance import Guidance, Guided
-    from .members import (
+    from .generation.generator import Generator
+    from .method import schedules, times
+    from .method.alpha import RandomSplit, StepSize
+    from .method.compiled import Compiled
+    from .method.family import (
         FACM,
         ConsistencyTraining,
         FlowMatching,
@@ -26,26 +26,31 @@ if TYPE_CHECKING:
         SplitMeanFlow,
         TrajectoryFlowMatching,
     )
+    from .method.guidance import Guidance, Guided
+    from .method.objective import AlphaFlow, Output
+    from .method.sampling import invert, jump, sample
+    from .method.self_steering import SelfSteering
+    from .method.targets import average_velocity_target
+    from .method.times import Times
+    from .method.weighting import Weight
     from .metrics import frechet_distance
-    from .objectives import AlphaFlow, Output, RandomSplit, StepSize
+    from .models.ema import EMA
     from .path import interpolate
     from .rng import KeyedRandom
-    from .sampling import invert, jump, sample
-    from .steering import SelfSteering
-    from .targets import average_velocity_target
-    from .times import Times
-    from .weighting import Weight
+    from .runs.loading import load
 
 _HOME = {
-    **{name: "" for name in ("models", "schedules", "times")},
-    **{name: ".derivative" for name in ("DerivativeError", "check_derivative", "total_derivative")},
-    "Compiled": ".compiled",
-    "EMA": ".ema",
+    "models": "",
+    **{name: ".method" for name in ("schedules", "times")},
+    **{name: ".derivatives.total" for name in ("DerivativeError", "check_derivative", "total_derivative")},
+    "Compiled": ".method.compiled",
+    "EMA": ".models.ema",
     "UserError": ".errors",
-    **{name: ".generate" for name in ("Generator", "load")},
-    **{name: ".guidance" for name in ("Guidance", "Guided")},
+    "Generator": ".generation.generator",
+    "load": ".runs.loading",
+    **{name: ".method.guidance" for name in ("Guidance", "Guided")},
     **{
-        name: ".members"
+        name: ".method.family"
         for name in (
             "FACM",
             "ConsistencyTraining",
@@ -58,15 +63,17 @@ _HOME = {
         )
     },
     "frechet_distance": ".metrics",
-    **{name: ".objectives" for name in ("AlphaFlow", "Output", "RandomSplit", "StepSize")},
+    **{name: ".method.alpha" for name in ("RandomSplit", "StepSize")},
+    **{name: ".method.objective" for name in ("AlphaFlow", "Output")},
     "interpolate": ".path",
     "KeyedRandom": ".rng",
-    **{name: ".sampling" for name in ("invert", "jump", "sample")},
-    "SelfSteering": ".steering",
-    "average_velocity_target": ".targets",
-    "Times": ".times",
-    "Weight": ".weighting",
+    **{name: ".method.sampling" for name in ("invert", "jump", "sample")},
+    "SelfSteering": ".method.self_steering",
+    "average_velocity_target": ".method.targets",
+    "Times": ".method.times",
+    "Weight": ".method.weighting",
 }
+_MODULES = ("models", "schedules", "times")
 __all__ = ["__version__", *sorted(_HOME)]
 
 
@@ -74,7 +81,10 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'alphaflow' has no attribute {name!r}")
     home = _HOME[name]
-    value = getattr(import_module(home, __name__), name) if home else import_module(f".{name}", __name__)
+    if name in _MODULES:
+        value = import_module(f"{home}.{name}", __name__)
+    else:
+        value = getattr(import_module(home, __name__), name)
     globals()[name] = value
     return value
 

@@ -27,3 +27,14 @@ def choose(kind: str, name: str, names: Iterable[str], *, status: int = 1) -> st
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names)}"
     raise UserError(f"unknown {kind} {name!r}: {hint}", status=status)
+
+
+def one_line(error: object, most: int | None = None) -> str:
+    """What an exception says, in one line of at most `most` letters; its class where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+def missing(what: str, extra: str, error: ImportError | None = None) -> UserError:
+    """The refusal of what needs an extra. what: as in `LMDB needs its package`. error: what Python said."""
+    said = f" ({error})" if error else ""
+    return UserError(f"{what}{said}: pip install 'alphaflow[{extra}]'")

@@ -13,16 +13,94 @@ Source: MeanFlow (arXiv 2505.13447), section 4; α-Flow (arXiv 2510.20771), sect
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
-import torch
 from torch import Tensor
 
-from .rng import send
+from .errors import UserError
 
 Network: TypeAlias = Callable[..., Tensor]
 """net(z, r, t, y=None) -> u. z and u: (B, *shape) float; r, t: (B,) in [0, 1], r <= t; y: (B,) int64 or None, or
-(B, 4) as `tell` makes it for networks that take guidance as an input."""
+(B, 4) as `method.guidance.tell` makes it for networks that take guidance as an input."""
+
+
+Regime = Literal["flow", "between", "derivative"]
+"""What α asks for: v alone (1), a second evaluation at s (0 < α < 1), or du/dt (0)."""
+
+
+def regime_of(alpha: float | Tensor) -> Regime:
+    """The regime of an α; a tensor of values lies between."""
+    if isinstance(alpha, Tensor):
+        return "between"
+    return "derivative" if alpha == 0 else "flow" if alpha == 1 else "between"
+
+
+@dataclass(frozen=True)
+class Points:
+    """The points at which a network is trained or looked at: the rows of a batch on their paths.
+
+    z, v: points on the paths and velocities there (B, *shape), the samples' or the teacher's, guided or not.
+    r, t: times (B,), r <= t. y: classes (B,), or (B, 4), or None.
+    alpha: a number, or a tensor: () for all rows or (B,) row by row. At 0, as here, du/dt is what is asked for.
+    flow_rows: the number of first rows that were drawn to have r = t.
+    """
+
+    z: Tensor
+    v: Tensor
+    r: Tensor
+    t: Tensor
+    y: Tensor | None = None
+    alpha: float | Tensor = 0.0
+    flow_rows: int = 0
+
+    @property
+    def regime(self) -> Regime:
+        """What α asks for: known on the host, wherever the tensors are."""
+        return regime_of(self.alpha)
+
+    @property
+    def by_row(self) -> bool:
+        """Whether each row has an α of its own."""
+        return isinstance(self.alpha, Tensor) and self.alpha.ndim > 0
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Points":
+        """The points with each tensor of rows changed."""
+        z, v, r, t = (change(part) for part in (self.z, self.v, self.r, self.t))
+        alpha = change(self.alpha) if isinstance(self.alpha, Tensor) and self.by_row else self.alpha
+        return Points(z, v, r, t, None if self.y is None else change(self.y), alpha, self.flow_rows)
+
+    def rows(self, start: int, end: int | None = None) -> "Points":
+        """The rows from `start` on, up to `end`."""
+        return replace(self.map(lambda part: part[start:end]), flow_rows=max(0, self.flow_rows - start))
+
+
+def predict(net: Network, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+    """u(z, r, t, y), (B, *shape), once it is seen to be what was asked for.
+
+    Raises:
+        UserError: (a ValueError) the network gives no tensor, or one of another shape, which would broadcast.
+    """
+    return checked(net(z, r, t, y), z)
+
+
+def checked(u: object, z: Tensor) -> Tensor:
+    """`u` itself, if it is a tensor like z."""
+    if not isinstance(u, Tensor):
+        raise UserError(
+            f"the network returns {_named(u)}, where u is one tensor like z: hand in what takes it out, as "
+            "lambda z, r, t, y: net(z, r, t, y)[0]"
+        )
+    if u.shape != z.shape:
+        raise UserError(
+            f"the network returns shape {tuple(u.shape)} for z of shape {tuple(z.shape)}: u must be like z"
+        )
+    return u
+
+
+def _named(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
 def expand(values: Tensor, like: Tensor) -> Tensor:
@@ -50,32 +128,6 @@ def interpolate(x: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"t has shape {tuple(t.shape)}: give one time for each of the {x.shape[0]} rows")
     times = expand(t, x)
     return (1 - times) * x + times * noise, noise - x
-
-
-def tell(
-    y: Tensor,
-    scale: float | Tensor,
-    start: float | Tensor = 0.0,
-    end: float | Tensor = 1.0,
-    *,
-    null: int,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """Classes with what a network is told of guidance: (B, 4), each row a class, a scale, an interval of t.
-
-    One tensor, so that it is cut and joined like the classes alone. Classes stay exact: `dtype` is raised to at
-    least float32. No class is led towards nothing: such rows are told scale 1 and all of [0, 1], which is also
-    what classes alone, (B,), mean to such a network.
-
-    Args:
-        y: classes (B,) int64. scale, start, end: numbers, or (B,) row by row.
-        null: the class index that means "no class".
-    """
-    columns = [y.to(torch.promote_types(dtype, torch.float32))]
-    for value, unguided in ((scale, 1.0), (start, 0.0), (end, 1.0)):
-        told = send(value, columns[0]) if isinstance(value, Tensor) else torch.full_like(columns[0], value)
-        columns.append(torch.where(y == null, unguided, told))
-    return torch.stack(columns, dim=1)
 
 
 def move(z: Tensor, velocity: Tensor, t: Tensor, r: Tensor) -> Tensor:

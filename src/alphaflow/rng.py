@@ -7,8 +7,9 @@ ordinary `torch.Generator`, for users with a loop of their own.
 
 import hashlib
 import math
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -166,3 +167,47 @@ def permuted(places: Tensor, sizes: Tensor, keys: Tensor) -> Tensor:
         result[todo] = (left << bits) | right
         todo = todo[result[todo] >= sizes[todo]]
     return result
+
+
+# --- randomness inside a network: dropout, noise layers ----------------------------------------------------------
+
+
+GlobalState = tuple[Tensor, Tensor | None]
+
+
+def global_state(device: torch.device) -> GlobalState:
+    """The state of torch's own generators, on the CPU and on `device`; no device is waited for."""
+    module = None if device.type in ("cpu", "meta") else torch.get_device_module(device)
+    return torch.get_rng_state(), None if module is None else module.get_rng_state(device)
+
+
+def set_global_state(state: GlobalState, device: torch.device) -> None:
+    """Set torch's own generators to a state that they had."""
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.get_device_module(device).set_rng_state(state[1], device)
+
+
+def is_same(a: GlobalState, b: GlobalState) -> bool:
+    """Whether nothing was drawn between two states."""
+    return all(one is other or torch.equal(one, other) for one, other in zip(a, b))  # type: ignore[arg-type]
+
+
+@contextmanager
+def set_apart(device: torch.device) -> Iterator[None]:
+    """What is drawn inside from torch's own generators is not missed outside."""
+    state = global_state(device)
+    try:
+        yield
+    finally:
+        set_global_state(state, device)
+
+
+def replayed(net: Callable[..., Any], state: GlobalState, device: torch.device) -> Callable[..., Any]:
+    """The network, each of whose evaluations draws from the same state: one mask for all batches of one size."""
+
+    def again(*args: Any, **kwargs: Any) -> Any:
+        set_global_state(state, device)
+        return net(*args, **kwargs)
+
+    return again

@@ -13,9 +13,9 @@ import yaml
 from PIL import Image
 
 import alphaflow as af
-from alphaflow import bench
 from alphaflow.cli import COMMANDS, run
-from alphaflow.compiled import Compiled
+from alphaflow.costs import bench
+from alphaflow.method.compiled import Compiled
 from alphaflow.models.dit import PRESETS
 
 TINY = "--batch-size 16 --model.width 16 --model.depth 1 --model.heads 2 --model.patch 4 --log-every 1".split()
@@ -74,7 +74,7 @@ def test_every_command_has_help(command, capsys):
 
 
 def test_train_help_lists_every_setting(capsys):
-    from alphaflow.training.config import dotted_names
+    from alphaflow.runs.config import dotted_names
 
     assert run(["train", "digits", "--help"]) == 0
     said = capsys.readouterr().out
@@ -265,7 +265,7 @@ def test_resume_continues_and_lengthens(tmp_path):
         "--objective.name meanflow --objective.derivative reverse --objective.flow-law uniform",
         "--objective.name meanflow --objective.derivative difference --objective.weight scaled",
         "--objective.omega 2 --objective.kappa 0.5 --objective.guide-to 0.8 --objective.label-drop 0.1",
-        "--model.guided --objective.scales 1 4 --objective.label-drop 0.1 --model.name unet",
+        "--model.guided --objective.scales 1 4 --objective.label-drop 0.1",
         "--objective.weight adaptive --objective.weight-power 0.5 --objective.weight-c 0.01 --precision bfloat16",
         "--model.predicts data --objective.name discrete-consistency --accumulate 2",
         "--parallel.strategy fsdp --optimizer.decay linear(60%,100%) --data.flip --ema.ramp 0.1",
@@ -320,7 +320,7 @@ REFUSED = {
     "scales that fall": (2, TOLD + " --objective.scales 1 0.5 --objective.label-drop 0.1", "must rise from 1"),
     "scales without drops": (2, TOLD + " --objective.scales 1 4", "add --objective.label-drop 0.1"),
     "intervals without scales": (2, TRAIN + " --objective.intervals", "objective.intervals goes with"),
-    "guidance without classes": (2, "train toy --out {out} --model.guided", "model.guided needs classes"),
+    "guidance without classes": (2, "train toy --out {out} --model.guided", "data that have classes"),
     "an interval for a deaf network": (2, "sample {run} --out {out}.npz --guide-to 0.9", "needs a network"),
     "a scale for a file": (2, "export {run} {out} --guidance 2", "leave --guidance out"),
     "a scale for a deaf graph": (2, "export {run} {out} --format program --guidance 2", "takes none as an input"),
@@ -336,20 +336,20 @@ REFUSED = {
     "an ending we cannot write": (2, "sample {run} --out {out}.jpeg", ".npz or .png"),
     "no samples": (2, "sample {run} --out {out}.npz --count 0", "--count 0 must be at least 1"),
     "no evaluations": (2, "sample {run} --out {out}.npz --nfe 0", "--nfe 0"),
-    "labels out of range": (1, "sample {run} --out {out}.npz --labels 3,11", "label 11 is out of range"),
+    "labels out of range": (2, "sample {run} --out {out}.npz --labels 3,11", "unknown class '11'"),
     "labels that are none": (2, "sample {run} --out {out}.npz --labels one", "balanced, random"),
     "times that rise": (2, "sample {run} --out {out}.npz --times 0,1", "must fall"),
     "times that are none": (2, "sample {run} --out {out}.npz --times 1,half,0", "falling numbers"),
-    "an unknown sampler": (1, "sample {run} --out {out}.npz --method odes", "did you mean 'ode'"),
+    "an unknown sampler": (2, "sample {run} --out {out}.npz --method odes", "did you mean 'ode'"),
     "too many samplers": (2, "sample {run} --out {out}.npz --method ode,heun,ode", "3 methods for 1 intervals"),
     "an unwritable file": (1, "sample {run} --out /dev/null/s.npz", "/dev/null/s.npz"),
     "an unknown metric": (2, "evaluate {run} --metrics fid", "unknown metric 'fid'"),
     "too few samples": (2, "evaluate {run} --count 3", "too few"),
     "a metric that does not apply": (2, "evaluate {toy} --metrics frechet", "needs a detector"),
     "no rounds": (2, "bench --rounds 0", "--rounds 0"),
-    "a share that is none": (2, "bench --shares 150", "percentages"),
+    "a share that is none": (2, "bench --shares 150", "--shares 150 must be at most 100"),
     "a way that is none": (2, "bench --ways fusd", "did you mean 'fused'"),
-    "a preset that is none": (1, "bench --model Q/2 --rounds 1", "unknown DiT size"),
+    "a preset that is none": (2, "bench --model Q/2 --rounds 1", "unknown DiT size"),
     "a missing option": (2, "sample {run}", "--out"),
     "reporting on no run": (1, "report {none}", "is not a run"),
 }

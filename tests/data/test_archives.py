@@ -20,8 +20,8 @@ from PIL import Image
 from alphaflow.data import Images
 from alphaflow.data.sources import open_source
 from alphaflow.data.sources.archive import Archive
+from alphaflow.data.sources.archive_members import members_of
 from alphaflow.data.sources.cache import cache_folder
-from alphaflow.data.sources.members import members_of
 from alphaflow.data.sources.tree import Tree
 from alphaflow.errors import UserError
 
@@ -267,3 +267,66 @@ def test_members_are_checked_even_where_they_are_not_wanted(tmp_path: Path) -> N
     with pytest.raises(UserError, match="bashrc is refused"):
         members_of(path, lambda name: name.endswith(".png"))
     assert np.array_equal(members_of(pack(tmp_path / "b.zip", {"1.png": b"1"})).sizes, [1])
+
+
+# ---------------------------------------------------------------- archives from Windows and from Macs
+
+
+def windows_zip(path: Path, names: list[str]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            info = zipfile.ZipInfo("x")
+            info.filename = (
+                name  # as PowerShell's Compress-Archive and .NET have it: zipfile would turn the slashes
+            )
+            archive.writestr(info, b"" if name.endswith("\\") else name.encode())
+    return path
+
+
+@pytest.mark.parametrize("top", ["", "pets\\", "other\\"])
+def test_backslashes_are_slashes(tmp_path: Path, top: str) -> None:
+    names = [f"{top}{c}\\{k}.PNG" for c in ("cat", "dog") for k in range(3)]
+    path = windows_zip(tmp_path / "pets.zip", [f"{top}cat\\", *names, f"{top}cat\\Thumbs.db", f"{top}cat/._0.png"])
+    source = open_source(str(path))
+    assert source.class_names == ("cat", "dog") and source.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert source.read(4) == names[4].encode() and source.name(4) == f"{path}!dog/1.PNG"
+
+
+def test_the_same_name_with_both_slashes_is_there_twice(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cat/0\.png is there twice"):
+        open_source(str(windows_zip(tmp_path / "a.zip", ["cat\\0.png", "cat/0.png"])))
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "folder"])
+def test_what_is_not_used_is_said(tmp_path: Path, kind: str) -> None:
+    files = {
+        f"set/{name}": b"1" for name in ("cat/1.png", "cat/2.bmp", "cat/3.heic", "dog/1.png", "dog/notes.txt")
+    }
+    files |= {"set/emu/1.bmp": b"1", "set/fox/1.tif": b"1", "set/fox/x/2.tif": b"1", "set/readme.md": b"1"}
+    files |= {"set/.ipynb_checkpoints/1-checkpoint.png": b"1", "__MACOSX/set/cat/._1.png": b"1"}
+    if kind == "folder":
+        (tmp_path / "set" / "gnu").mkdir(parents=True)
+        source = open_source(str(unpack(tmp_path, files) / "set"))
+    else:
+        path = pack(tmp_path / f"set.{kind}", files)
+        if kind == "zip":
+            with zipfile.ZipFile(path, "a") as archive:
+                archive.mkdir("set/gnu")
+        else:
+            with tarfile.open(path, "a") as tar:
+                member = tarfile.TarInfo("set/gnu")
+                member.type = tarfile.DIRTYPE
+                tar.addfile(member)
+        assert open_source(str(path)).passed_over  # and from the cache
+        source = open_source(str(path))
+    assert len(source) == 2 and source.class_names == ("cat", "dog")
+    bare = "3 folders without PNG, JPEG or WebP (emu, fox, gnu)"
+    assert source.passed_over == (bare, "2 files of other kinds (.bmp, .heic)")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "folder"])
+def test_an_address_without_images_says_what_it_holds(tmp_path: Path, kind: str) -> None:
+    files = {"set/a/1.bmp": b"1", "set/a/2.bmp": b"1", "set/n01.7z": b"1"}
+    where = unpack(tmp_path, files) / "set" if kind == "folder" else pack(tmp_path / f"set.{kind}", files)
+    with pytest.raises(UserError, match=r"holds no images \(it holds files of other kinds: 2 \.bmp, 1 \.7z\)"):
+        open_source(str(where))

@@ -56,6 +56,36 @@ def test_labels_of_an_npz(tmp_path: Path) -> None:
         open_source(path, labels="word")
 
 
+def test_labels_that_are_words_in_bytes(tmp_path: Path) -> None:
+    words = np.array([b"cat", b"dog", b"caf\xe9", b"dog", b"cat", b"cat", b"dog"])
+    source = open_source(save(tmp_path / "a.npz", images=PIXELS, labels=words[:, None]))
+    assert source.class_names == ("caf\\xe9", "cat", "dog") and source.labels.tolist() == [1, 2, 0, 2, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (LABELS == 0, r"labels labels are bool \(7,\).*labels.astype\(int\)"),
+        (np.eye(7), r"are float64 \(7, 7\).*labels.argmax\(1\)"),
+        (np.where(LABELS == 0, np.inf, 1.0), "are float64"),
+        (np.where(LABELS == 0, np.nan, 1.0), "are float64"),
+        (LABELS.astype(complex), "are complex128"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(tmp_path: Path, labels: np.ndarray, message: str) -> None:
+    np.save(tmp_path / "l.npy", labels)
+    with pytest.raises(UserError, match=message):
+        open_source(save(tmp_path / "a.npz", images=PIXELS, labels=labels))
+    with pytest.raises(UserError, match=message.replace("labels labels", "labels .*l.npy")):
+        open_source(save(tmp_path / "b.npz", images=PIXELS), labels=str(tmp_path / "l.npy"))
+
+
+def test_labels_that_are_python_objects_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "l.npy", np.array(["a"] * 7, object))
+    with pytest.raises(UserError, match=r"l.npy .*it holds Python objects"):
+        open_source(save(tmp_path / "a.npz", images=PIXELS), labels=str(tmp_path / "l.npy"))
+
+
 def test_the_only_array_of_bytes_is_taken_whatever_its_name(tmp_path: Path) -> None:
     assert len(open_source(save(tmp_path / "a.npz", samples=PIXELS, labels=LABELS))) == 7
     with pytest.raises(UserError, match=r"no array named images, x or arr_0, but a uint8 .* b uint8"):
@@ -129,3 +159,18 @@ def test_other_pixels_of_the_same_shape_have_another_stamp(tmp_path: Path) -> No
     one = open_source(save(tmp_path / "a.npy", images=PIXELS))
     two = open_source(save(tmp_path / "a.npy", images=255 - PIXELS))
     assert one.digest == two.digest and one.stamp != two.stamp
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_one_picture_is_no_set_of_grey_ones(tmp_path: Path, channels: int) -> None:
+    np.save(tmp_path / "one.npy", np.zeros((8, 8, channels), np.uint8))
+    with pytest.raises(UserError, match=r"one\.npy has the shape .* which is one picture: images must be"):
+        open_source(str(tmp_path / "one.npy"))
+
+
+def test_arrays_that_could_be_labels_are_told(tmp_path: Path) -> None:
+    about = {"fine_labels": np.arange(5), "coarse_labels": np.arange(5), "mean": np.zeros(3)}
+    source = open_source(save(tmp_path / "a.npz", images=np.zeros((5, 8, 8, 3), np.uint8), **about))
+    assert source.labels is None
+    told = "no array of labels among fine_labels, coarse_labels: --data.labels ARRAY takes one"
+    assert source.passed_over == (told,)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from alphaflow.data import Digits
-from alphaflow.data import clip_latents as module
-from alphaflow.data.clip_latents import ClipFrames, ClipLatents
-from alphaflow.data.clips import read_clip
+from alphaflow.data.videos import latents as module
+from alphaflow.data.videos.clip_files import read_clip
+from alphaflow.data.videos.latents import ClipFrames, ClipLatents
 from alphaflow.errors import UserError
 from clips import write_clip
 

@@ -186,7 +186,7 @@ def test_a_csv_that_does_not_fit_is_refused(tmp_path: Path, text: str, message: 
 
 def test_labels_that_are_no_csv_or_not_there_are_refused(tmp_path: Path) -> None:
     touch(tmp_path, "1.png")
-    with pytest.raises(UserError, match="labels 'column' are no CSV"):
+    with pytest.raises(UserError, match=r"labels 'column' are no file.*FILE\.csv"):
         Tree(tmp_path, labels="column")
     with pytest.raises(UserError, match=r"cannot read labels from .*missing\.csv \(No such file"):
         Tree(tmp_path, labels=str(tmp_path / "missing.csv"))

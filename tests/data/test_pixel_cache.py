@@ -86,6 +86,17 @@ def test_a_changed_file_is_decoded_anew_though_names_and_sizes_stay(root: Path) 
     assert before.fingerprint != after.fingerprint or len(after.skipped) == 3
 
 
+def test_what_an_earlier_decoder_made_is_not_taken(
+    root: Path, decoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(pixel_cache, "DECODER", pixel_cache.DECODER - 1)
+        Images(root, 8, memory=0)
+    assert len(decoded) == 20
+    Images(root, 8, memory=0)
+    assert len(decoded) == 40 and len(list(cache_folder("pixels").iterdir())) == 2
+
+
 def test_an_interrupted_decoding_goes_on_where_it_was(
     root: Path, decoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -160,7 +160,16 @@ class Server(http.server.SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         type(self).asked.append(self.path)
-        super().do_GET()
+        if "forbidden" in self.path:
+            self.send_error(403, "not for you")
+        else:
+            super().do_GET()
+
+    def do_HEAD(self) -> None:
+        if "forbidden" in self.path:
+            self.send_error(403, "not for you")
+        else:
+            super().do_HEAD()
 
     def copyfile(self, source: object, outputfile: object) -> None:
         data = source.read()  # type: ignore[attr-defined]
@@ -213,6 +222,22 @@ def test_what_cannot_be_fetched_is_named(server: tuple[str, type[Server]]) -> No
         open_source("nosuch://x/a.tar")
 
 
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("{}/no.zip", "the server answers 404 File not found: look at the address"),
+        ("{}/forbidden.zip", "the server answers 403 not for you: it does not give this to you"),
+        ("http://no-such-host.invalid/x.zip", "there is no host no-such-host.invalid, or no network"),
+        ("http://127.0.0.1:9/x.zip", "nothing listens at 127.0.0.1:9"),
+        ("memory://nowhere/x.zip", "there is no such file"),
+    ],
+)
+def test_why_something_cannot_be_fetched(server: tuple[str, type[Server]], url: str, reason: str) -> None:
+    with pytest.raises(UserError) as caught:
+        open_source(url.format(server[0]))
+    assert str(caught.value).startswith(f"cannot fetch {url.format(server[0])}: {reason}")
+
+
 def test_patterns_and_other_kinds_on_any_file_system_that_fsspec_knows(folder: Path) -> None:
     memory = fsspec.filesystem("memory")
     memory.put(str(folder), "/bucket/set", recursive=True)
@@ -226,3 +251,105 @@ def test_patterns_and_other_kinds_on_any_file_system_that_fsspec_knows(folder: P
             archive.writestr("cats/1.png", b"1")
     zipped = open_source("memory://bucket/a.zip")
     assert zipped.name(0) == "memory://bucket/a.zip!cats/1.png" and zipped.read(0) == b"1"
+
+
+# ---------------------------------------------------------------- dots in names
+
+
+def noted(*samples: tuple[str, str, str]) -> list[tuple[str, bytes]]:
+    """(image, note, label): members of a shard; the image's content is its name."""
+    return [
+        member for image, note, label in samples for member in ((image, image.encode()), (note, label.encode()))
+    ]
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        [(f"img{k}_v1.5.jpg", f"img{k}_v1.5.cls", "ab"[k % 2]) for k in range(4)],
+        [(f"scale_1.{k}.jpg", f"scale_1.{k}.cls", "ab"[k % 2]) for k in range(4)],
+        [(f"{k:06}.image.png", f"{k:06}.label.cls", "ab"[k % 2]) for k in range(4)],
+        [(f"{k:06}.jpg", f"{k:06}.label.cls", "ab"[k % 2]) for k in range(4)],
+        [(f"{k:06}.input.JPG", f"{k:06}.cls", "ab"[k % 2]) for k in range(4)],
+        [(f"a.b/shot 10.{k}.jpg", f"a.b/shot 10.{k}.target.cls", "ab"[k % 2]) for k in range(4)],
+        [(f"2024.01.0{k}.jpg", f"2024.01.0{k}.cls", "ab"[k % 2]) for k in range(4)],
+    ],
+)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_names_with_dots_keep_their_labels(
+    tmp_path: Path, samples: list[tuple[str, str, str]], reverse: bool
+) -> None:
+    members = noted(*samples)
+    pack(tmp_path / "a.tar", members[::-1] if reverse else members)
+    source = open_source(str(tmp_path / "a.tar"))
+    wanted = {image: label for image, _, label in samples}
+    assert source.class_names == ("a", "b") and len(source) == 4
+    for k in range(4):
+        assert source.class_names[source.labels[k]] == wanted[source.read(k).decode()]
+
+
+def test_the_note_named_most_like_the_image_is_taken(tmp_path: Path) -> None:
+    members = [("1.jpg", b""), ("1.fine.cls", b"9"), ("1.cls", b"a"), ("2.jpg", b""), ("2.cls", b"b")]
+    pack(tmp_path / "a.tar", members)
+    assert open_source(str(tmp_path / "a.tar")).class_names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([("1.input.jpg", b""), ("1.target.jpg", b""), ("1.cls", b"0")], "both images of one sample.*first dot"),
+        ([("v_1.5.jpg", b""), ("v_1.6.cls", b"0")], r"v_1\.5\.jpg has no \.cls beside it"),
+        ([("1.jpg", b""), ("1.fine.cls", b"0"), ("1.coarse.cls", b"1")], r"1\.fine\.cls and 1\.coarse\.cls both"),
+        (
+            [("1.0.jpg", b""), ("1.1.jpg", b""), ("1.cls", b"0")],
+            "both images of one sample.*dots out of the names",
+        ),
+        ([("1.jpg", b""), ("1.cls", b" ")], r"1\.jpg has an empty label"),
+    ],
+)
+def test_dots_that_leave_a_doubt_are_refused(
+    tmp_path: Path, members: list[tuple[str, bytes]], message: str
+) -> None:
+    pack(tmp_path / "a.tar", members)
+    with pytest.raises(UserError, match=message):
+        open_source(str(tmp_path / "a.tar"))
+
+
+def test_a_label_in_the_json_of_shards_needs_no_word(tmp_path: Path) -> None:
+    for k in range(2):
+        pack(tmp_path / "noted" / f"{k}.tar", sample(2 * k, cls=False) + sample(2 * k + 1, cls=False))
+    source = open_source(str(tmp_path / "noted"))
+    assert source.class_names == ("even", "odd") and source.origin.startswith("labels from 'label' in the .json")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xfe1", r"000000\.jpg has a \.cls beside it that is no UTF-8"),
+        (b"1.5", r"has 1\.5 for a label in its"),
+    ],
+)
+def test_a_cls_that_holds_no_label_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    pack(tmp_path / "a.tar", [("000000.jpg", b"1"), ("000000.cls", content), ("1.jpg", b"2"), ("1.cls", b"a")])
+    with pytest.raises(UserError, match=message):
+        open_source(str(tmp_path / "a.tar"))
+
+
+def test_dots_within_names_of_several_parts(tmp_path: Path) -> None:
+    members = [
+        (f"i{k}_v1.{v}.{kind}", content)
+        for k in range(2)
+        for v in (5, 6)
+        for kind, content in (("image.jpg", b"%d%d" % (k, v)), ("label.cls", b"%d" % v))
+    ]
+    pack(tmp_path / "a.tar", members)
+    source = open_source(str(tmp_path / "a.tar"))
+    assert len(source) == 4 and source.class_names == ("5", "6") and source.labels.tolist() == [0, 1, 0, 1]
+    assert [source.read(k) for k in range(4)] == [b"05", b"06", b"15", b"16"]
+
+
+def test_notes_of_shards_that_are_not_read_are_told(tmp_path: Path) -> None:
+    pack(tmp_path / "a.tar", [(f"{k}.{kind}", b"1") for k in range(2) for kind in ("jpg", "class.txt")])
+    pack(tmp_path / "b.tar", [(f"{k}.{kind}", b"1") for k in range(2, 4) for kind in ("jpg", "class.txt")])
+    source = open_source(f"{tmp_path}/{{a,b}}.tar")
+    assert source.labels is None and "0.class.txt beside 0.jpg: labels are read from .cls" in source.passed_over[0]

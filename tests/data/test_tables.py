@@ -8,10 +8,11 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 from pyarrow import parquet
 
-from alphaflow.data import Images
+from alphaflow.data import Images, to_uint8
 from alphaflow.data.sources import open_source
 from alphaflow.data.sources.table import ArrowRows, ParquetRows, Table
 from alphaflow.errors import UserError
@@ -172,6 +173,22 @@ def test_a_saved_data_set_and_its_parquet_file(tmp_path: Path, saved: datasets.D
     assert data.class_names == tuple(WORDS) and len(data) == COUNT
 
 
+@pytest.mark.parametrize("mode", ["P", "CMYK", "I;16", "I", "F", "L", "RGBA"])
+def test_what_datasets_writes_of_any_mode_is_read(tmp_path: Path, mode: str) -> None:
+    """TIFF, of those that PNG does not hold."""
+    plain = Image.new("L", (8, 8), 100)
+    deep = Image.new("I;16", (8, 8), 100 * 257)
+    image = {
+        "I;16": deep,
+        "P": plain.convert("RGB").quantize(4),
+        "CMYK": plain.convert("RGB").convert("CMYK"),
+    }.get(mode) or plain.convert(mode)
+    features = datasets.Features({"image": datasets.Image()})
+    datasets.Dataset.from_dict({"image": [image]}, features=features).to_parquet(tmp_path / "t.parquet")
+    data = Images(str(tmp_path / "t.parquet"), 8)
+    assert np.abs(to_uint8(data.batch(torch.tensor([0]))[0]).astype(int) - 100).max() <= 1
+
+
 def test_a_chosen_and_shuffled_part_that_was_saved(tmp_path: Path, saved: datasets.Dataset) -> None:
     order = np.random.default_rng(0).permutation(COUNT)[:9].tolist()
     saved.select(order).save_to_disk(tmp_path / "part")
@@ -182,6 +199,7 @@ def test_splits(tmp_path: Path, saved: datasets.Dataset) -> None:
     both = datasets.DatasetDict({"train": saved.select(range(9)), "test": saved.select(range(9, COUNT))})
     both.save_to_disk(tmp_path / "both")
     check(open_source(f"{tmp_path}/both"), range(9))
+    assert open_source(f"{tmp_path}/both").passed_over == ("the split test",)
     check(open_source(f"{tmp_path}/both#test"), range(9, COUNT))
     with pytest.raises(UserError, match=r"unknown split of .* 'tests': did you mean 'test'"):
         open_source(f"{tmp_path}/both#tests")
@@ -234,3 +252,11 @@ def test_a_path_in_a_table_without_a_folder_is_not_followed(tmp_path: Path) -> N
     source = Table(rows, address="memory", folder=None, labels=None, files={}, stamp="")
     with pytest.raises(OSError, match=r"holds a path, .*1\.png, and no image"):
         source.read(0)
+
+
+def test_a_column_of_labels_in_other_case_or_under_another_name(tmp_path: Path) -> None:
+    columns = {"image": [png(k) for k in range(2)], "width": [8, 8]}
+    assert open_source(write(tmp_path / "a.parquet", {**columns, "Label": ["x", "y"]})).class_names == ("x", "y")
+    source = open_source(write(tmp_path / "b.parquet", {**columns, "species": ["x", "y"]}))
+    assert source.labels is None
+    assert source.passed_over == ("no column of labels among width, species: --data.labels COLUMN takes one",)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from alphaflow.data import Batches, Dataset, VideoClips, to_uint8
-from alphaflow.data.clips import find_clips, read_clip
+from alphaflow.data.videos.clip_files import find_clips, read_clip
 from alphaflow.errors import UserError
 from clips import colour, numbers, write_clip
 
@@ -136,7 +136,7 @@ def test_videos_are_decoded_once_and_again_when_they_change(folder, cache, monke
         raise AssertionError("decoded again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("alphaflow.data.video.read_clip", never)
+        patch.setattr("alphaflow.data.videos.dataset.read_clip", never)
         again = VideoClips(folder, frames=3, size=8)
         assert again.fingerprint == first.fingerprint
         assert torch.equal(again.batch(torch.arange(5))[0], first.batch(torch.arange(5))[0])
@@ -152,7 +152,7 @@ def test_videos_are_decoded_once_and_again_when_they_change(folder, cache, monke
 
 def test_a_process_killed_while_decoding_leaves_nothing_that_is_taken_for_whole(folder, cache) -> None:
     code = (
-        "import os, alphaflow.data.video as v\n"
+        "import os, alphaflow.data.videos.dataset as v\n"
         "v.os.cpu_count = lambda: 1\n"
         "real, count = v.read_clip, []\n"
         "def dying(*words):\n"

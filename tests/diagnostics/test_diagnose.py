@@ -20,16 +20,16 @@ from alphaflow.diagnostics.maps import CELLS, Maps
 from alphaflow.diagnostics.measure import Terms, two_point
 from alphaflow.diagnostics.record import LOSSES, PAIRS
 from alphaflow.errors import UserError
-from alphaflow.members import MEMBERS, MeanFlow
-from alphaflow.objectives import Draw
+from alphaflow.method.family import MEMBERS, MeanFlow
+from alphaflow.parallel.parallel import Parallel
+from alphaflow.path import Points
 from alphaflow.recipes import RECIPES
 from alphaflow.rng import KeyedRandom, hash_key
-from alphaflow.training import checkpoint
-from alphaflow.training.build import build_model, build_objective
-from alphaflow.training.config import DiagnosisConfig, EMAConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
-from alphaflow.training.data import batches_of
-from alphaflow.training.parallel import Parallel
-from alphaflow.training.run import RunFolder
+from alphaflow.runs import checkpoint
+from alphaflow.runs.build import build_model, build_objective
+from alphaflow.runs.config import DiagnosisConfig, EMAConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
+from alphaflow.runs.data_record import batches_of
+from alphaflow.runs.folder import RunFolder
 from alphaflow.training.trainer import Trainer
 
 TINY = dataclasses.replace(
@@ -61,7 +61,7 @@ def plain_gradients(subject: Subject, k: int) -> dict[str, torch.Tensor]:
     net.load_state_dict(checkpoint.newest(RunFolder(Path(subject.run)).checkpoints).whole("model"))
     objective = build_objective(config, subject.dataset.num_classes)
     seed = hash_key(config.seed, "diagnosis")
-    x, y, ids = batches_of(subject.dataset, config, seed)(k)
+    x, y, ids = batches_of(subject.dataset, config.data, config.batch_size, seed)(k)
     random = KeyedRandom(seed, ids)
     far, near = (objective.draw(net, x, y, generator=random, flow_rows=rows) for rows in (0, len(x)))
     with sdpa_kernel(SDPBackend.MATH):
@@ -189,8 +189,8 @@ def test_any_member_can_be_diagnosed(tmp_path, changes):
     ("words", "message"),
     [
         (["--step", "7"], "no checkpoint of step 7: there are 6, 12"),
-        (["--batches", "1"], "--batches 1 is too few"),
-        (["--alphas", "2"], "--alphas 2 lies outside"),
+        (["--batches", "1"], "--batches 1 must be at least 2"),
+        (["--alphas", "2"], "--alphas 2 must be at most 1"),
     ],
 )
 def test_mistakes_are_named(trained, capsys, words, message):
@@ -208,9 +208,9 @@ def test_a_damaged_diagnosis_is_named(tmp_path):
 
 
 @pytest.fixture
-def place(net, batch) -> tuple[torch.nn.Module, Draw, Gradients]:
+def place(net, batch) -> tuple[torch.nn.Module, Points, Gradients]:
     z, v, r, t, y = batch
-    return net, Draw(z, v, r, t, y, 0.0, 0), Gradients(net, Parallel())
+    return net, Points(z, v, r, t, y, 0.0, 0), Gradients(net, Parallel())
 
 
 def both(gradients, forward, terms) -> dict[str, list[torch.Tensor]]:

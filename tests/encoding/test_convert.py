@@ -15,11 +15,11 @@ import torch
 from alphaflow.cli import run
 from alphaflow.data import Latents
 from alphaflow.data.latents import read_manifest
+from alphaflow.data.safe_pickles import UnsafePickle, load_plain
 from alphaflow.encoding import Settings, convert, open_foreign
 from alphaflow.encoding.foreign import moments_of
+from alphaflow.encoding.vae import load_vae
 from alphaflow.errors import UserError
-from alphaflow.interop.pickles import UnsafePickle, load_plain
-from alphaflow.vae import load_vae
 from autoencoders import save_vae
 
 N = 11
@@ -173,13 +173,14 @@ def test_it_goes_on_after_a_part_and_damaged_files_are_skipped(tmp_path):
 
 
 def test_a_set_of_an_unknown_autoencoder_asks_for_one_when_it_is_decoded(tmp_path):
-    from alphaflow.decoder import decoder_of
+    from alphaflow.encoding.decoder import decoder_of
 
     convert(open_foreign(str(edm_zip(tmp_path / "latents.zip"))), tmp_path / "set", SETTINGS)
     data = Latents(tmp_path / "set")
     with pytest.raises(UserError, match="name it with --vae"):
-        decoder_of(data)(torch.zeros(1, 4, 3, 3))
-    assert decoder_of(data, vae=str(save_vae(tmp_path / "vae")))(torch.zeros(1, 4, 3, 3)).shape == (1, 3, 12, 12)
+        decoder_of(data.manifest)(torch.zeros(1, 4, 3, 3))
+    decode = decoder_of(data.manifest, vae=str(save_vae(tmp_path / "vae")))
+    assert decode(torch.zeros(1, 4, 3, 3)).shape == (1, 3, 12, 12)
 
 
 # ---------------------------------------------------------------------------------- what is refused

@@ -19,9 +19,9 @@ from alphaflow.data.latents.manifest import MANIFEST
 from alphaflow.data.sources import decode, open_source
 from alphaflow.encoding import Settings, encode, preview
 from alphaflow.encoding.encode import Crew
+from alphaflow.encoding.vae import load_vae
 from alphaflow.errors import UserError
 from alphaflow.pixels import scale_pixels
-from alphaflow.vae import load_vae
 from autoencoders import save_vae
 
 SMALL = Settings(size=16, shard_images=5, flips="none")
@@ -219,7 +219,7 @@ def test_other_settings_other_images_and_another_autoencoder_are_refused_with_bo
     for settings, net, said in (
         (Settings(size=32, flips="none"), vae, "size 32 here, 16 there"),
         (Settings(size=16, flips="stored"), vae, "flips stored here, none there"),
-        (Settings(size=16, flips="none", crop="box"), vae, "crop box here, lanczos there"),
+        (Settings(size=16, flips="none", crop="box"), vae, "crop box here, lanczos at whole pixels there"),
         (Settings(size=16, flips="none", scale="scalar"), vae, "scale 0.18215 here, statistics there"),
         (SMALL, other, f"vae {other.hash} here, {vae.hash} there"),
     ):
@@ -232,6 +232,17 @@ def test_other_settings_other_images_and_another_autoencoder_are_refused_with_bo
     (grown / "cat" / "new.png").write_bytes((photos / "dog" / "01.png").read_bytes())
     with pytest.raises(UserError, match=r"source \w{16} here, \w{16} there"):
         encode(open_source(str(grown)), root, vae, SMALL)
+
+
+def test_what_an_earlier_crop_began_is_not_gone_on_with(tmp_path, photos, vae):
+    """Where sides differ by an odd number, lanczos began at half a pixel; that was recorded as lanczos alone."""
+    source, root = open_source(str(photos)), tmp_path / "set"
+    encode(source, root, vae, SMALL, crew=Crew(0, 2))
+    plan = (root / "plan.json").read_text()
+    assert '"crop": "lanczos at whole pixels"' in plan
+    (root / "plan.json").write_text(plan.replace("lanczos at whole pixels", "lanczos"))
+    with pytest.raises(UserError, match="crop lanczos at whole pixels here, lanczos there"):
+        encode(source, root, vae, SMALL)
 
 
 def test_a_folder_with_something_else_in_it_is_not_written_to(photos, vae):
@@ -268,8 +279,13 @@ def test_too_many_broken_images_stop_and_a_higher_tolerance_goes_on(tmp_path, va
     source = open_source(str(broken_photos(tmp_path / "photos", 9, 3)))
     settings = Settings(size=16, shard_images=4, flips="none", tolerance=0.2)
     for _ in range(2):  # also when it is the shards of the first attempt that hold too many
-        with pytest.raises(UserError, match=r"of 12 images could not be read, more than the tolerated 20.0%"):
+        with pytest.raises(
+            UserError, match=r"of 12 images could not be read, more than the tolerated 20.0%"
+        ) as caught:
             encode(source, tmp_path / "set", vae, settings)
+        assert "001.png: not a PNG, JPEG or WebP image, all are listed in" in str(caught.value)
+        lines = (tmp_path / "set" / "skipped.txt").read_text().splitlines()
+        assert len(lines) == 3 and "004.png: the file is empty" in lines[1]
     assert encode(source, tmp_path / "set", vae, Settings(size=16, flips="none", tolerance=0.25)) is not None
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from alphaflow.evaluation.results import Evaluation, Result
 from alphaflow.recipes import RECIPES
-from alphaflow.results import Evaluation, Result
-from alphaflow.training.config import Config, DataConfig, EMAConfig, ModelConfig, OptimizerConfig
-from alphaflow.training.run import RunFolder
+from alphaflow.runs.config import Config, DataConfig, EMAConfig, ModelConfig, OptimizerConfig
+from alphaflow.runs.folder import RunFolder
 from alphaflow.training.trainer import Trainer
 
 TINY = dataclasses.replace(

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 import alphaflow as af
-from alphaflow import UserError, models, portable
+from alphaflow import UserError, models
 from alphaflow.export import export
 from alphaflow.export.diffusers import KINDS, bundle
+from alphaflow.runs import model_folder
 from autoencoders import save_vae
 
 pytest.importorskip("diffusers")
@@ -27,12 +28,12 @@ def make(
     torch.manual_seed(0)
     for weight in net.parameters():
         nn.init.normal_(weight, std=0.1)
-    record = portable.ModelRecord(
-        network=portable.describe_network(net),
+    record = model_folder.ModelRecord(
+        network=model_folder.describe_network(net),
         guides=guides,
         data={"shape": list(shape), "kind": kind, "num_classes": 3, "class_names": list(CLASSES), **data},
     )
-    portable.write_model(folder, record, net.state_dict())
+    model_folder.write_model(folder, record, net.state_dict())
     return folder
 
 
@@ -50,7 +51,7 @@ def make_video(folder: Path) -> Path:
 
 
 def make_latents(folder: Path) -> Path:
-    from alphaflow.vae import load_vae
+    from alphaflow.encoding.vae import load_vae
 
     name = str(save_vae(folder.with_name("vae")))
     latents = {
@@ -188,7 +189,7 @@ def test_points_have_no_pipeline(points, tmp_path):
 def test_the_pipelines_code_knows_every_network_that_makes_pictures():
     from alphaflow.export.pipeline import network
 
-    assert set(KINDS) == set(network.KINDS) == set(portable.NETWORKS) - {"mlp"}
+    assert set(KINDS) == set(network.KINDS) == set(model_folder.NETWORKS) - {"mlp"}
 
 
 def test_a_network_that_it_does_not_know_is_refused(tmp_path):

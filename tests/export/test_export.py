@@ -15,8 +15,6 @@ from alphaflow import UserError
 from alphaflow.cli import run as command
 from alphaflow.export import FORMATS, export
 
-HERE = Path(__file__).parent
-
 
 def card_of(folder: Path) -> str:
     return (folder / "README.md").read_text()
@@ -67,7 +65,7 @@ def test_an_average_made_after_training_is_exported_as_such(digits, tmp_path):
     assert not np.array_equal(af.load(digits)(range(10)), theirs(range(10)))
 
 
-@pytest.mark.parametrize("format", [name for name in FORMATS if name != "web"])  # a page: tests/web opens it
+@pytest.mark.parametrize("format", [name for name in FORMATS if name != "web"])  # a page: test_page.py opens it
 @pytest.mark.parametrize("source", ["digits", "points"])
 def test_the_program_on_the_card_runs(format, source, request, tmp_path, monkeypatch):
     if format == "diffusers":  # test_diffusers.py runs it, away from the user's cache of code
@@ -100,8 +98,8 @@ def test_the_card_gives_recipe_data_figures_and_licence_in_the_hubs_form(digits,
 
 def test_the_settings_on_the_card_are_the_runs(digits, tmp_path):
     """Those that it leaves out are the usual ones."""
-    from alphaflow.training.config import Config, from_dict, to_dict
-    from alphaflow.training.run import RunFolder
+    from alphaflow.runs.config import Config, from_dict, to_dict
+    from alphaflow.runs.folder import RunFolder
 
     export(digits, tmp_path / "model")
     found = re.search(r"```yaml\n(.*?)```", card_of(tmp_path / "model"), re.DOTALL)

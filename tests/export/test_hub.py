@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 import alphaflow as af
+import hub_server
 from alphaflow import UserError
 from alphaflow.export import export
-from alphaflow.interop import hub
-from export.hub_server import TOKEN
+from alphaflow.runs import hub
+from hub_server import TOKEN
 
 pytest.importorskip("huggingface_hub")
 
@@ -24,7 +25,7 @@ pytest.importorskip("huggingface_hub")
 def alphaflow(tmp_path: Path) -> Iterator[object]:
     """`alphaflow WORDS...` as a process that knows the local hub."""
     server = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("hub_server.py"), tmp_path / "hub"],
+        [sys.executable, hub_server.__file__, tmp_path / "hub"],
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -1,4 +1,4 @@
-"""Which models get a page, and which are sent to the demo instead; tests/web/ opens pages in a browser."""
+"""Which models get a page, and which are sent to the demo instead; test_page.py opens pages in a browser."""
 
 import pytest
 

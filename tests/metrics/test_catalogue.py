@@ -15,7 +15,7 @@ from PIL import Image
 
 from alphaflow.errors import UserError
 from alphaflow.metrics import DETECTORS, load_detector
-from alphaflow.metrics.catalogue import PUBLISHED, shorter_side_to
+from alphaflow.metrics.detectors.catalogue import PUBLISHED, shorter_side_to
 from published_weights import (
     Bomb,
     Publish,

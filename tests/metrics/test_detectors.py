@@ -14,13 +14,8 @@ from safetensors.torch import load_file
 
 from alphaflow.data import Digits, from_uint8, to_uint8
 from alphaflow.errors import UserError
-from alphaflow.metrics import (
-    Detector,
-    DigitsClassifier,
-    detectors,
-    frechet_from_features,
-    load_digits_detector,
-)
+from alphaflow.metrics import Detector, DigitsClassifier, frechet_from_features, load_digits_detector
+from alphaflow.metrics.detectors import base as detectors
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train_digits_classifier.py"
 

@@ -5,7 +5,7 @@ import torch
 
 from alphaflow.data import MovingDigits, to_uint8
 from alphaflow.metrics import frechet_from_features, load_moving_digits_detector
-from alphaflow.metrics.moving import find_digits, ink_centres
+from alphaflow.metrics.detectors.moving_digits import find_digits, ink_centres
 
 COUNT = 1500
 

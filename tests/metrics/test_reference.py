@@ -1,5 +1,6 @@
 """Reference statistics: made from images, written, read back, and refused where they do not fit."""
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 from alphaflow.data import Digits
 from alphaflow.errors import UserError
+from alphaflow.evaluation.setup import open_reference
 from alphaflow.metrics import load_detector
 from alphaflow.metrics.reference import read_reference
 from alphaflow.pixels import to_uint8
@@ -61,3 +63,62 @@ def test_what_is_no_statistics_is_refused(tmp_path: Path) -> None:
         read_reference(tmp_path / "objects.npz")
     with pytest.raises(UserError, match="cannot read statistics"):
         read_reference(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize(
+    "held, message",
+    [
+        ({"mu": np.zeros(64), "sigma": -np.eye(64)}, r"eigenvalue of -1, and a covariance has none below 0"),
+        ({"mu": np.zeros(2), "sigma": np.array([[1.0, 2.0], [2.0, 1.0]])}, "eigenvalue of -1"),
+        ({"mu": np.zeros(3), "sigma": np.diag([1.0, 1.0, -1e-3])}, r"eigenvalue of -0\.001"),
+        ({"mu": np.zeros(2), "sigma": np.diag([1.0, np.inf])}, "not all numbers of its sigma are finite"),
+        ({"mu": np.array([np.nan, 0]), "sigma": np.eye(2)}, "not all numbers of its mu are finite"),
+        ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, "are no mean"),
+        ({"mu": np.zeros(2), "sigma": np.eye(2), "count": np.int64(-5)}, "its count is no number of count"),
+        ({"mu": np.zeros(2), "sigma": np.eye(2), "count": np.int64(1)}, "count 1 is of no covariance"),
+        ({"mu": np.zeros(2), "sigma": np.eye(2), "rate": np.array(["a"])}, "its rate is no number"),
+        ({"mu": np.zeros(2), "sigma": np.eye(2), "size": np.zeros(3)}, "its size is no number"),
+        ({"mu": np.zeros(2), "sigma": np.eye(2), "count": 7.5}, "its count is no number"),
+        ({"mu": np.zeros(2), "sigma": np.zeros((2, 2))}, "sigma is 0 everywhere"),
+    ],
+)
+def test_what_is_no_covariance_is_refused(held, message, tmp_path: Path) -> None:
+    np.savez(tmp_path / "n.npz", **held)
+    with pytest.raises(UserError, match=message):
+        read_reference(tmp_path / "n.npz")
+
+
+def test_one_array_alone_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "mu.npy", np.zeros(2))
+    with pytest.raises(UserError, match=r"\(one array alone\): give an .npz with mu and sigma"):
+        read_reference(tmp_path / "mu.npy")
+
+
+def test_rounding_to_float32_does_not_make_a_covariance_none(tmp_path: Path) -> None:
+    """Of fewer samples than features, whose smallest eigenvalues are 0."""
+    features = np.random.default_rng(0).normal(size=(40, 64)) * np.logspace(-3, 2, 64)
+    cov = np.cov(features.T)
+    np.savez(tmp_path / "n.npz", mu=features.mean(0).astype(np.float32), sigma=cov.astype(np.float32))
+    assert np.linalg.eigvalsh(cov.astype(np.float32).astype(float))[0] < 0
+    assert len(read_reference(tmp_path / "n.npz").statistics.mean) == 64
+
+
+def test_references_of_several_detectors_in_a_pickle(tmp_path: Path) -> None:
+    """As EDM2, TVM and DMF keep them; nothing is run, and nobody is told to open it unsafely."""
+    sets = {"fid": {"mu": np.zeros(3), "sigma": np.eye(3)}, "fd_dinov2": {"mu": np.ones(4), "sigma": np.eye(4)}}
+    file = tmp_path / "img512.pkl"
+    file.write_bytes(pickle.dumps(sets))
+    assert open_reference(file, "inception").statistics.mean.tolist() == [0, 0, 0]
+    assert open_reference(file, "dinov2").statistics.mean.tolist() == [1, 1, 1, 1]
+    with pytest.raises(UserError, match=r"holds statistics for fid, fd_dinov2, not for clip"):
+        open_reference(file, "clip")
+    file.write_bytes(pickle.dumps(sets["fid"]))
+    assert open_reference(file).statistics.cov.trace() == 3
+    for content in ({"fid": print}, [1, 2]):
+        file.write_bytes(pickle.dumps(content))
+        with pytest.raises(UserError, match=r"builtins\.print|holds a list") as told:
+            open_reference(file, "inception")
+        assert "unsafe" not in str(told.value)
+    file.write_bytes(b"neither of them")
+    with pytest.raises(UserError, match=r"no \.npz of numbers"):
+        open_reference(file)

@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from alphaflow.training import checkpoint
+from alphaflow.runs import checkpoint
+from children import restore
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +40,7 @@ class Launch:
             command,
             stdout=subprocess.DEVNULL,
             stderr=self.said.open("w"),
+            preexec_fn=restore,
             env={**os.environ, "OMP_NUM_THREADS": "1", "TORCHELASTIC_ERROR_FILE": ""},
         )
 
@@ -210,7 +212,7 @@ def test_the_slurm_script_goes_on_after_preemption_and_stays_down_after_an_error
         assert not asked.exists()
         return
     with (tmp_path / "said").open("w") as said:
-        job = subprocess.Popen(words, env=env, stdout=said, stderr=said)
+        job = subprocess.Popen(words, env=env, stdout=said, stderr=said, preexec_fn=restore)
         end = time.monotonic() + PATIENCE
         while not (out / "metrics.jsonl").exists() or (out / "metrics.jsonl").read_text().count("\n") < 8:
             assert job.poll() is None and time.monotonic() < end, (tmp_path / "said").read_text()

@@ -9,7 +9,8 @@ import threading
 
 import pytest
 
-from alphaflow.training.guard import SIGNALS, Guard, SpikeWatch, on_signal
+from alphaflow.training.guard import SIGNALS, Guard, SpikeWatch, on_signal, status_of
+from children import handled
 
 
 def test_only_bad_steps_in_a_row_count():
@@ -79,10 +80,57 @@ def test_a_guard_goes_on_where_it_was():
     assert third.bad == 2
 
 
+def test_a_run_that_may_not_be_kept_says_the_first_reason():
+    guard = Guard(3)
+    guard.condemn("w is not finite")
+    guard.condemn("another")
+    assert guard.reason == "w is not finite" and guard.fatal
+
+
+def test_a_run_goes_back_once_and_once_more_if_it_took_no_good_step_from_there():
+    guard = Guard(2)
+    assert guard.bound(9) == math.inf
+    guard.note_rollback(6)
+    guard.accepts(math.nan), guard.accepts(math.nan)
+    assert guard.bound(8) == 6  # the seventh and the eighth were bad: only from before the sixth
+    assert guard.bound(9) is None  # the seventh was good
+    guard.note_rollback(4, before=1)
+    guard.accepts(math.nan), guard.accepts(math.nan)
+    assert guard.bound(6) is None
+
+
+def test_the_exit_status_is_that_of_the_first_signal():
+    assert status_of([signal.SIGINT, signal.SIGTERM]) == 130
+    assert [status_of([number]) for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)] == [129, 143, 143]
+    assert status_of([]) == 143  # another process was told
+
+
+def test_a_second_interrupt_ends_at_once():
+    event = threading.Event()
+    own = handled(signal.SIGINT, signal.default_int_handler)
+    with own, pytest.raises(KeyboardInterrupt), on_signal(event) as caught:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert event.wait(5) and caught == [signal.SIGINT]
+        os.kill(os.getpid(), signal.SIGINT)
+        threading.Event().wait(5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_what_the_process_was_told_to_ignore_it_ignores(number):
+    """nohup, and jobs that a shell's script puts in the background."""
+    with handled(number, signal.SIG_IGN):
+        event = threading.Event()
+        with on_signal(event):
+            os.kill(os.getpid(), number)
+            assert not event.wait(0.2)
+        assert signal.getsignal(number) == signal.SIG_IGN
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_signals_are_noted_within_the_block_only(number):
-    event, before = threading.Event(), signal.getsignal(number)
-    with on_signal(event):
-        os.kill(os.getpid(), number)
-        assert event.wait(5)
-    assert signal.getsignal(number) is before
+    event = threading.Event()
+    with handled(number, signal.SIG_DFL):
+        with on_signal(event):
+            os.kill(os.getpid(), number)
+            assert event.wait(5)
+        assert signal.getsignal(number) is signal.SIG_DFL

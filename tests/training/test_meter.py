@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alphaflow import models
-from alphaflow.training.meter import CLOCKED, Meter, forward_flops, product_rate
+from alphaflow.training.throughput import CLOCKED, ThroughputMeter, forward_flops, product_rate
 
 
 @pytest.mark.parametrize("classes", [0, 10])
@@ -21,7 +21,7 @@ def test_operations_are_counted_for_convolutions_too():
 
 
 def test_rates_and_shares_agree_with_each_other():
-    meter = Meter(samples=10, flops=100.0, peak=2000.0, device=torch.device("cpu"))
+    meter = ThroughputMeter(samples=10, flops=100.0, peak=2000.0, device=torch.device("cpu"))
     for _ in range(4):
         with meter.waiting("data"):
             time.sleep(0.02)
@@ -37,7 +37,7 @@ def test_rates_and_shares_agree_with_each_other():
 
 
 def test_what_is_paused_for_counts_in_no_rate():
-    meter = Meter(samples=10, flops=100.0, peak=2000.0, device=torch.device("cpu"))
+    meter = ThroughputMeter(samples=10, flops=100.0, peak=2000.0, device=torch.device("cpu"))
     began = meter._start
     with meter.paused():
         time.sleep(0.02)

@@ -15,12 +15,12 @@ from alphaflow.cli import run
 from alphaflow.data import Digits
 from alphaflow.demo.service import Service, open_model
 from alphaflow.export import export
-from alphaflow.path import tell
-from alphaflow.sampling import sample
-from alphaflow.training.config import DistillConfig, ModelConfig, ObjectiveConfig
-from alphaflow.training.data import describe
-from alphaflow.training.run import RunFolder
-from alphaflow.training.teacher import load_teacher
+from alphaflow.method.guidance import tell
+from alphaflow.method.sampling import sample
+from alphaflow.runs.config import DistillConfig, ModelConfig, ObjectiveConfig
+from alphaflow.runs.data_record import describe
+from alphaflow.runs.folder import RunFolder
+from alphaflow.runs.teacher import load_teacher
 from alphaflow.training.trainer import Trainer
 from tiny_runs import TINY, lines, same, weights
 
@@ -31,7 +31,7 @@ TOLD = dataclasses.replace(
 )
 POINTS = (
     "--data.toy moons --model.guided --objective.scales 1 3 --objective.label-drop 0.1 --batch-size 256 "
-    "--model.width 64 --model.depth 2 --steps 150 --optimizer.lr 0.004 --objective.name fm --ema.half-life 10"
+    "--model.width 64 --model.depth 2 --steps 400 --optimizer.lr 0.004 --objective.name fm --ema.half-life 10"
 ).split()
 
 
@@ -95,7 +95,7 @@ def test_the_interval_is_told_too_and_what_was_not_trained_for_is_refused(told, 
     for folder, words, said in (
         (told, "--guidance 5", "guidance 5 lies outside 1 … 4, the scales that this network was trained for"),
         (told, "--guidance 0.5", "guidance 0.5 lies outside"),
-        (told, "--guidance nan", "guidance nan lies outside"),
+        (told, "--guidance nan", "--guidance nan must be finite"),
         (told, "--guidance 2 --guide-from 0.6", "guidance between 0.6 and 1 is none"),
         (told, "--guide-to 0.8", "guidance between 0 and 0.8 needs a scale: 1 guides nothing"),
         (points, "--guidance 2 --guide-to 0.8", "needs a network trained with --model.guided"),

@@ -1,21 +1,27 @@
 """The trainer: exact resumption, the guards, what a step does. Real runs of a tiny DiT on the digits."""
 
+import contextlib
 import dataclasses
+import os
+import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from alphaflow.derivative import DerivativeError
+from alphaflow.derivatives.total import DerivativeError
 from alphaflow.errors import UserError
-from alphaflow.training import checkpoint
-from alphaflow.training.config import Config, EMAConfig, ModelConfig, ObjectiveConfig
-from alphaflow.training.run import RunFolder
+from alphaflow.runs import checkpoint
+from alphaflow.runs.config import Config, EMAConfig, ModelConfig, ObjectiveConfig
+from alphaflow.runs.folder import RunFolder
 from alphaflow.training.trainer import Trainer
+from children import child
 from tiny_runs import TINY, lines, same, weights
 
 
@@ -195,11 +201,11 @@ def test_a_run_of_non_finite_steps_goes_back_once_and_then_stops(tmp_path, caplo
     config = dataclasses.replace(TINY, steps=20, max_bad_steps=3)
     trainer = Trainer.start(config, RunFolder(tmp_path))
     poison_forever(trainer, [0, 1], range(4, 100))
-    with pytest.raises(UserError, match=r"after going back once: 3 steps in a row .*row 0: r=.* step 6 is intact"):
+    with pytest.raises(UserError, match=r"after going back once: 3 steps in a row .*row 0: r=.* step 3 is intact"):
         trainer.train()
-    assert "3 steps in a row had a non-finite loss or gradient: going back from step 7 to 6, once" in caplog.text
+    assert "3 steps in a row had a non-finite loss or gradient: going back from step 7 to 3, once" in caplog.text
     stored = checkpoint.newest(tmp_path / "checkpoints")
-    assert stored.step == 6
+    assert stored.step == 3  # that of step 6 would have held what led to steps that were not finite
     assert all(torch.isfinite(value).all() for value in stored.whole("model").values())
 
 
@@ -232,14 +238,14 @@ def test_a_step_judged_when_the_next_is_under_way_is_judged_the_same(tmp_path, c
     """As on a GPU, which is not waited for: a step that is not finite changes nothing all the same."""
     config = dataclasses.replace(TINY, steps=14, log_every=7, checkpoint_every=4, max_bad_steps=2)
     told = []
-    for behind in (0, 1):
-        trainer = Trainer.start(config, RunFolder(tmp_path / str(behind)))
-        trainer.behind = behind
+    for lag in (0, 1):
+        trainer = Trainer.start(config, RunFolder(tmp_path / str(lag)))
+        trainer.lag = lag
         poison(trainer, [3], range(2, 3))
         trainer.train(stop_after=5)
         poison(trainer, [2], range(8, 11))  # from the ninth on, until the run goes back to the eighth
         trainer.train()
-        assert trainer.step == 14 and trainer.guard.rolled_back == 1 and not trainer.taken
+        assert trainer.step == 14 and trainer.guard.rolled_back == 1 and not trainer.pending
         told.append([line for line in caplog.messages if "skipped" in line])
         caplog.clear()
     assert told[0] == told[1] and [line.split(" skip")[0] for line in told[0]] == ["step 3", "step 9", "step 10"]
@@ -288,7 +294,7 @@ def test_a_wrong_derivative_stops_the_run_before_its_first_step(tmp_path, monkey
         def jvp(ctx, tangent):
             return 2 * tangent
 
-    from alphaflow.training import build
+    from alphaflow.runs import build
 
     honest = build._NETWORKS["dit"]
 
@@ -316,7 +322,7 @@ def test_every_other_member_trains_in_bfloat16(tmp_path, member):
 
 
 def test_data_prediction_and_unet_train_and_load(tmp_path):
-    from alphaflow.generate import load
+    from alphaflow.runs.loading import load
 
     config = dataclasses.replace(
         TINY, steps=2, sample_every=100, model=ModelConfig(name="unet", width=8, depth=2, predicts="data")
@@ -325,21 +331,57 @@ def test_data_prediction_and_unet_train_and_load(tmp_path):
     assert load(tmp_path)([0, 1, 10]).shape == (3, 8, 8, 1)
 
 
-@pytest.mark.slow
-def test_sigterm_writes_a_checkpoint_and_exits_143(tmp_path):
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "alphaflow", "train", "digits", "--out", str(run), "--batch-size", "16"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+ENDLESS = (
+    "train toy --batch-size 16 --model.width 8 --model.depth 1 --monitor.every 0 --log-every 1 --steps 1000000"
+)
+
+
+def wait_for_lines(process: subprocess.Popen, run: Path) -> None:
     deadline = time.monotonic() + 120
-    while not ((run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text()):
+    while not ((run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text().count("\n") > 5):
         assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 143, said
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_writes_a_checkpoint_and_says_so(tmp_path, number, status):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "alphaflow", *ENDLESS.split(), "--out", str(run)]
+    with child(command, stderr=subprocess.PIPE, text=True) as process:
+        wait_for_lines(process, run)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == status, said
     step = checkpoint.newest(run / "checkpoints").step
-    assert step >= 20
+    assert step == lines(run)[-1]["step"]  # not one step is lost
+    assert f"ended after step {step} as it was asked to; the checkpoint of step {step} is intact" in said
     assert Trainer.resume(RunFolder(run)).step == step
+
+
+@pytest.mark.slow
+def test_a_terminal_that_closes_leaves_a_checkpoint(tmp_path):
+    """A real one: the kernel sends SIGHUP, and whatever is written to it from then on fails."""
+    run = tmp_path / "run"
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "alphaflow", *ENDLESS.split(), "--out", str(run)]
+    own = "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    take = f"{own}os.execv(sys.argv[1], sys.argv[1:])"
+    ends = {"stdin": slave, "stdout": slave, "stderr": slave}
+    with child([sys.executable, "-c", take, *command], **ends) as process:
+        os.close(slave)
+        threading.Thread(target=drain, args=(master,), daemon=True).start()
+        wait_for_lines(process, run)
+        os.close(master)
+        assert process.wait(60) == 129
+    assert checkpoint.newest(run / "checkpoints").step == lines(run)[-1]["step"]
+
+
+def drain(terminal: int) -> None:
+    """Take what is written to a terminal, so that nobody waits for it to be read."""
+    with contextlib.suppress(OSError):
+        while os.read(terminal, 4096):
+            pass
 
 
 @pytest.mark.slow

@@ -15,6 +15,6 @@ def run(words: list[str]) -> None:
     parser.add_argument("--figures", nargs="+", help="only these: frechet accuracy precision …")
     known = parser.parse_args(words)
 
-    from ..comparison import compare, open_evaluation, table
+    from ..evaluation.comparison import compare, open_evaluation, table
 
     print(table(compare(open_evaluation(known.a), open_evaluation(known.b), known.figures)))

@@ -23,8 +23,8 @@ def run(words: list[str]) -> None:
     if not 0 <= known.port < 65536:
         raise UserError(f"--port {known.port} must lie between 0 and 65535", status=2)
 
+    from ..demo.server import serve
     from ..demo.service import Service, open_model
-    from ..demo.serving import serve
 
     paths = [known.run, *([known.other] if known.other else [])]
     service = Service([open_model(path, known.device, known.vae) for path in paths])

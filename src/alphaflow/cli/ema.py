@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from . import Parser
+from .words import count, share_of_run
 
 
 def run(words: list[str]) -> None:
@@ -16,15 +17,15 @@ def run(words: list[str]) -> None:
     parser.add_argument(
         "run", type=Path, help="the folder of a run that stored averages (--ema.profiles 0.05 0.1)"
     )
-    parser.add_argument("--std", type=float, required=True, help="width as a share of the run: 0.08")
-    parser.add_argument("--step", type=int, help="as of this step (the last stored one)")
+    parser.add_argument("--std", type=share_of_run, required=True, help="width as a share of the run: 0.08")
+    parser.add_argument("--step", type=count(), help="as of this step (the last stored one)")
     parser.add_argument("--out", type=Path, help="FILE.safetensors (RUN/ema-STD.safetensors)")
     known = parser.parse_args(words)
 
     from safetensors.torch import save_file
 
-    from ..training.averages import make_average
-    from ..training.run import RunFolder
+    from ..runs.averages import make_average
+    from ..runs.folder import RunFolder
 
     average = make_average(RunFolder(known.run), known.std, known.step)
     out = known.out or known.run / f"ema-{known.std:g}.safetensors"

@@ -1,6 +1,7 @@
 """`alphaflow encode`."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from ..errors import UserError
@@ -12,12 +13,13 @@ def run(words: list[str]) -> None:
     known = _parser().parse_args(words)
     _check(known)
 
-    from ..data.clip_latents import ClipFrames
     from ..data.sources import Source, open_source
+    from ..data.sources.words import found_words
+    from ..data.videos.latents import ClipFrames
+    from ..devices import choose_device
     from ..encoding import Settings, convert, encode, open_foreign, preview
     from ..encoding.encode import Crew
-    from ..training.devices import choose_device
-    from ..vae import load_vae
+    from ..encoding.vae import load_vae
 
     settings = Settings(
         size=known.size,
@@ -32,7 +34,7 @@ def run(words: list[str]) -> None:
     device = crew.device(choose_device(known.device))
     vae = load_vae(known.vae, device, settings.precision) if known.vae else None
     if known.kind == "latents":
-        foreign = open_foreign(known.source)
+        foreign = open_foreign(known.source, known.labels or "auto")
         manifest = convert(
             foreign, known.out, settings, vae=vae, second=known.second, multiplied=known.multiplied, crew=crew
         )
@@ -43,6 +45,15 @@ def run(words: list[str]) -> None:
             if not known.frames
             else ClipFrames(known.source, frames=known.frames, rate=known.rate, size=known.size)
         )
+        if not known.frames and crew.rank == 0:
+            found = found_words(
+                source.address,
+                len(source),
+                source.class_names,
+                origin=getattr(source, "origin", ""),
+                passed_over=getattr(source, "passed_over", ()),
+            )
+            print(found, file=sys.stderr)
         if known.dry_run:
             print(preview(source, vae, settings, batch_size=known.batch_size).text(crew.world))
             return
@@ -50,15 +61,46 @@ def run(words: list[str]) -> None:
     if manifest:
         skipped = f", {manifest.skipped} skipped (see {known.out / 'skipped.txt'})" if manifest.skipped else ""
         about = manifest.fingerprint
-        print(f"{known.out}: {about.count} latents{skipped}, fingerprint {about.digest}")
+        some = ", ".join(about.class_names[:4]) + (", …" if len(about.class_names) > 4 else "")
+        classes = f"{len(about.class_names)} classes ({some})" if some else "no classes"
+        print(f"{known.out}: {about.count} latents{skipped}, fingerprint {about.digest}, {classes}")
+
+
+_OF_IMAGES = {
+    "size": 256,
+    "crop": "lanczos",
+    "flips": "stored",
+    "precision": "fp32",
+    "batch_size": 32,
+    "rate": 8.0,
+}
+"""What says how images are encoded, with its value where it is not given."""
+_LABELS = ("folders", "samples", "none")
 
 
 def _check(known: argparse.Namespace) -> None:
-    """Refuse options that do not go together, before anything heavy loads."""
+    """Refuse options that do not go together, or would have no effect, before anything heavy loads."""
+    given = [name for name in (*_OF_IMAGES, "frames") if getattr(known, name) is not None]
+    if known.kind == "latents" and (given or known.dry_run):
+        option = f"--{given[0].replace('_', '-')}" if given else "--dry-run"
+        raise UserError(f"{option} is for images, and --from latents says that they are encoded already", status=2)
+    if known.kind == "latents" and known.labels not in (None, *_LABELS):
+        raise UserError(f"--labels {known.labels} is for images: of latents {', '.join(_LABELS)}", status=2)
+    if known.frames is None and known.rate is not None:
+        raise UserError(f"--rate {known.rate:g} is for videos: add --frames, how many of each", status=2)
+    if known.frames is not None and known.crop is not None:
+        raise UserError(f"--crop {known.crop} is for images: of videos the central square is taken", status=2)
+    for name, value in _OF_IMAGES.items():
+        if getattr(known, name) is None:
+            setattr(known, name, value)
+    for name in ("batch_size", "rate"):
+        if not 0 < getattr(known, name) < float("inf"):
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} {getattr(known, name)} must be a number above 0", status=2)
     if known.kind == "images" and not known.vae:
         raise UserError("no autoencoder given: add --vae sd-vae-ft-ema, or a folder of yours", status=2)
-    if known.kind == "latents" and (known.dry_run or known.labels):
-        raise UserError("--dry-run and --labels are for images", status=2)
+    if not 0 < known.multiplied < float("inf"):
+        raise UserError(f"--multiplied {known.multiplied} must be a number above 0", status=2)
     if known.frames is not None and (known.frames < 1 or known.flips == "drawn" or known.labels):
         raise UserError(
             f"--frames {known.frames} must be at least 1, and goes with neither --flips drawn, which would mirror "
@@ -95,30 +137,34 @@ def _parser() -> Parser:
     parser.add_argument(
         "--multiplied", type=float, default=1.0, help="--from latents: they were multiplied by this (1): 0.18215"
     )
-    parser.add_argument("--size", type=int, default=256, help="side of the images in pixels (256)")
-    parser.add_argument("--crop", choices=("lanczos", "box"), default="lanczos", help="lanczos, or box as ADM's")
+    parser.add_argument("--size", type=int, help="side of the images in pixels (256)")
+    parser.add_argument("--crop", choices=("lanczos", "box"), help="lanczos, or box as ADM's")
     parser.add_argument(
         "--flips",
         choices=("stored", "drawn", "none"),
-        default="stored",
-        help="stored: each image also mirrored; drawn: half of them mirrored, for good; none",
+        help="stored (the default): each image also mirrored; drawn: half of them mirrored, for good; none",
     )
     parser.add_argument(
         "--scale",
-        choices=("statistics", "scalar"),
+        choices=("statistics", "places", "scalar"),
         default="statistics",
-        help="by mean and std of each channel, or by the autoencoder's own number, such as 0.18215",
+        help="by mean and std of each channel, or of each place of each channel as the α-Flow release does, or by "
+        "the autoencoder's own number, such as 0.18215",
     )
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the autoencoder (fp32)")
-    parser.add_argument("--batch-size", type=int, default=32, help="images through the autoencoder at once (32)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of the autoencoder (fp32)")
+    parser.add_argument("--batch-size", type=int, help="images through the autoencoder at once (32)")
     parser.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
-    parser.add_argument("--labels", help="where labels come from, instead of the folders: a CSV, a column")
+    parser.add_argument(
+        "--labels",
+        help="where labels come from: FILE.csv, FILE.csv#COLUMN, a column, folders, none; of latents: folders, "
+        "samples, none",
+    )
     parser.add_argument(
         "--tolerance", type=float, default=0.01, help="share of images that may be unreadable (0.01)"
     )
     parser.add_argument("--shard-images", type=int, help="images a shard (as many as make 128 MiB)")
     parser.add_argument("--frames", type=int, help="SRC holds videos: take this many frames of each")
-    parser.add_argument("--rate", type=float, default=8.0, help="of videos, frames a second (8)")
+    parser.add_argument("--rate", type=float, help="of videos, frames a second (8)")
     parser.add_argument(
         "--dry-run", action="store_true", help="read 100 images, and tell size, time and what to skip"
     )

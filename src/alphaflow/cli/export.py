@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from ..errors import UserError
 from ..export import FORMATS
 from . import Parser
+from .words import share_of_run
 
 
 def run(words: list[str]) -> None:
@@ -18,7 +20,7 @@ def run(words: list[str]) -> None:
     )
     parser.add_argument(
         "--ema",
-        type=float,
+        type=share_of_run,
         metavar="STD",
         help="weights averaged over this share of the run, from those it stored",
     )
@@ -34,6 +36,8 @@ def run(words: list[str]) -> None:
     )
     parser.add_argument("--private", action="store_true", help="with --push: where nobody else sees it")
     known = parser.parse_args(words)
+    if known.private and not known.push:
+        raise UserError("--private goes with --push: nothing is published without it", status=2)
 
     from ..export import export
 

@@ -13,8 +13,8 @@ def run(words: list[str]) -> None:
     parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
     known = parser.parse_args(words)
 
-    from ..report import headlines, write_report
-    from ..training.devices import choose_device
+    from ..devices import choose_device
+    from ..reports.report import headlines, write_report
 
     print(write_report(known.run, seed=known.seed, device=choose_device(known.device)))
     for line in headlines(known.run):

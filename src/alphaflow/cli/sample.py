@@ -1,9 +1,16 @@
 """`alphaflow sample`."""
 
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from ..errors import UserError
 from . import Parser
+from .words import share_of_run
 
 
 def run(words: list[str]) -> None:
@@ -12,47 +19,82 @@ def run(words: list[str]) -> None:
     parser.add_argument("run", type=Path, help="the folder of a run")
     parser.add_argument(
         "--out",
-        type=Path,
         required=True,
-        help="FILE.npz, GRID.png, or a folder for single PNGs; of videos also FILE.gif and FILE.mp4",
+        help="FILE.npz, GRID.png, or FOLDER/ for single PNGs; of videos also FILE.gif and FILE.mp4",
     )
     parser.add_argument("--count", type=int, default=64, help="how many (64)")
-    parser.add_argument("--labels", default="balanced", help="balanced, random, or a list to go round in: 0,1")
-    parser.add_argument("--nfe", type=int, default=1, help="network evaluations (1)")
+    parser.add_argument(
+        "--labels", help="balanced (the default), random, or classes to go round in: 0,1 or cat,dog"
+    )
+    parser.add_argument("--nfe", type=int, help="network evaluations (1)")
     parser.add_argument("--guidance", type=float, default=1.0, help="its scale (1: none)")
     parser.add_argument(
         "--guide-from", type=float, default=0.0, metavar="T", help="guide from this t on, if told in training (0)"
     )
     parser.add_argument("--guide-to", type=float, default=1.0, metavar="T", help="and up to this one (1)")
-    parser.add_argument("--rate", type=float, default=8.0, help="of videos, frames a second (8)")
+    parser.add_argument("--rate", type=float, help="of videos, frames a second (8)")
     parser.add_argument("--vae", help="of a run on latents: where the autoencoder is, if not where it was")
     add_sampler_options(parser)
-    known = parser.parse_args(words)
-    if known.count < 1:
-        raise UserError(f"--count {known.count} must be at least 1", status=2)
-    if known.nfe < 1:
-        raise UserError(f"--nfe {known.nfe} must be at least 1", status=2)
+    args = parser.parse_args(words)
+    times, method = times_of(args.times), method_of(args.method)
+    if times is not None and args.nfe is not None:
+        raise UserError("--nfe and --times both say which evaluations: give one of them", status=2)
+    nfe = 1 if args.nfe is None else args.nfe
+    for name, value, most in (("count", args.count, 10**8), ("nfe", nfe, 10**6)):
+        if not 1 <= value <= most:
+            raise UserError(f"--{name} {value} must be at least 1, and at most {most:,}", status=2)
 
-    from ..figures import write_samples
-    from ..films import write_videos
-    from ..generate import choose_labels, load
+    from ..generation.drawing import check_draw, draw_into
+    from ..generation.generator import choose_labels
+    from ..generation.outputs import ending_of
+    from ..generation.sampler import Sampler
+    from ..generation.videos import check_rate
+    from ..runs.loading import data_record, load
 
-    generator = load(known.run, device=known.device, ema=known.ema, vae=known.vae)
-    labels = choose_labels(known.labels, known.count, generator.num_classes, known.seed)
-    method, times = method_of(known.method), times_of(known.times)
-    interval = (known.guide_from, known.guide_to)
-    samples = generator.samples(labels, known.nfe, known.seed, method, times, known.guidance, interval)
-    columns = generator.num_classes if known.labels == "balanced" and 1 < generator.num_classes <= 20 else None
-    pictures = generator.pictures(samples)
-    if pictures.ndim == 5:
-        write_videos(pictures, labels.numpy(), known.out, columns, rate=known.rate)
-    else:
-        write_samples(pictures, labels.numpy(), known.out, columns)
-    print(known.out)
+    # All that can be wrong is found before the network is loaded.
+    check_ema(args.ema)
+    ending_of(args.out)
+    if args.rate is not None:
+        check_rate(args.rate)
+    interval = (args.guide_from, args.guide_to)
+    sampler = Sampler(nfe, args.seed, method, times, args.guidance, interval)
+    check_plan(sampler.grid, method)
+    data = data_record(args.run)
+    classes = data["num_classes"]
+    if args.labels is not None and classes == 0:
+        raise UserError(f"--labels {args.labels}: this model has no classes, leave it out", status=2)
+    columns = classes if args.labels in (None, "balanced") and 1 < classes <= 20 else None
+    check_draw(data, args.out, args.count, columns=columns, rate=args.rate)
+    labels = choose_labels(args.labels or "balanced", args.count, classes, args.seed, data["class_names"])
+
+    generator = load(args.run, device=args.device, ema=args.ema, vae=args.vae)
+    with _ended_in_order():
+        draw_into(
+            generator,
+            labels,
+            args.out,
+            sampler,
+            columns=columns,
+            rate=8.0 if args.rate is None else args.rate,
+        )
+    print(args.out)
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let SIGTERM end the process within the block as an error would, so that nothing half-written stays."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def add_sampler_options(parser: Parser) -> None:
-    """The options that every sampling command shares."""
+    """Add the options that every sampling command shares."""
     parser.add_argument(
         "--method", default="ode", help="ode, consistency, euler, heun; or one for each interval: heun,ode"
     )
@@ -60,7 +102,7 @@ def add_sampler_options(parser: Parser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
     parser.add_argument(
         "--ema",
-        type=float,
+        type=share_of_run,
         metavar="STD",
         help="weights averaged over this share of the run, from those it stored",
     )
@@ -68,15 +110,51 @@ def add_sampler_options(parser: Parser) -> None:
 
 
 def method_of(words: str) -> str | list[str]:
-    """`ode`, or `heun,ode` as a list."""
+    """Read a method: `ode` as it is, `heun,ode` as a list."""
     return words.split(",") if "," in words else words
 
 
 def times_of(words: str | None) -> list[float] | None:
-    """`1,.5,0` as numbers."""
+    """Read a time grid: `1,.5,0` as numbers.
+
+    Raises:
+        UserError: the words are no numbers, do not fall, or do not go from noise (1) to data (0).
+    """
     if words is None:
         return None
     try:
-        return [float(word) for word in words.split(",")]
+        times = [float(word) for word in words.split(",")]
     except ValueError:
         raise UserError(f"--times {words!r}: give falling numbers like 1,.5,0", status=2) from None
+    if len(times) < 2 or not all(t > s for t, s in pairwise(times)):
+        raise UserError(f"--times {words!r} must fall, as in 1,.5,0", status=2)
+    if times[-1] != 0:
+        raise UserError(
+            f"--times {words!r} must end at 0, where the data are: what is before it is half noise", status=2
+        )
+    if times[0] != 1:
+        raise UserError(f"--times {words!r} must begin at 1, where noise is", status=2)
+    return times
+
+
+def check_ema(share: float | None) -> None:
+    """Raise `UserError` for a share of a run that no average has."""
+    from ..models.ema import gamma_of
+
+    try:
+        if share is not None:
+            gamma_of(share)
+    except ValueError as error:
+        raise UserError(f"--ema: {error}", status=2) from None
+
+
+def check_plan(times: Sequence[float], method: str | list[str]) -> None:
+    """Raise `UserError` for methods that are unargs, or not one for each interval."""
+    from ..method.sampling import plan
+
+    try:
+        plan(times, method)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"--method: {error}", status=2) from None

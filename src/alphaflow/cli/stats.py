@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, choose
+from ..runs.conditions import DETECTORS
 from . import Parser
+from .words import check_writable, count, number
 
 
 def run(words: list[str]) -> None:
@@ -16,20 +18,25 @@ def run(words: list[str]) -> None:
     parser.add_argument("out", metavar="OUT.npz", type=Path, help="the file to write")
     parser.add_argument("--detector", required=True, help="inception dinov2 clip clip-l digits; i3d for videos")
     parser.add_argument("--detector-path", type=Path, help="its file, or a folder with it (the cache)")
-    parser.add_argument("--size", type=int, help="side of the pictures in pixels (256)")
+    parser.add_argument("--size", type=count(1, 16384), help="side of the pictures in pixels (256)")
     parser.add_argument("--crop", choices=("lanczos", "box"), help="of images: lanczos (usual), or box as ADM's")
-    parser.add_argument("--frames", type=int, help="of a video (16)")
-    parser.add_argument("--rate", type=float, help="frames a second that are taken of a video (8)")
+    parser.add_argument("--frames", type=count(1, 4096), help="of a video (16)")
+    parser.add_argument(
+        "--rate", type=number(float, above=0, high=1000), help="frames a second that are taken of a video (8)"
+    )
     parser.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
     known = parser.parse_args(words)
+    choose("detector", known.detector, DETECTORS, status=2)
     if known.out.suffix != ".npz":
         raise UserError(f"{known.out} is no .npz: call the file {known.out.with_suffix('.npz')}", status=2)
 
+    check_writable("OUT", known.out)
+
+    from ..devices import choose_device
+    from ..evaluation.reference_statistics import reference_of
     from ..metrics import load_detector
-    from ..stats import reference_of
-    from ..training.devices import choose_device
-    from ..training.parallel import Parallel
-    from ..training.share import Share
+    from ..parallel.parallel import Parallel
+    from ..parallel.share import Share
 
     parallel = Parallel()
     share = Share(parallel)

@@ -1,21 +1,25 @@
 """`alphaflow train`."""
 
 import argparse
-import contextlib
-import io
-import itertools
-import os
-import re
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import UserError, choose
+from ..files import shell_word
 from ..recipes import RECIPES
-from ..training.config import Config, dotted_names
+from ..runs.conditions import ALPHAS
+from ..runs.network_checks import check_memory
 from . import Parser
+from .settings import parse_settings, print_help, setting_words
+from .streams import say
+from .words import count, number, target
 
 if TYPE_CHECKING:
+    from ..runs.config import Config
     from ..training.trainer import Trainer
+
+log = logging.getLogger("alphaflow")
 
 _USAGE = """alphaflow train RECIPE --out DIR [--steps N] [--stop-after N] [--continue] [--dotted.setting VALUE ...]
        alphaflow train --resume DIR [--steps N] [--stop-after N]
@@ -23,58 +27,115 @@ _USAGE = """alphaflow train RECIPE --out DIR [--steps N] [--stop-after N] [--con
 
 
 def run(words: list[str]) -> int | None:
-    """Train; status 143 when SIGTERM ended it."""
-    parser = Parser(
-        prog="alphaflow train",
-        usage=_USAGE,
-        add_help=False,
-        allow_abbrev=False,
-        description="`alphaflow train RECIPE --help` lists every setting. Recipes: " + ", ".join(RECIPES),
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder")
-    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with this run, bit-exactly")
-    parser.add_argument(
-        "--continue", action="store_true", dest="go_on", help="go on with the run in --out if there is one"
-    )
-    parser.add_argument("--stop-after", type=int, metavar="N", help="stop after N steps, with a checkpoint")
-    parser.add_argument("--dry-run", action="store_true", help="say what the run would cost, and train nothing")
-    parser.add_argument("--gpus", type=int, metavar="N", help="with --dry-run: how many there would be (8)")
-    parser.add_argument("--mfu", type=float, metavar="F", help="with --dry-run: share of their peak in use (0.4)")
-    parser.add_argument("-h", "--help", action="store_true")
+    """Train; status 143 when SIGTERM ended it, 130 when Ctrl-C did, 129 when its terminal closed."""
+    resumes = any(word == "--resume" or word.startswith("--resume=") for word in words)
+    if resumes and {"-h", "--help"} & {*words}:
+        _resume_parser().print_help()
+        return 0
+    parser = _parser()
     recipe = words[0] if words and not words[0].startswith("-") else None
     known, settings = parser.parse_known_args(words[1:] if recipe else words)
-    known.recipe = choose("recipe", recipe, RECIPES, status=2) if recipe else None
+    known.recipe = _recipe(recipe) if recipe is not None else None
     if known.help:
         if known.recipe is None:
             parser.print_help()
         else:
-            with contextlib.suppress(SystemExit):
-                parse_settings(known.recipe, ["--help"])
+            print_help(known.recipe)
         return 0
-    if known.stop_after is not None and known.stop_after < 1:
-        raise UserError(f"--stop-after {known.stop_after} must be at least 1", status=2)
+    _check(known)
     if known.dry_run:
         _plan(known, settings)
         return 0
-    if known.gpus is not None or known.mfu is not None:
-        raise UserError("--gpus and --mfu go with --dry-run: torchrun says how many processes train", status=2)
     trainer = _resume(known, settings) if known.resume is not None else _start(known, settings)
     whole = trainer.train(known.stop_after)
     if trainer.parallel.main:
-        print(f"{trainer.folder.path}: {trainer.step} of {trainer.config.steps} steps done")
-    return None if whole else 143
+        said = f"{trainer.folder.path}: {trainer.step} of {trainer.config.steps} steps done"
+        say(said, heard=whole)  # what ended it may have closed the terminal as well
+        if whole:
+            log.info("%s", _next(trainer.folder.path, done=trainer.step == trainer.config.steps))
+    return None if whole else trainer.status
+
+
+def _next(run: Path, *, done: bool) -> str:
+    """What to do with a run now, in commands as a shell takes them."""
+    place = str(run)
+    word = shell_word(f"./{place}" if place.startswith(("-", "~")) else place)
+    commands = [
+        f"alphaflow sample {word} --out samples.png",
+        f"alphaflow evaluate {word}",
+        f"alphaflow report {word}",
+    ]
+    return f"next: {'; '.join(commands if done else [f'alphaflow train --resume {word}', *commands])}"
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="alphaflow train",
+        usage=_USAGE,
+        add_help=False,
+        description="`alphaflow train RECIPE --help` lists every setting. Recipes: " + ", ".join(RECIPES),
+    )
+    parser.add_argument("--out", type=target, metavar="DIR", help="the run's folder")
+    parser.add_argument("--resume", type=target, metavar="DIR", help="go on with this run, bit-exactly")
+    parser.add_argument(
+        "--continue", action="store_true", dest="go_on", help="go on with the run in --out if there is one"
+    )
+    parser.add_argument("--stop-after", type=count(), metavar="N", help="stop after N steps, with a checkpoint")
+    parser.add_argument("--dry-run", action="store_true", help="say what the run would cost, and train nothing")
+    gpus, mfu = count(1, 10**6), number(float, above=0, high=1)
+    parser.add_argument("--gpus", type=gpus, metavar="N", help="with --dry-run: how many there would be (8)")
+    parser.add_argument("--mfu", type=mfu, metavar="F", help="with --dry-run: share of their peak in use (0.4)")
+    parser.add_argument("-h", "--help", action="store_true")
+    return parser
+
+
+def _recipe(name: str) -> str:
+    """It, if there is one of that name; of a recipe and a member in one word the error says how to have both."""
+    if name not in RECIPES:
+        for recipe, dash, member in ((one, *name[len(one) :].partition("-")[1:]) for one in RECIPES):
+            if name == f"{recipe}{dash}{member}" and member in ALPHAS:
+                raise UserError(f"unknown recipe {name!r}: give {recipe} with --objective.name {member}", status=2)
+    return choose("recipe", name, RECIPES, status=2)
+
+
+def _refuse_no_recipe(settings: list[str], otherwise: str) -> NoReturn:
+    """Say that it is missing, or that it stands elsewhere than first: where no option takes it for its value."""
+    for before, word in zip(["", *settings], settings):
+        if word in RECIPES and before not in setting_words():
+            raise UserError(f"the recipe comes first: alphaflow train {word} --out DIR …", status=2)
+    raise UserError(f"{otherwise}: choose one of {', '.join(RECIPES)}, or --resume DIR", status=2)
+
+
+def _check(known: argparse.Namespace) -> None:
+    """Refuse words that do not go together, before anything heavy loads."""
+    if not known.dry_run and (known.gpus is not None or known.mfu is not None):
+        raise UserError("--gpus and --mfu go with --dry-run: torchrun says how many processes train", status=2)
+    if known.dry_run and (known.resume or known.go_on or known.stop_after):
+        raise UserError("--dry-run trains nothing: leave --resume, --continue and --stop-after away", status=2)
+    if known.resume is not None and known.go_on:
+        raise UserError("--resume and --continue both say which run goes on: give one of them", status=2)
+    if known.resume is not None and (known.recipe is not None or known.out is not None):
+        raise UserError(
+            "--resume takes its recipe, folder and settings from the run: give only "
+            f"{', '.join(_CHANGEABLE[:-1])} or {_CHANGEABLE[-1]}",
+            status=2,
+        )
 
 
 def _start(known: argparse.Namespace, settings: list[str]) -> "Trainer":
     if known.recipe is None:
-        raise UserError(f"no recipe given: choose one of {', '.join(RECIPES)}, or --resume DIR", status=2)
+        _refuse_no_recipe(settings, "no recipe given")
     config = parse_settings(known.recipe, settings)
     if known.out is None:
         raise UserError(f"no folder given: add --out DIR, for example --out runs/{known.recipe}", status=2)
-    from ..training.run import RunFolder
+    check_memory(config)
+    from ..runs.folder import RunFolder
+
+    RunFolder(known.out).refuse_others()
+    from ..parallel.parallel import environment_number
     from ..training.trainer import Trainer
 
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # by torchrun, after a worker died
+    restarted = environment_number("TORCHELASTIC_RESTART_COUNT", 0) > 0  # by torchrun, after a worker died
     begin = Trainer.go_on if known.go_on or restarted else Trainer.start
     return begin(config, RunFolder(known.out))
 
@@ -82,82 +143,79 @@ def _start(known: argparse.Namespace, settings: list[str]) -> "Trainer":
 def _plan(known: argparse.Namespace, settings: list[str]) -> None:
     """Print what the run would cost. Data that are not there yet are taken to be what the recipe expects."""
     if known.recipe is None:
-        raise UserError(f"no recipe to plan: choose one of {', '.join(RECIPES)}", status=2)
+        _refuse_no_recipe(settings, "no recipe to plan")
     recipe, config = RECIPES[known.recipe], parse_settings(known.recipe, settings)
-    from .. import plan
-    from ..training.build import build_dataset
+    from ..costs import estimate
+    from ..data import Images
+    from ..runs.build import build_dataset
 
     shape, classes = recipe.shape, recipe.num_classes
     if shape is None or config.data != recipe.config.data:
         data = build_dataset(config.data)
+        if isinstance(data, Images):
+            print(data.found)
         shape, classes = data.shape, data.num_classes
-    given = {"gpus": known.gpus, "mfu": known.mfu}
-    machine = plan.Machine(**{name: value for name, value in given.items() if value is not None})
-    print(plan.describe(plan.plan(config, shape, classes, machine)))
+    given = {"gpus": known.gpus or _dividing(config, estimate.Machine.gpus), "mfu": known.mfu}
+    if known.gpus is None and given["gpus"] != estimate.Machine.gpus:
+        print(
+            f"batch_size {config.batch_size} does not divide by {estimate.Machine.gpus} GPUs: planned for "
+            f"{given['gpus']} (--gpus)"
+        )
+    machine = estimate.Machine(**{name: value for name, value in given.items() if value is not None})
+    print(estimate.describe(estimate.plan(config, shape, classes, machine)))
+
+
+def _dividing(config: "Config", most: int) -> int:
+    """Over how many GPUs a batch divides: at most so many; one where a run on a CPU does not over all."""
+    fitting = [one for one in range(most, 0, -1) if config.batch_size % (one * config.accumulate) == 0]
+    if most in fitting or not fitting:  # or over none: the plan says so
+        return most
+    return 1 if config.device == "cpu" else fitting[0]
+
+
+_CHANGEABLE = ("--steps", "--device", "--accumulate", "--parallel.strategy", "--data.path", "--distill.teacher")
+"""What may be another from where a run goes on: it changes nothing of what is computed."""
+
+
+def _resume_parser() -> Parser:
+    parser = Parser(
+        prog="alphaflow train --resume",
+        usage="alphaflow train --resume DIR [--stop-after N] [--steps N] [--device D] [--accumulate N] …",
+        description="Go on with a run, from its newest whole checkpoint. It keeps the settings that it has; to "
+        "change others, begin a new run with --init DIR.",
+        add_help=False,
+    )
+    parser.add_argument("--steps", type=count(), metavar="N", help="steps of the whole run: a longer one goes on")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to train")
+    parser.add_argument(
+        "--accumulate", type=count(1, 2**24), metavar="N", help="parts of a batch, for less memory"
+    )
+    parser.add_argument("--parallel.strategy", choices=("none", "ddp", "fsdp", "hsdp"), help="of many processes")
+    parser.add_argument("--data.path", metavar="PLACE", help="where the data are now")
+    parser.add_argument("--distill.teacher", metavar="DIR", help="where the teacher is now")
+    return parser
 
 
 def _resume(known: argparse.Namespace, settings: list[str]) -> "Trainer":
-    if known.recipe is not None or known.out is not None:
-        raise UserError(
-            "--resume takes its recipe, folder and settings from the run: give only --steps, --device, "
-            "--accumulate, --parallel.strategy or --distill.teacher",
-            status=2,
-        )
-    parser = Parser(prog="alphaflow train --resume", add_help=False, allow_abbrev=False)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--accumulate", type=int)
-    parser.add_argument("--parallel.strategy", choices=("none", "ddp", "fsdp", "hsdp"))
-    parser.add_argument("--distill.teacher", metavar="DIR", help="where the teacher is now")
-    changes = vars(parser.parse_args(settings))
-    from ..training.run import RunFolder
+    known_changes, others = _resume_parser().parse_known_args(settings)
+    if others:
+        _refuse_changes(known.resume, others)
+    from ..runs.folder import RunFolder
     from ..training.trainer import Trainer
 
-    return Trainer.resume(RunFolder(known.resume), **changes)
+    return Trainer.resume(RunFolder(known.resume), **vars(known_changes))
 
 
-def parse_settings(recipe: str, words: list[str]) -> Config:
-    """The recipe's config with the settings of the command line; tyro reads the values and prints the help."""
-    import tyro
-
-    names = [f"--{name}" for name in dotted_names()]
-    words = _spell_out_flags(words)
-    for word in words:
-        if word.startswith("--") and word != "--help":
-            choose(
-                "setting",
-                word.split("=")[0].replace("_", "-"),
-                [*names, "--out", "--stop-after", "--continue"],
-                status=2,
-            )
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                Config,
-                default=RECIPES[recipe].config,
-                args=words,
-                prog=f"alphaflow train {recipe}",
-                config=(tyro.conf.FlagConversionOff,),  # --data.flip True, as in config.yaml
-            )
-    except SystemExit as end:
-        if not end.code:  # --help
-            raise
-        raise UserError(_one_line(said.getvalue()), status=2) from None
-
-
-def _spell_out_flags(words: list[str]) -> list[str]:
-    """`--compile` alone means `--compile True`."""
-    flags = {f"--{name}" for name in dotted_names(only=bool)}
-    spelled: list[str] = []
-    for word, following in zip(words, [*words[1:], "--"]):
-        spelled += [word, "True"] if word in flags and following.startswith("--") else [word]
-    return spelled
-
-
-def _one_line(box: str) -> str:
-    """The message below the title of the box that tyro draws, with such lines as the terminal has."""
-    lines = [re.sub(r"[│╭╮╰╯─]+|-{3,}", " ", line).strip() for line in box.splitlines()[1:]]
-    message = itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, lines))
-    text = re.sub(r"^Error parsing \w*Config: ", "", " ".join(message))  # our own words follow
-    return text or "the settings could not be read"
+def _refuse_changes(run: Path, words: list[str]) -> None:
+    """A run keeps its settings; what is none is told as such."""
+    names = [word.split("=")[0] for word in words if word.startswith("-")]
+    if not names:
+        raise UserError(f"{words[0]!r} after --resume {run} is no setting: leave it out", status=2)
+    for name in names:
+        choose("setting", name.replace("_", "-"), setting_words(), status=2)
+    raise UserError(
+        f"{', '.join(names)}: a run keeps its settings, and only {', '.join(_CHANGEABLE)} may change with "
+        f"--resume; to begin a new run where this one ended: alphaflow train RECIPE --init {run} "
+        f"{' '.join(words)} --out DIR",
+        status=2,
+    )

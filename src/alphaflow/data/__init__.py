@@ -5,9 +5,9 @@ from alphaflow.data.digits import Digits
 from alphaflow.data.images import Images
 from alphaflow.data.latents import Latents
 from alphaflow.data.loader import Batch, Batches
-from alphaflow.data.moving import MovingDigits
 from alphaflow.data.toys import TOYS, Toy, toy_points
-from alphaflow.data.video import VideoClips
+from alphaflow.data.videos.dataset import VideoClips
+from alphaflow.data.videos.moving_digits import MovingDigits
 from alphaflow.pixels import from_uint8, to_uint8
 
 __all__ = [

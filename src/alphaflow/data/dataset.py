@@ -1,11 +1,14 @@
-"""What the trainer and the evaluation ask of a data set."""
+"""The protocol of a data set, as the trainer and the evaluation use it."""
 
 import hashlib
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .latents.manifest import Manifest
 
 
 class Dataset(Protocol):
@@ -21,7 +24,7 @@ class Dataset(Protocol):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """One name a class, in the order of the labels; empty without labels."""
+        """One name for each class, in the order of the labels; empty without labels."""
 
     @property
     def kind(self) -> Literal["image", "video", "latent", "points"]:
@@ -31,8 +34,12 @@ class Dataset(Protocol):
     def fingerprint(self) -> str:
         """Short hash of the samples, the labels and the settings that made them."""
 
+    @property
+    def manifest(self) -> "Manifest | None":
+        """How the latents were made, to decode them by; None where samples are no latents."""
+
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
 
     def batch(self, indices: Tensor, flip: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Return the samples at `indices`, int64 (B,).

@@ -23,6 +23,7 @@ class Digits:
     num_classes: int = 10
     class_names: tuple[str, ...] = tuple("0123456789")
     kind: Literal["image", "video", "points"] = "image"
+    manifest: None = None
 
     def __init__(self) -> None:
         images, labels = _read()
@@ -40,7 +41,7 @@ class Digits:
 
 
 def _read() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Ink levels (N, 64) and classes (N,), from scikit-learn's file where it lies as ever.
+    """Return ink levels (N, 64) and classes (N,), from scikit-learn's file where it lies at its usual place.
 
     Importing scikit-learn, to ask it, takes longer than importing torch.
     """

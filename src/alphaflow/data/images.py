@@ -14,8 +14,10 @@ from torch import Tensor
 
 from alphaflow.data.pixel_cache import Decoded, decoded_file
 from alphaflow.data.sources import Crop, Source, decode_or_reason, open_source
-from alphaflow.data.sources.decoding import check_size_and_crop
-from alphaflow.errors import UserError
+from alphaflow.data.sources.classes import shown
+from alphaflow.data.sources.decoding import CROPPED, check_size_and_crop
+from alphaflow.data.sources.words import found_words
+from alphaflow.errors import UserError, one_line
 from alphaflow.pixels import mirror, scale_pixels
 
 Skipped = list[tuple[int, str]]
@@ -36,16 +38,22 @@ class Images:
 
     Args:
         source: the images, or their address; see `open_source`.
+        class_names: the order of the classes, if a run has recorded it; images of other classes are passed over.
+            `None`:
+            the source's own.
         size: side of the images in pixels, at least 1.
         crop: how an image becomes a square; see `sources.decode`.
         tolerance: the largest share of undecodable images, in [0, 1], that is not an error.
         memory: GB (10⁹ bytes) of decoded images that may be held in memory, at least 0.
 
     Raises:
-        UserError: a bad argument, too many undecodable images, a class left with none, or no room for the cache.
+        UserError: an argument is bad, too many images cannot be decoded, a class is left with none, or there is no
+            room for
+            the cache.
     """
 
     kind: Literal["image", "video", "points"] = "image"
+    manifest: None = None
 
     def __init__(
         self,
@@ -55,6 +63,7 @@ class Images:
         crop: Crop = "lanczos",
         tolerance: float = 0.1,
         memory: float = 4.0,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         check_size_and_crop(size, crop)
         if not 0 <= tolerance <= 1:
@@ -62,8 +71,10 @@ class Images:
         if not memory >= 0:
             raise UserError(f"memory {memory!r} is no amount: give GB, 0 or more")
         source = open_source(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else source
-        self.source, self.crop = source, crop
+        self.source, self.crop = source, CROPPED[crop]
         count = len(source)
+        if not count:
+            raise UserError(f"{source.address} holds no images: give another address")
         kept: Decoded | None = None
         if count * 3 * size * size <= round(memory * 1e9):
             pixels = np.empty((count, 3, size, size), np.uint8)
@@ -75,10 +86,10 @@ class Images:
         _report(self.skipped)
         _check(source.address, self.skipped, count, tolerance)
         self._rows = np.setdiff1d(np.arange(count), [index for index, _ in bad]) if bad else None
-        labels = np.zeros(count, np.int64) if source.labels is None else source.labels
+        every, self.class_names = _in_order(source, class_names)
+        labels = np.zeros(count, np.int64) if every is None else every
         labels = labels if self._rows is None else labels[self._rows]
-        self.class_names = source.class_names
-        for label in np.setdiff1d([] if source.labels is None else source.labels, labels):
+        for label in np.setdiff1d([] if every is None else every, labels):
             raise UserError(
                 f"{source.address}: class {self.class_names[label]!r}: none of its images can be read: remove it"
             )
@@ -94,6 +105,18 @@ class Images:
         self._y = torch.from_numpy(labels) if self.num_classes else None
         self._count = len(labels)
 
+    @property
+    def found(self) -> str:
+        """One line for people about what the source holds; see `found_words`."""
+        return found_words(
+            self.source.address,
+            len(self),
+            self.class_names,
+            origin=getattr(self.source, "origin", ""),
+            skipped=len(self.skipped),
+            passed_over=getattr(self.source, "passed_over", ()),
+        )
+
     def __len__(self) -> int:
         return self._count
 
@@ -102,6 +125,16 @@ class Images:
         y = None if self._y is None else self._y[indices]
         rows = indices if self._rows is None else torch.from_numpy(self._rows[indices.numpy()])
         return mirror(scale_pixels(self._pixels[rows]), flip), y
+
+
+def _in_order(source: Source, names: Sequence[str] | None) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
+    """Return labels and class names of a source, with its classes in the order of `names` where these are the same
+    ones."""
+    mine, safe = tuple(source.class_names), tuple(map(shown, names or ()))
+    if source.labels is None or mine == safe or sorted(mine) != sorted(safe):
+        return source.labels, mine
+    place = np.array([safe.index(name) for name in mine])
+    return place[source.labels], tuple(names or ())
 
 
 def decode_range(source: Source, pixels: NDArray[np.uint8], crop: Crop, which: Sequence[int]) -> Skipped:
@@ -139,7 +172,7 @@ def _read(source: Source, index: int, crop: Crop, out: NDArray[np.uint8]) -> str
     try:
         data = source.read(index)
     except OSError as error:
-        return error.strerror or " ".join(str(error).split()) or type(error).__name__
+        return error.strerror or one_line(error)
     outcome = decode_or_reason(data, out.shape[-1], crop, out)
     return outcome if isinstance(outcome, str) else None
 
@@ -147,7 +180,7 @@ def _read(source: Source, index: int, crop: Crop, out: NDArray[np.uint8]) -> str
 def _fingerprint(
     settings: str, pixels: NDArray[np.uint8], rows: NDArray[np.int64] | None, labels: NDArray[np.int64]
 ) -> str:
-    """What `dataset.fingerprint` gives for the chosen rows and the labels, without a copy of the rows."""
+    """Return what `dataset.fingerprint` gives for the chosen rows and the labels, without a copy of the rows."""
     digest = hashlib.sha256(settings.encode())
     digest.update(f"|{pixels.dtype.str}{(len(labels), *pixels.shape[1:])}|".encode())
     for start in range(0, len(labels), _ROUND):

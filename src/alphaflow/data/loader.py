@@ -8,20 +8,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alphaflow.data.class_words import class_of
 from alphaflow.data.dataset import Dataset
 from alphaflow.data.order import Balanced, Epochs, Order, Runs
-from alphaflow.errors import UserError, choose
+from alphaflow.data.sources.classes import few
+from alphaflow.errors import UserError
 
 
 class Batch(NamedTuple):
     """The samples of one step."""
 
     x: Tensor
-    """float32 (B, *shape)"""
+    """Samples, float32 (B, *shape)."""
     y: Tensor | None
-    """int64 (B,), or `None` without classes"""
+    """Classes, int64 (B,), or `None` without classes."""
     sample_ids: Tensor
-    """int64 (B,): positions in the infinite stream of samples, unique over the whole run"""
+    """Positions in the infinite stream of samples, int64 (B,), unique over the whole run."""
 
 
 @runtime_checkable
@@ -31,7 +33,7 @@ class Drawn(Protocol):
     def draw(
         self, indices: Tensor, sample_ids: Tensor, seed: int, flip: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """As `Dataset.batch`, with the randomness that belongs to (seed, sample id)."""
+        """Return samples as `Dataset.batch`, with the randomness that belongs to (seed, sample id)."""
 
 
 class Batches:
@@ -51,8 +53,9 @@ class Batches:
         balanced: draw every class equally often instead of every sample.
 
     Raises:
-        UserError: an empty data set, a batch size below 1, flips of what has no mirror image, or classes of a data
-            set that has none.
+        UserError: the data set is empty, the batch size is below 1, samples to be flipped have no mirror image, or
+            classes
+            are asked of a data set that has none.
     """
 
     def __init__(
@@ -102,24 +105,28 @@ class Batches:
 
 
 def class_numbers(words: str, names: Sequence[str]) -> list[int]:
-    """The classes that `0,3,7-9` or `cat,dog` mean, in their order; none for empty words.
+    """Return the classes that `0,3,7-9` or `cat,dog` mean, in their order; none for empty words.
+
+    A word that is the name of a class means that one, even where it is a number.
 
     Raises:
-        UserError: a number or a name that is none of the classes.
+        UserError: a number or a name is none of the classes.
     """
-    found: set[int] = set()
+    chosen: set[int] = set()
     for word in filter(None, (word.strip() for word in words.split(","))):
         first, dash, last = word.partition("-")
         if word in names:
-            found.add(names.index(word))
+            chosen.add(names.index(word))
         elif first.isdigit() and (last.isdigit() or not dash):
             numbers = range(int(first), int(last or first) + 1)
             if not numbers or numbers[-1] >= len(names):
-                raise UserError(f"data.classes {word!r}: classes are 0 … {len(names) - 1}", status=2)
-            found |= set(numbers)
+                held = few(names, 6)
+                raise UserError(f"data.classes {word!r}: classes are 0 … {len(names) - 1} ({held})", status=2)
+            chosen |= set(numbers)
         else:
-            choose("class", word, names, status=2)
-    return sorted(found)
+            number = class_of(word, names, setting="data.classes")
+            chosen |= {number} - {len(names)}  # that one means no class
+    return sorted(chosen)
 
 
 def _order(dataset: Dataset, seed: int, classes: Sequence[int], balanced: bool) -> Order:
@@ -132,7 +139,7 @@ def _order(dataset: Dataset, seed: int, classes: Sequence[int], balanced: bool) 
 
 
 def _labels(dataset: Dataset) -> NDArray[np.int64]:
-    """The labels of all rows, int64 (N,)."""
+    """Return the labels of all rows, int64 (N,)."""
     if hasattr(dataset, "labels"):
         return dataset.labels()
     parts = [dataset.batch(rows)[1] for rows in torch.arange(len(dataset)).split(1024)]

@@ -1,4 +1,4 @@
-"""In which order rows are drawn: pure functions of the position in the endless stream of samples.
+"""The order in which rows are drawn: pure functions of the position in the endless stream of samples.
 
 Nothing here holds as much as a permutation of the data, so a set of any size costs a process nothing, and any
 position of any epoch is found at once: resumption needs no state, and the number of processes does not matter.
@@ -16,7 +16,7 @@ from alphaflow.errors import UserError
 from alphaflow.rng import hash_key, hash_keys, permuted, seeded
 
 SMALL = 65_536
-"""Up to so many rows an epoch's permutation is drawn as a whole, as earlier versions did for all."""
+"""The most rows for which an epoch's permutation is drawn as a whole, as earlier versions did for all."""
 
 
 class Runs:
@@ -25,7 +25,8 @@ class Runs:
     A set that is sorted by class, as one from folders is, has one stretch a class; a shuffled one up to one a row.
 
     Args:
-        labels: int64 (N,). classes: which to take, each once.
+        labels: int64 (N,).
+        classes: the classes to take, each once.
 
     Raises:
         UserError: one of the classes has no row.
@@ -44,9 +45,9 @@ class Runs:
         order = np.argsort(rank, kind="stable")[(rank < 0).sum() :]
         lengths = (stops - starts)[order]
         self.counts = torch.from_numpy(np.bincount(rank[order], weights=lengths).astype(np.int64))
-        """int64 (K,): rows of each chosen class"""
+        """Rows of each chosen class, int64 (K,)."""
         self.offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(self.counts.numpy())]))
-        """int64 (K + 1,): number of the first row of each chosen class"""
+        """Number of the first row of each chosen class, int64 (K + 1,)."""
         ends = np.cumsum(lengths)
         self._ends = torch.from_numpy(ends)
         self._shift = torch.from_numpy(starts[order] - (ends - lengths))
@@ -55,18 +56,18 @@ class Runs:
         return int(self.offsets[-1])
 
     def rows(self, numbers: Tensor) -> Tensor:
-        """The rows of the data set with these numbers, int64 (B,)."""
+        """Return the rows of the data set with these numbers, int64 (B,)."""
         return numbers + self._shift[torch.searchsorted(self._ends, numbers, right=True)]
 
 
 class Order(Protocol):
-    """Which row, and whether mirrored, stands at each position of the stream."""
+    """An order: the row at each position of the stream, and whether it is mirrored."""
 
     def rows(self, positions: Tensor) -> Tensor:
-        """Rows of the data set, int64 (B,), at `positions`, int64 (B,)."""
+        """Return rows of the data set, int64 (B,), at `positions`, int64 (B,)."""
 
     def flips(self, positions: Tensor) -> Tensor:
-        """bool (B,): a fair coin for each position."""
+        """Return a fair coin for each position, bool (B,)."""
 
 
 def _coins(seed: int, positions: Tensor) -> Tensor:
@@ -74,7 +75,7 @@ def _coins(seed: int, positions: Tensor) -> Tensor:
 
 
 class Epochs:
-    """One permutation of all `size` rows (or of those in `runs`) after the other.
+    """The order of one permutation of all `size` rows (or of those in `runs`) after the other.
 
     Every epoch shows every row exactly once.
     """
@@ -111,7 +112,7 @@ class Epochs:
 
 
 class Balanced:
-    """Every class equally often, whatever its size.
+    """The order that shows every class equally often, whatever its size.
 
     Of K classes, each stretch of K positions shows every one once, in a new order; and the visits to a class go
     through its rows in one permutation after the other.

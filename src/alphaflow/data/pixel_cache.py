@@ -7,7 +7,6 @@ run that goes on after a kill need not agree on anything.
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,9 @@ from numpy.typing import NDArray
 
 from alphaflow.data.sources import Crop, Source
 from alphaflow.data.sources.cache import cache_folder, key_of, locked
+from alphaflow.data.sources.decoding import DECODER
 from alphaflow.errors import UserError
+from alphaflow.files import beside
 
 Skipped = list[tuple[int, str]]
 Decode = Callable[[Source, NDArray[np.uint8], Crop, Sequence[int]], Skipped]
@@ -25,34 +26,33 @@ _CHUNK = 8192  # images between two notes of what is done
 
 
 class Decoded(NamedTuple):
-    """What `decoded_file` found or made."""
+    """Decoded images of a source, in a file of the cache."""
 
     pixels: NDArray[np.uint8]
-    """(N, 3, size, size), mapped from the file"""
+    """Pixels, uint8 (N, 3, size, size), mapped from the file."""
     skipped: Skipped
-    """the images that cannot be decoded; their rows are zero"""
+    """The images that cannot be decoded; their rows are zero."""
     folder: Path
-    """where it lies"""
+    """The folder of the file."""
 
     def remember(self, what: str, compute: Callable[[], str]) -> str:
-        """A word about these pixels that takes long to find out: found out once."""
+        """Return a word about these pixels that takes long to compute, and is therefore computed once and kept."""
         file = self.folder / f"{key_of(what)}.txt"
         if not file.exists():
-            with tempfile.NamedTemporaryFile("w", dir=self.folder, suffix=".tmp", delete=False) as temporary:
-                temporary.write(compute())
-            Path(temporary.name).replace(file)
+            with beside(file) as temporary:
+                temporary.write_text(compute())
         return file.read_text()
 
 
 def decoded_file(source: Source, size: int, crop: Crop, decode: Decode) -> Decoded:
-    """The decoded images of a source in a file of the cache.
+    """Return the decoded images of a source in a file of the cache.
 
     The first process to come decodes; others wait for it. What an interrupted one has done is kept.
 
     Raises:
         UserError: the disk has no room.
     """
-    folder = cache_folder("pixels") / key_of(source.digest, source.stamp, len(source), size, crop)
+    folder = cache_folder("pixels") / key_of(source.digest, source.stamp, len(source), size, crop, DECODER)
     file, notes = folder / "pixels.u8", folder / "done.jsonl"
     shape = (len(source), 3, size, size)
     with locked(folder / "lock"):

@@ -17,7 +17,7 @@ Labels = NDArray[np.int64]
 
 
 def _checkerboard(rng: np.random.Generator, count: int) -> tuple[Points, Labels]:
-    """Uniform on the eight dark squares of a 4x4 board; the sides of a square are 1 before scaling."""
+    """Draw uniformly from the eight dark squares of a 4x4 board, whose sides are 1 before scaling."""
     row = rng.integers(0, 4, count)
     column = 2 * rng.integers(0, 2, count) + row % 2
     corner = np.stack([column, row], axis=1) - 2.0
@@ -26,7 +26,7 @@ def _checkerboard(rng: np.random.Generator, count: int) -> tuple[Points, Labels]
 
 
 def _moons(rng: np.random.Generator, count: int) -> tuple[Points, Labels]:
-    """Two interleaved half circles with Gaussian noise of standard deviation 0.05 before scaling."""
+    """Draw from two interleaved half circles with Gaussian noise of standard deviation 0.05 before scaling."""
     label = rng.integers(0, 2, count)
     angle = math.pi * rng.random(count)
     side = 1.0 - 2.0 * label
@@ -38,7 +38,7 @@ def _moons(rng: np.random.Generator, count: int) -> tuple[Points, Labels]:
 
 
 def _gaussians(rng: np.random.Generator, count: int) -> tuple[Points, Labels]:
-    """Eight Gaussians of standard deviation 0.1 evenly spaced on a circle of radius about 1.41."""
+    """Draw from eight Gaussians of standard deviation 0.1 evenly spaced on a circle of radius about 1.41."""
     label = rng.integers(0, 8, count)
     angle = math.pi / 4 * label
     radius = math.sqrt(2 * (1 - 0.1**2))
@@ -47,7 +47,7 @@ def _gaussians(rng: np.random.Generator, count: int) -> tuple[Points, Labels]:
 
 
 def _spirals(rng: np.random.Generator, count: int) -> tuple[Points, Labels]:
-    """Two arms of one and a half turns, uniform in area, with Gaussian noise of 0.03 after scaling."""
+    """Draw from two arms of one and a half turns, uniform in area, with Gaussian noise of 0.03 after scaling."""
     label = rng.integers(0, 2, count)
     angle = 3 * math.pi * np.sqrt(rng.random(count))
     radius = angle * (1.0 - 2.0 * label) / (1.5 * math.pi)
@@ -85,7 +85,7 @@ def toy_points(name: str, count: int, seed: int) -> tuple[Tensor, Tensor | None]
         points, float32 (count, 2), and labels, int64 (count,), or `None` where there are no classes.
 
     Raises:
-        UserError: an unknown name, a count below 1 or a negative seed.
+        UserError: the name is unknown, the count below 1 or the seed negative.
     """
     choose("toy data set", name, TOYS)
     if count < 1:
@@ -102,6 +102,7 @@ class Toy:
 
     shape: tuple[int, ...] = (2,)
     kind: Literal["image", "video", "points"] = "points"
+    manifest: None = None
 
     def __init__(self, name: str, count: int = 50_000, seed: int = 0) -> None:
         self._x, self._y = toy_points(name, count, seed)

@@ -1,27 +1,22 @@
-"""The models behind the demo, and the queue before them: one grid is computed at a time."""
+"""The models behind the demo make a grid of pictures for each request."""
 
-import asyncio
 import io
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from .. import figures
 from ..errors import UserError
-from ..generate import CHUNK, Generator, draw, load
-from ..sampling import grid
-from .wishes import IN_TURN, MOST_GUIDANCE, Bounds, Wish, labels_of
-
-MOST_WAITING = 256
-
-
-class BusyError(UserError):
-    """Too many wishes wait already."""
+from ..generation import pictures
+from ..generation.generator import CHUNK, Generator, draw_chunks
+from ..path import Network
+from ..runs.loading import load
+from .line import Line
+from .requests import IN_TURN, MOST_GUIDANCE, Bounds, Request, labels_of
 
 
 @dataclass(frozen=True)
@@ -29,25 +24,30 @@ class Shown:
     """A model that is shown."""
 
     name: str
+    """The name of the model's folder."""
     generator: Generator
+    """The model, ready to draw."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A grid as a PNG, and how long the network took to make it."""
+    """A grid that was drawn."""
 
     png: bytes
+    """The picture as a PNG."""
     seconds: float
+    """The time that the network took."""
 
 
 class Service:
-    """Computes wishes in turn, in a thread of its own, so that whoever serves them stays free to answer.
+    """A service computes requests in turn, in a thread of its own, so that whoever serves them stays free to
+    answer.
 
     Args:
-        models: one or more, with the same number of classes.
+        models: one model or more, with the same number of classes.
 
     Raises:
-        UserError: their numbers of classes differ.
+        UserError: the numbers of classes differ.
     """
 
     def __init__(self, models: Sequence[Shown]) -> None:
@@ -59,62 +59,76 @@ class Service:
                     f"{other.generator.num_classes}: show them one at a time"
                 )
         self.models = tuple(models)
-        guidable = all(one.generator.guides is not None for one in models)
-        told = [(0, MOST_GUIDANCE), *(one.generator.scales for one in models if one.generator.scales)]
-        scales = max(least for least, _ in told), min(largest for _, largest in told)
+        guidable = all(model.generator.guides is not None for model in models)
+        ranges = [(0, MOST_GUIDANCE), *(model.generator.scales for model in models if model.generator.scales)]
+        scales = max(least for least, _ in ranges), min(largest for _, largest in ranges)
         self.bounds = Bounds(first.num_classes, guidable, len(models), scales)
-        self.waiting = 0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="generate")
+        self.line = Line()
 
     async def draw(self, asked: Any) -> Drawn:
-        """Check a wish, wait for its turn, and compute it.
+        """Check a request, wait for its turn, and compute it. Cancelled, it stops before the next evaluation.
 
         Raises:
-            UserError: see `Bounds.read`. BusyError: `MOST_WAITING` wait already.
+            UserError: see `Bounds.read`, `compute`.
+            BusyError: too much waits already.
         """
-        wish = self.bounds.read(asked)
-        if self.waiting >= MOST_WAITING:
-            raise BusyError(f"{self.waiting} others are waiting: try again in a moment")
-        self.waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self.compute, wish)
-        finally:
-            self.waiting -= 1
+        request = self.bounds.read(asked)
+        return await self.line.run(self.work(request), lambda go_on: self.compute(request, go_on))
 
-    def compute(self, wish: Wish) -> Drawn:
-        """The grid, at once."""
-        shown = self.models[wish.model]
-        generator, labels = shown.generator, labels_of(wish, self.bounds.num_classes)
+    def work(self, request: Request) -> int:
+        """Count the network's evaluations for a request, by rows."""
+        plain = request.guidance != 1 and self.models[request.model].generator.scales is None
+        return _rows(request) * request.nfe * (2 if request.method == "heun" else 1) * (2 if plain else 1)
+
+    def compute(self, request: Request, go_on: Callable[[], None] = lambda: None) -> Drawn:
+        """Compute the grid at once. `go_on` is called before each evaluation, and may raise.
+
+        Raises:
+            UserError: the samples are not finite.
+        """
+        shown = self.models[request.model]
+        generator, labels = shown.generator, labels_of(request, self.bounds.num_classes)
         start = time.perf_counter()
-        samples = draw(
-            generator.guided(wish.guidance),
+        (samples,) = draw_chunks(
+            _watched(generator.guided(request.guidance), go_on),
             generator.shape,
             None if labels is None else torch.tensor(labels),
-            count=wish.count,
-            times=grid(wish.nfe),
-            method=wish.method,
-            seed=wish.seed,
+            request.sampler,
+            count=request.count,
             device=generator.device,
-            chunk=min(CHUNK, 1 << (wish.count - 1).bit_length()),
+            chunk=_rows(request),
         )
         seconds = time.perf_counter() - start
         if not bool(samples.isfinite().all()):
             raise UserError("this model's samples are not finite: it has diverged, or is guided too strongly")
         many = self.bounds.num_classes
-        columns = many if wish.label == IN_TURN and 1 < many <= 20 else None
+        columns = many if request.label == IN_TURN and 1 < many <= 20 else None
         memory = io.BytesIO()
-        figures.picture(generator.pictures(samples), columns).save(memory, format="png", compress_level=1)
+        pictures.picture(generator.pictures(samples), columns).save(memory, format="png", compress_level=1)
         return Drawn(memory.getvalue(), seconds)
 
     def close(self) -> None:
-        """Let the thread go; wishes that wait are dropped."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        """Let the thread go; requests that wait are dropped."""
+        self.line.close()
+
+
+def _rows(request: Request) -> int:
+    """Return how many rows are computed at a time: the next power of two, `CHUNK` at most."""
+    return min(CHUNK, 1 << (request.count - 1).bit_length())
+
+
+def _watched(net: Network, go_on: Callable[[], None]) -> Network:
+    def watched(z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        go_on()
+        return net(z, r, t, y)
+
+    return watched
 
 
 def open_model(path: Path, device: str = "cpu", vae: str | None = None) -> Shown:
-    """What `alphaflow.load` opens, for the demo.
+    """Open a model for the demo as `alphaflow.load` does.
 
     Raises:
-        UserError: as there.
+        UserError: see `alphaflow.load`.
     """
     return Shown(path.resolve().name, load(path, device=device, vae=vae))

@@ -1,4 +1,5 @@
-"""What the objective's parts do to a network: their gradients, how these agree, and where the losses lie."""
+"""The effect of the objective's parts on a network: their gradients, how these agree, and the losses over
+times."""
 
 from .files import write
 from .measure import Subject, diagnose, open_subject

@@ -11,7 +11,7 @@ from .record import Point
 class Curve:
     """Bias and variance over α.
 
-    Of the ends there is nothing to compute: L_1 is TFM, and MeanFlow's gradient is the sum of TFM's and TC's.
+    There is nothing to compute at the ends: L_1 is TFM, and MeanFlow's gradient is the sum of TFM's and TC's.
 
     alphas: each in [0, 1]; none: no curve. 0 is always in a curve, for the others are compared with it.
     """
@@ -24,13 +24,13 @@ class Curve:
         self._squares = dict.fromkeys(self.alphas, 0.0)
 
     def add(self, alpha: float, own: Gradient, tfm: Gradient, tc: Gradient) -> None:
-        """A batch's gradients of L_α, TFM and TC."""
+        """Add a batch's gradients of L_α, TFM and TC."""
         away = [one - (x + y) for one, x, y in zip(own, tfm, tc)]
         self._squares[alpha] += self._square(own)
         self._away[alpha].add(away, self._square(away))
 
     def end(self, tfm: Gradient, tc: Gradient) -> None:
-        """The ends, α = 1 and α = 0, of a batch."""
+        """Add a batch's gradients at the ends, α = 1 and α = 0."""
         if 1 in self.alphas:
             self._squares[1] += self._square(tfm)
             self._away[1].add([-part for part in tc], self._square(tc))
@@ -40,8 +40,8 @@ class Curve:
             self._away[0].add(limit, self._square(limit))
 
     def points(self) -> list[Point]:
-        """By falling α."""
-        found = []
+        """Return the points by falling α."""
+        points = []
         for alpha in self.alphas:
             away, limit = self._away[alpha], self._away[0]
             own = Moments()
@@ -49,7 +49,7 @@ class Curve:
             own.total = limit.total if alpha == 0 else [x + y for x, y in zip(away.total, limit.total)]
             whole = self._square(own.total)
             square = 0.0 if alpha == 0 else self._square(away.total)
-            found.append(
+            points.append(
                 Point(
                     alpha=alpha,
                     variance=own.spread(whole),
@@ -58,7 +58,7 @@ class Curve:
                     signal=own.mean_square(whole),
                 )
             )
-        return found
+        return points
 
     def _square(self, gradient: Sequence[Tensor]) -> float:
         device = self.gradients.weights[0].device

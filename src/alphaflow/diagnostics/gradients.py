@@ -12,17 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from ..training.parallel import Parallel
+from ..parallel.parallel import Parallel
 
 Gradient: TypeAlias = list[Tensor]
 """One tensor for each weight, or this process's rows of each."""
 
 
 def group_of(name: str) -> str:
-    """The group of layers that a weight belongs to: its block (`blocks.3`), or what stands outside of blocks.
-
-    `net.` in front, of a network inside another, is left away.
-    """
+    """Return the group of layers that a weight belongs to: its block (`blocks.3`), or its module outside of
+    blocks."""
     words = name.removeprefix("net.").split(".")
     for k, word in enumerate(words):
         if word.isdigit() and k < 2:
@@ -48,21 +46,21 @@ class Gradients:
         self._places = [self.groups.index(group_of(name)) for name, _ in named]
 
     def of(self, loss: Tensor, *, keep: bool = False) -> Gradient:
-        """The gradient of a scalar. keep: its graph is needed again."""
+        """Return the gradient of a scalar, whose graph is kept if `keep`."""
         for weight in self.weights:
             weight.grad = None  # a training step may have left one
         loss.backward(retain_graph=keep)
-        found = []
+        parts = []
         for weight in self.weights:
             grad, weight.grad = weight.grad, None
             if grad is None:
                 grad = torch.zeros_like(weight)
             local = grad.to_local() if isinstance(grad, DTensor) else self.parallel.mean(grad)
-            found.append(local.detach())
-        return found
+            parts.append(local.detach())
+        return parts
 
     def of_mean(self, losses: Sequence[Callable[[], Tensor]]) -> Gradient:
-        """The gradient of the mean of several scalars, one after the other."""
+        """Return the gradient of the mean of several scalars, one after the other."""
         total = self.of(losses[0]())
         for loss in losses[1:]:
             for sum_, part in zip(total, self.of(loss())):
@@ -74,10 +72,10 @@ class Gradients:
         forwards: Sequence[Callable[[], Tensor]],
         losses: Mapping[str, Callable[[int, Tensor], Tensor]],
     ) -> Iterator[tuple[str, Gradient]]:
-        """The gradients of several losses, each the mean over parts of a batch.
+        """Yield the gradients of several losses, each the mean over parts of a batch.
 
         Args:
-            forwards: u of each part. Of a single part it is evaluated once for all losses, unless `again`.
+            forwards: u of each part. That of a single part is evaluated once for all losses, unless `again`.
             losses: by name, from the number of a part and its u to a scalar.
         """
         if len(forwards) > 1 or self.again:
@@ -89,8 +87,10 @@ class Gradients:
             yield name, self.of(loss(0, u), keep=name != last)
 
     def products(self, gradients: Sequence[Gradient]) -> Tensor:
-        """Inner products of K gradients within each group, (groups, K, K) float64 on the CPU; their sum over
-        groups is that of the whole gradients."""
+        """Return inner products of K gradients within each group, (groups, K, K) float64 on the CPU.
+
+        Their sum over groups is that of the whole gradients.
+        """
         total = torch.zeros(len(self.groups), len(gradients), len(gradients), dtype=torch.float64)
         total = total.to(self.weights[0].device)
         for place, parts in zip(self._places, zip(*gradients)):
@@ -111,7 +111,7 @@ class Moments:
         self.total: Gradient = []
 
     def add(self, gradient: Gradient, square: float) -> None:
-        """Another batch's gradient and its squared norm over all processes."""
+        """Add another batch's gradient and its squared norm over all processes."""
         self.count += 1
         self.squares += square
         if not self.total:
@@ -121,9 +121,11 @@ class Moments:
             sum_ += part.cpu()
 
     def spread(self, square: float) -> float:
-        """Trace of the covariance between batches, without bias; `square` is ‖`total`‖² over all processes."""
+        """Return the trace of the covariance between batches, without bias; `square` is ‖`total`‖² over all
+        processes."""
         return (self.squares - square / self.count) / (self.count - 1)
 
     def mean_square(self, square: float) -> float:
-        """‖E g‖² without bias: the plain estimate would hold `spread` / N besides. It may come out below zero."""
+        """Return ‖E g‖² without bias, which may be below zero: the plain estimate would hold `spread` / N
+        besides."""
         return (square - self.squares) / (self.count * (self.count - 1))

@@ -10,30 +10,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..data import Batches, Dataset
-from ..derivative import choose_method, total_derivative
+from ..derivatives.total import choose_method
+from ..devices import autocast, choose_device, prepare
 from ..errors import UserError
-from ..objectives import AlphaFlow, Draw
-from ..path import interpolate
+from ..method.objective import AlphaFlow
+from ..method.targets import meanflow_target, target_of
+from ..parallel.blocks import prepare_blocks
+from ..parallel.parallel import Parallel, load_into
+from ..path import Points, interpolate
+from ..progress import ProgressBar
 from ..rng import KeyedRandom, hash_key
-from ..targets import average_velocity_target, derivative_target, shift_velocity
-from ..training import checkpoint
-from ..training.blocks import prepare_blocks
-from ..training.build import build_model
-from ..training.config import Config
-from ..training.data import batches_of, data_of
-from ..training.devices import choose_device, prepare
-from ..training.log import ProgressBar
-from ..training.loss import autocast
-from ..training.parallel import Parallel, load_into
-from ..training.run import RunFolder
-from ..training.steer import load_steering
-from ..training.teacher import build_taught
+from ..runs import checkpoint
+from ..runs.build import build_model, load_steering
+from ..runs.config import Config
+from ..runs.data_record import batches_of, data_of
+from ..runs.folder import RunFolder
+from ..runs.teacher import build_taught
 from .curve import Curve
 from .gradients import Gradient, Gradients
 from .maps import Maps
@@ -47,7 +44,7 @@ MAPPED = ("tfm", "tc", "residual", "slope")
 
 @dataclass(frozen=True)
 class Subject:
-    """What is diagnosed: a network with weights of some step, under the objective that trains it."""
+    """The subject of a diagnosis: a network with weights of some step, under the objective that trains it."""
 
     run: str
     step: int
@@ -59,15 +56,17 @@ class Subject:
     device: torch.device
 
 
-def open_subject(path: Path, step: int | None = None, device: str = "") -> Subject:
-    """A run's network with the weights that were being trained (not their average) at a checkpoint.
+def open_subject(path: Path, step: int | None = None, device: str = "", data_path: str | None = None) -> Subject:
+    """Open a run's network with the weights that were being trained (not their average) at a checkpoint.
 
     Args:
-        path: the folder of a run. step: of one of its checkpoints; None: the newest.
-        device: "": that of the run's settings.
+        path: the folder of a run.
+        step: the step of one of its checkpoints; None: the newest.
+        device: the device; "": that of the run's settings.
+        data_path: the data's place now; None: their place when the run began.
 
     Raises:
-        UserError: no run, no such checkpoint, or the data have changed.
+        UserError: there is no run or no such checkpoint, or the data have changed.
     """
     folder = RunFolder(path)
     config = folder.read_config()
@@ -76,14 +75,14 @@ def open_subject(path: Path, step: int | None = None, device: str = "") -> Subje
     where = parallel.device(choose_device(device or config.device))
     prepare(where, tf32=config.tf32)
     stored = _checkpoint(folder, step)
-    dataset = data_of(folder)
+    dataset = data_of(folder, data_path)
     objective = build_taught(config, dataset, where, folder)
     net = build_model(config.model, dataset.shape, dataset.num_classes, config.seed).to(where)
     if objective.derivative == "auto":  # tried while the network is whole
-        method = choose_method(net, *_few_points(dataset, objective, where))
+        method = choose_method(net, _few_points(dataset, objective, where))
         objective = dataclasses.replace(objective, derivative=method)
     objective = parallel.suit(objective, compiled=False)
-    prepare_blocks(net, config, objective.derivative)
+    prepare_blocks(net, objective.derivative, compiled=config.compile_blocks, recompute=config.recompute)
     parallel.shard(net)
     for name, tensor in net.state_dict().items():
         load_into(tensor, partial(stored.read, "model", name))
@@ -92,16 +91,17 @@ def open_subject(path: Path, step: int | None = None, device: str = "") -> Subje
 
 
 def diagnose(subject: Subject, *, batches: int = BATCHES, alphas: Sequence[float] = ALPHAS) -> Diagnosis:
-    """Measure; all processes must call, and all get the same figures. The network stays as it is.
+    """Measure a subject; all processes must call, and all get the same numbers. The network stays as it is.
 
     The batches, their noise and their times are the same at every step of a run.
 
     Args:
-        batches: of the run's own size; percentiles are over them.
+        subject: the network and its objective.
+        batches: how many of the run's own size; percentiles are over them.
         alphas: where to compare L_α with L_MeanFlow; none: not at all.
 
     Raises:
-        UserError: fewer than 2 batches, or an α outside [0, 1].
+        UserError: there are fewer than 2 batches, or an α is outside [0, 1].
     """
     if batches < 2:
         raise UserError(f"--batches {batches} is too few to say how gradients vary: give at least 2", status=2)
@@ -112,7 +112,7 @@ def diagnose(subject: Subject, *, batches: int = BATCHES, alphas: Sequence[float
 
 
 class _Session:
-    """What is gathered over the batches."""
+    """The sums that are gathered over the batches."""
 
     def __init__(self, subject: Subject, alphas: Sequence[float]) -> None:
         self.subject, self.objective = subject, subject.objective
@@ -126,26 +126,29 @@ class _Session:
 
     def run(self, batches: int) -> Diagnosis:
         subject = self.subject
-        stream = batches_of(subject.dataset, subject.config, hash_key(subject.config.seed, "diagnosis"))
-        parts = subject.parallel.parts(subject.config.accumulate)
-        flow_rows = self.objective.flow_rows(subject.config.batch_size, subject.step)
+        config = subject.config
+        seed = hash_key(config.seed, "diagnosis")
+        stream = batches_of(subject.dataset, config.data, config.batch_size, seed)
+        parts = subject.parallel.parts(config.accumulate)
+        flow_rows = self.objective.flow_rows(config.batch_size, subject.step)
         with ProgressBar("diagnosing", 0, batches, unit="batches", shown=subject.parallel.main) as bar:
             for k in range(batches):
                 draws = [self._draw(*stream(k, part.rows)) for part in parts]
-                with autocast(subject.config, subject.device):
+                with autocast(subject.config.precision, subject.device):
                     self._batch(draws, [part.below(flow_rows) for part in parts])
                 bar.update(k + 1)
         return self._diagnosis(batches)
 
-    def _draw(self, x: Tensor, y: Tensor | None, ids: Tensor) -> Callable[..., Draw]:
-        """Points for some of the batch's rows, as a function of how many of them have r = t."""
+    def _draw(self, x: Tensor, y: Tensor | None, ids: Tensor) -> Callable[..., Points]:
+        """Return points for some of the batch's rows, as a function of how many of them have r = t."""
         subject = self.subject
         x, y = x.to(subject.device), None if y is None else y.to(subject.device)
         random = KeyedRandom(hash_key(subject.config.seed, "diagnosis"), ids)
         return partial(self.objective.draw, subject.net, x, y, step=subject.step, generator=random)
 
-    def _batch(self, draws: Sequence[Callable[..., Draw]], flow_rows: Sequence[int]) -> None:
-        """A batch in parts, each with its draw and with so many rows with r = t under the full objective."""
+    def _batch(self, draws: Sequence[Callable[..., Points]], flow_rows: Sequence[int]) -> None:
+        """Measure a batch in parts, each with its draw and with so many rows with r = t under the full
+        objective."""
         net, objective = self.subject.net, self.objective
         places = [draw(flow_rows=0) for draw in draws]
         terms = [Terms.at(net, place, objective) for place in places]
@@ -160,35 +163,35 @@ class _Session:
         for alpha in self.curve.between:
             losses[str(alpha)] = partial(_two_point_of, net, places, objective, alpha)
         forwards = [partial(net, place.z, place.r, place.t, place.y) for place in places]
-        found: dict[str, Gradient] = {}
+        gradients: dict[str, Gradient] = {}
         for name, gradient in self.gradients.of_each(forwards, losses):
             if name in LOSSES:
-                found[name] = gradient
+                gradients[name] = gradient
             else:
-                self.curve.add(float(name), gradient, found["tfm"], found["tc"])
-        self.curve.end(found["tfm"], found["tc"])
+                self.curve.add(float(name), gradient, gradients["tfm"], gradients["tc"])
+        self.curve.end(gradients["tfm"], gradients["tc"])
 
         every = [len(place.t) for place in places]
         for name, loss_of, rows in (("fm", self._flow_matching, every), ("full", self._full, flow_rows)):
             made: list[float] = []
-            found[name] = self.gradients.of_mean(
+            gradients[name] = self.gradients.of_mean(
                 [partial(_noted, made, loss_of, draw, count) for draw, count in zip(draws, rows)]
             )
             values[name] = sum(made) / len(made)
-        self.products.append(self.gradients.products([found[name] for name in LOSSES]))
+        self.products.append(self.gradients.products([gradients[name] for name in LOSSES]))
         self.losses.append(values)
 
-    def _flow_matching(self, draw: Draw) -> Tensor:
-        return (self.subject.net(draw.z, draw.r, draw.t, draw.y) - draw.v).square().mean()
+    def _flow_matching(self, points: Points) -> Tensor:
+        return (self.subject.net(points.z, points.r, points.t, points.y) - points.v).square().mean()
 
-    def _full(self, draw: Draw) -> Tensor:
-        return self.objective.evaluate(self.subject.net, draw).loss
+    def _full(self, points: Points) -> Tensor:
+        return self.objective.evaluate(self.subject.net, points).loss
 
     def _diagnosis(self, batches: int) -> Diagnosis:
         subject, parallel, step = self.subject, self.subject.parallel, self.subject.step
         products = torch.stack(self.products)
         names = list(self.losses[0])
-        table = torch.tensor([[one[name] for name in names] for one in self.losses], dtype=torch.float64)
+        table = torch.tensor([[loss[name] for name in names] for loss in self.losses], dtype=torch.float64)
         means = dict(zip(names, parallel.mean(table.to(subject.device)).cpu().numpy().T))
         slope = means.pop("slope") ** 0.5
         maps, counts = self.maps.means(parallel, subject.device)
@@ -217,23 +220,21 @@ class _Session:
 
 @dataclass(frozen=True)
 class Terms:
-    """The two parts of MeanFlow's loss at given points.
-
-    v, target: (B, *shape), the velocity and MeanFlow's target. rows: per row (B,): the losses `tfm`, `tc` and
-    `residual`, ‖u - target‖², as means over dimensions, and `slope`, the mean square of du/dt.
-    """
+    """The two parts of MeanFlow's loss at given points."""
 
     v: Tensor
     target: Tensor
+    """The velocity and MeanFlow's target, (B, *shape)."""
     rows: Mapping[str, Tensor]
+    """The losses `tfm`, `tc` and `residual`, ‖u - target‖², per row (B,), as means over dimensions, and `slope`,
+    the mean square of du/dt."""
 
     @classmethod
-    def at(cls, net: nn.Module, draw: Draw, objective: AlphaFlow) -> "Terms":
-        """At the points of a draw, with the objective's way to shift and to differentiate."""
-        z, v, r, t, y, shift = draw.z, draw.v, draw.r, draw.t, draw.y, objective.shift
-        tangent = shift_velocity(net, z, v, t, y, shift)
-        u, slope = total_derivative(net, z, tangent, r, t, y, method=objective.derivative)
-        target = derivative_target(v, tangent, slope, r, t, shift)
+    @torch.no_grad()
+    def at(cls, net: nn.Module, points: Points, objective: AlphaFlow) -> "Terms":
+        """Compute the terms at points, with the objective's way to shift and to differentiate."""
+        v = points.v
+        u, slope, target = meanflow_target(net, points, objective.shift, objective.derivative)
         values = {
             "tfm": (u - v).square(),
             "tc": 2 * (v - target) * u,
@@ -243,71 +244,69 @@ class Terms:
         return cls(v, target, {name: value.float().flatten(1).mean(1) for name, value in values.items()})
 
     def tfm(self, u: Tensor) -> Tensor:
-        """‖u - v‖², mean over rows and dimensions."""
+        """Return ‖u - v‖², mean over rows and dimensions."""
         return (u - self.v).square().mean()
 
     def tc(self, u: Tensor) -> Tensor:
-        """2 (v - target)·u, likewise: with `tfm` it is ‖u - target‖² but for what does not depend on u."""
+        """Return 2 (v - target)·u, likewise: with `tfm` it is ‖u - target‖² but for what does not depend on u."""
         return (2 * (self.v - self.target) * u).mean()
 
 
-def two_point(net: nn.Module, draw: Draw, objective: AlphaFlow, alpha: float) -> Callable[[Tensor], Tensor]:
-    """L_α of Definition 1 at given points, for 0 < α, as a function of u.
+def two_point(net: nn.Module, points: Points, objective: AlphaFlow, alpha: float) -> Callable[[Tensor], Tensor]:
+    """Return L_α of Definition 1 at given points, for 0 < α, as a function of u.
 
     That is ‖u - target‖² / α; rows with r = t, if any, keep the weight 1.
     """
-    target = average_velocity_target(
-        net, draw.z, draw.v, draw.r, draw.t, alpha, draw.y, shift=objective.shift, derivative=objective.derivative
-    )
-    weight = torch.where(draw.r < draw.t, 1 / alpha, 1.0)
+    target = target_of(net, dataclasses.replace(points, alpha=alpha), objective.shift, objective.derivative)
+    weight = torch.where(points.r < points.t, 1 / alpha, 1.0)
     return lambda u: (weight * (u - target).square().flatten(1).mean(1)).mean()
 
 
 def _two_point_of(
-    net: nn.Module, places: Sequence[Draw], objective: AlphaFlow, alpha: float, k: int, u: Tensor
+    net: nn.Module, places: Sequence[Points], objective: AlphaFlow, alpha: float, k: int, u: Tensor
 ) -> Tensor:
-    """Targets are made when their turn comes, not all beforehand."""
+    """Return L_α of part k; its target is made now and not beforehand, to save memory."""
     return two_point(net, places[k], objective, alpha)(u)
 
 
 def _noted(
     values: list[float],
-    loss_of: Callable[[Draw], Tensor],
-    draw: Callable[..., Draw],
+    loss_of: Callable[[Points], Tensor],
+    draw: Callable[..., Points],
     flow_rows: int,
 ) -> Tensor:
-    """A loss at points that are drawn when its turn comes; its value is put into `values`."""
+    """Return a loss at points that are drawn when its turn comes; its value is put into `values`."""
     loss = loss_of(draw(flow_rows=flow_rows))
     values.append(float(loss.detach()))
     return loss
 
 
 def _cosines(products: Tensor) -> dict[str, Summary]:
-    """Of the inner products (N, K, K) of N batches."""
+    """Return summaries of the cosines, from the inner products (N, K, K) of N batches."""
     norms = products.diagonal(dim1=1, dim2=2).sqrt()
-    names, found = list(LOSSES), {}
+    names, summaries = list(LOSSES), {}
     for one, other in PAIRS:
         i, j = names.index(one), names.index(other)
-        found[f"{one},{other}"] = Summary.of((products[:, i, j] / (norms[:, i] * norms[:, j])).numpy())
-    return found
+        summaries[f"{one},{other}"] = Summary.of((products[:, i, j] / (norms[:, i] * norms[:, j])).numpy())
+    return summaries
 
 
 def _checkpoint(folder: RunFolder, step: int | None) -> checkpoint.Checkpoint:
     if step is None:
         return checkpoint.newest(folder.checkpoints)
-    found = checkpoint.steps_in(folder.checkpoints)
-    if step not in found:
-        raise UserError(f"{folder.path} has no checkpoint of step {step}: there are {', '.join(map(str, found))}")
+    steps = checkpoint.steps_in(folder.checkpoints)
+    if step not in steps:
+        raise UserError(f"{folder.path} has no checkpoint of step {step}: there are {', '.join(map(str, steps))}")
     path = folder.checkpoints / f"step-{step:08d}"
     if damage := checkpoint.inspect(path):
         raise UserError(f"checkpoint {path} is damaged ({damage}): choose another step")
     return checkpoint.Checkpoint(path)
 
 
-def _few_points(dataset: Dataset, objective: AlphaFlow, device: torch.device) -> Any:
-    """z, v, r, t, y of a few rows."""
+def _few_points(dataset: Dataset, objective: AlphaFlow, device: torch.device) -> Points:
+    """Return the points of a few rows."""
     x, y, ids = Batches(dataset, 4, 0)(0)
     random = KeyedRandom(0, ids)
     r, t = (time.to(device, torch.float32) for time in objective.times.draw(random))
     z, v = interpolate(x.to(device), random.normal("noise", x.shape[1:], device), t)
-    return z, v, r, t, None if y is None else y.to(device)
+    return Points(z, v, r, t, None if y is None else y.to(device))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import UserError
-from ..results import write_text
+from ..files import write_text
 
 LOSSES = {"tfm": "TFM", "tc": "TC", "fm": "FM′", "full": "full"}
 """Whose gradients are compared, by name, as they are written for people."""
@@ -22,7 +22,7 @@ PAIRS = (("tfm", "tc"), ("fm", "tc"), ("tfm", "fm"), ("full", "tfm"), ("full", "
 
 @dataclass(frozen=True)
 class Summary:
-    """Of one number a batch: the mean, the 5 and 95 % percentiles over batches, the mean's standard error.
+    """Mean, 5 and 95 % percentiles over batches, and the mean's standard error, of one number a batch.
 
     All are None where no batch had the number: the cosine of a gradient that is zero.
     """
@@ -34,48 +34,41 @@ class Summary:
 
     @classmethod
     def of(cls, values: ArrayLike) -> "Summary":
-        """Of the values (N,) that are numbers."""
-        found = np.asarray(values, dtype=np.float64)
-        found = found[np.isfinite(found)]
-        if not len(found):
+        """Summarise those of the values (N,) that are numbers."""
+        finite = np.asarray(values, dtype=np.float64)
+        finite = finite[np.isfinite(finite)]
+        if not len(finite):
             return cls(None, None, None, None)
-        low, high = np.quantile(found, (0.05, 0.95))
-        error = found.std(ddof=1) / math.sqrt(len(found)) if len(found) > 1 else math.nan
-        return cls(float(found.mean()), float(low), float(high), None if math.isnan(error) else float(error))
+        low, high = np.quantile(finite, (0.05, 0.95))
+        error = finite.std(ddof=1) / math.sqrt(len(finite)) if len(finite) > 1 else math.nan
+        return cls(float(finite.mean()), float(low), float(high), None if math.isnan(error) else float(error))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """L_α against L_MeanFlow at one α, of gradients of batches of the size that the diagnosis states.
-
-    variance: trace of the gradient's covariance between batches. bias: ‖E ∇L_α - E ∇L_MF‖², estimated without bias
-    of its own (so it may lie a little below zero). floor: what noise alone puts into the plain estimate of that.
-    signal: ‖E ∇L_α‖². All in the same units.
+    """L_α against L_MeanFlow at one α, from gradients of batches of the size that the diagnosis states, all in one
+    unit.
     """
 
     alpha: float
     variance: float
+    """The trace of the gradient's covariance between batches."""
     bias: float
+    """‖E ∇L_α - E ∇L_MF‖², estimated without bias of its own (so it may lie a little below zero)."""
     floor: float
+    """What noise alone puts into the plain estimate of the bias."""
     signal: float
+    """‖E ∇L_α‖²."""
 
     @property
     def error(self) -> float:
-        """Mean square distance of one batch's ∇L_α from E ∇L_MF."""
+        """The mean square distance of one batch's ∇L_α from E ∇L_MF."""
         return max(self.bias, 0.0) + self.variance
 
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """All that was measured of a run at one step.
-
-    alpha, flow_ratio: the run's own at that step; α is None where it is drawn row by row.
-    cosines, groups: by the names of two losses, `tfm,tc`; over all weights, and within each group of layers.
-    norms: of gradients. losses: `tfm`, `tc`, `fm`, `full` (weighted, as trained on) and `residual`, MeanFlow's.
-    slope: root mean square of du/dt over dimensions, per batch.
-    maps: means over cells of (t, t - r), see `maps.Maps`. counts: rows of each cell.
-    curve: bias and variance over α.
-    """
+    """All that was measured of a run at one step."""
 
     run: str
     step: int
@@ -83,23 +76,31 @@ class Diagnosis:
     batch_size: int
     alpha: float | None
     flow_ratio: float
+    """The run's own at that step; α is None where it is drawn row by row."""
     shift: str
     derivative: str
     cosines: dict[str, Summary]
     groups: dict[str, dict[str, Summary]]
+    """Over all weights and within each group of layers, by the names of two losses, `tfm,tc`."""
     norms: dict[str, Summary]
+    """Norms of gradients."""
     losses: dict[str, Summary]
+    """`tfm`, `tc`, `fm`, `full` (weighted, as trained on) and `residual`, MeanFlow's."""
     slope: Summary
+    """Root mean square of du/dt over dimensions, per batch."""
     maps: dict[str, list[list[float | None]]]
+    """Means over cells of (t, t - r), see `maps.Maps`."""
     counts: list[list[int]]
+    """Rows of each cell."""
     curve: list[Point]
+    """Bias and variance over α."""
 
     def write(self, path: Path) -> None:
-        """As JSON, atomically."""
+        """Write the diagnosis as JSON, atomically."""
         write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 
     def write_csv(self, path: Path) -> None:
-        """A line a number, with what it is of."""
+        """Write a line for each number, with what it describes."""
         text = io.StringIO()
         columns = ["step", "quantity", "of", "group", "alpha", "t", "gap", "mean", "low", "high", "error"]
         writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
@@ -109,8 +110,8 @@ class Diagnosis:
         write_text(path, text.getvalue())
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        for quantity, found in (("cosine", self.cosines), ("norm", self.norms), ("loss", self.losses)):
-            for name, one in found.items():
+        for quantity, summaries in (("cosine", self.cosines), ("norm", self.norms), ("loss", self.losses)):
+            for name, one in summaries.items():
                 yield {"quantity": quantity, "of": name, "group": "all", **asdict(one)}
         for group, cosines in self.groups.items():
             for name, one in cosines.items():
@@ -129,7 +130,7 @@ class Diagnosis:
                         yield {"quantity": "map", "of": name, **place, "mean": value}
 
     def table(self) -> str:
-        """For people: cosines, losses, and what the curve says."""
+        """Return text for people: cosines, losses, and what the curve says."""
         lines = [["cosine of", "mean", "5 %", "95 %"]]
         for name, one in self.cosines.items():
             lines.append([label(name), *(_number(value) for value in (one.mean, one.low, one.high))])
@@ -146,35 +147,35 @@ class Diagnosis:
 
 
 def label(pair: str) -> str:
-    """`tfm,tc` for people."""
+    """Return a pair of losses, `tfm,tc`, in words for people."""
     return ", ".join(LOSSES[name] for name in pair.split(","))
 
 
 def read(path: Path) -> Diagnosis:
-    """What `Diagnosis.write` wrote.
+    """Read what `Diagnosis.write` wrote.
 
     Raises:
         UserError: the file holds something else.
     """
     try:
         record = json.loads(path.read_text())
-        groups = {name: _summaries(found) for name, found in record["groups"].items()}
-        found = {name: _summaries(record[name]) for name in ("cosines", "norms", "losses")}
+        groups = {name: _summaries(summaries) for name, summaries in record["groups"].items()}
+        summaries = {name: _summaries(record[name]) for name in ("cosines", "norms", "losses")}
         curve = [Point(**point) for point in record["curve"]]
         return Diagnosis(
-            **{**record, **found, "groups": groups, "slope": Summary(**record["slope"]), "curve": curve}
+            **{**record, **summaries, "groups": groups, "slope": Summary(**record["slope"]), "curve": curve}
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"cannot read {path} as a diagnosis ({error}): remove it, and diagnose again") from None
 
 
 def read_all(folder: Path) -> list[Diagnosis]:
-    """All diagnoses in a folder, by their steps, rising."""
+    """Return all diagnoses in a folder, by their steps, rising."""
     return [read(file) for file in sorted(folder.glob("step-*.json"))]
 
 
-def _summaries(found: dict[str, Any]) -> dict[str, Summary]:
-    return {name: Summary(**one) for name, one in found.items()}
+def _summaries(record: dict[str, Any]) -> dict[str, Summary]:
+    return {name: Summary(**summary) for name, summary in record.items()}
 
 
 def _number(value: float | None) -> str:

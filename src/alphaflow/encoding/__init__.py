@@ -1,4 +1,4 @@
-"""From images, or from latents that others made, to a set of latents on disk."""
+"""Images, or latents that others made, become a set of latents on disk."""
 
 from .convert import convert
 from .encode import encode

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,12 +11,15 @@ import numpy as np
 from ..data.latents.manifest import Fingerprint, Manifest
 from ..data.latents.shards import shard_name, write_shard
 from ..errors import UserError
-from ..vae import VAE
 from .encode import Crew
-from .foreign import Foreign, Sample, moments_of
-from .plan import SHARD_BYTES, Plan, Settings, Tolerance, agree, finish
+from .foreign import Foreign
+from .forms import BadLabel, Sample, moments_of, refuse_another_kind
+from .listing import INSTEAD
+from .plan import SHARD_BYTES, Plan, Settings, Tolerance, begun, finish, scale_of
+from .vae import VAE
 
 log = logging.getLogger("alphaflow")
+_LOOKED_AT = 100  # samples, for a whole one that says what the others are
 
 
 def convert(
@@ -30,51 +34,112 @@ def convert(
 ) -> Manifest | None:
     """Write the latents of `source` as the set `root`, or go on with it; see `encode` for the rest.
 
+    Samples that are damaged, of another form, or hold numbers that are not finite or beyond float16, are left out
+    and listed, up to the tolerance. A label that is no class ends the work.
+
     Args:
         settings: the scale, the tolerance and the shards' size; what concerns images is not known and not used.
         vae: the autoencoder that made them; None: not known, and sampling will have to name one.
         second, multiplied: see `moments_of`.
 
     Raises:
-        UserError: a scalar scale without an autoencoder, samples of another form, and whatever `encode` raises.
+        UserError: a scalar scale lacks an autoencoder, samples have another form, and whatever `encode` raises.
     """
     crew = crew or Crew.here()
-    second = second or source.second
-    plan = agree(root, _plan(source, settings, vae, second, multiplied))
-    bad, skipped = Tolerance(settings.tolerance, plan.images), 0
-    for number in plan.missing(root):
-        if number % crew.world == crew.rank:
-            skipped += _convert_shard(root, number, source, plan, second, multiplied)
-            bad(skipped, f"the list is in {root / shard_name(number)}")
-            log.info("%s: shard %d of %d", root, number + 1, plan.shards)
-    return finish(root, plan, source, settings.tolerance)
+    if not 0 < multiplied < math.inf:
+        raise UserError(f"--multiplied {multiplied} must be a number above 0", status=2)
+    scale_of(settings, vae)
+    first = _first(source, second, multiplied)
+    with begun(
+        root, _plan(source, first, settings, vae, multiplied), alone=crew.world == 1, lasting=False
+    ) as plan:
+        _tell(source, plan, first)
+        bad, skipped = Tolerance(settings.tolerance, plan.images, root, "latents"), []
+        for number in plan.missing(root):
+            if number % crew.world == crew.rank:
+                skipped += _convert_shard(root, number, source, plan, second, multiplied, first)
+                bad(skipped)
+                log.info("%s: shard %d of %d", root, number + 1, plan.shards)
+        return finish(root, plan, source, settings.tolerance, "latents")
 
 
-def _plan(source: Foreign, settings: Settings, vae: VAE | None, second: str | None, multiplied: float) -> Plan:
+def _tell(source: Foreign, plan: Plan, first: Sample) -> None:
+    """Log in one line what was found."""
+    names = source.class_names
+    some = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+    classes = f"{len(names)} classes ({some}), " if names else ""
+    has_labels = source.labels is not None or first.label is not None
+    labels = f"{classes}labels from {source.labels_from}" if has_labels else "no labels"
+    over = f"; passed over: {source.passed_over}" if source.passed_over else ""
+    shape = " × ".join(map(str, plan.shape))
+    log.info("%s: %d latents of %s, %s%s", source.address, len(source), shape, labels, over)
+
+
+def _labelled(
+    source: Foreign, index: int, second: str | None, multiplied: float, first: Sample | None = None
+) -> Sample:
+    """Return one sample with its label, from wherever the label comes.
+
+    first: the first sample, whose label says of what kind all are.
+
+    Raises:
+        BadLabel: the label is no class, or of another kind, or there are two that differ; with the sample's name.
+        UserError, OSError: the sample is damaged, or of another form.
+    """
+    try:
+        read = source.read(index)
+        if second is None and not isinstance(read, dict):  # a dictionary says itself what it holds
+            second = source.second
+        sample = moments_of(read, second, multiplied, labelled=source.owned)
+        beside = source.beside(index)
+        given = [label for label in (beside, sample.label) if label is not None]
+        if source.labels is not None:
+            given.insert(0, int(source.labels[index]))
+        if len(set(given)) > 1:
+            others = " and ".join(map(str, given[1:]))
+            raise BadLabel(
+                f"label {given[0]} from {source.labels_from} is not its own, {others}: say which counts, --labels "
+                "folders or --labels samples"
+            )
+        label = given[0] if given else None
+        refuse_another_kind(label, first.label if first else None)
+    except BadLabel as error:
+        instead = "" if "--labels" in str(error) else INSTEAD
+        raise BadLabel(f"{source.name(index)}: {error}{instead}") from None
+    return sample._replace(label=label)
+
+
+def _first(source: Foreign, second: str | None, multiplied: float) -> Sample:
+    """Return the first whole sample, whose form the others must have."""
+    reasons: list[str] = []
+    for index in range(min(len(source), _LOOKED_AT)):
+        try:
+            return _labelled(source, index, second, multiplied)
+        except BadLabel:
+            raise
+        except (UserError, OSError) as error:
+            reasons.append(f"{source.name(index)}: {error}")
+    more = "" if len(reasons) == 1 else f" (and none of the first {len(reasons)} could be read)"
+    raise UserError(f"{reasons[0]}{more}")
+
+
+def _plan(source: Foreign, first: Sample, settings: Settings, vae: VAE | None, multiplied: float) -> Plan:
     from .. import __version__
 
-    if settings.scale == "scalar" and vae is None:
-        raise UserError("--scale scalar is the autoencoder's own number: name it with --vae", status=2)
-    if multiplied <= 0:
-        raise UserError(f"--multiplied {multiplied} must be above 0", status=2)
-    try:
-        sample = moments_of(source.read(0), second, multiplied)
-    except UserError as error:
-        raise UserError(f"{source.name(0)}: {error}") from None
-    variance = sample.variance
-    count, channels, height, width = sample.moments.shape
-    channels = channels // 2 if variance else channels
+    count, channels, height, width = first.moments.shape
+    channels = channels // 2 if first.variance else channels
     if vae is not None and channels != vae.channels:
+        spread = " with variance" if first.variance else ""
         raise UserError(
-            f"{source.name(0)} has latents of {channels} channels{' with variance' if variance else ''}, and "
-            f"{vae.name} makes {vae.channels}: say with --second what the second half of the channels is"
+            f"{source.address} has latents of {channels} channels{spread}, and {vae.name} makes {vae.channels}: "
+            "say with --second what the second half of the channels is"
         )
-    scalar = settings.scale == "scalar" and vae is not None
+    scale, shift = scale_of(settings, vae)
     fingerprint = Fingerprint(
         vae=vae.hash if vae else "unknown",
         vae_name=vae.name if vae else "",
-        scale=repr(vae.scaling) if scalar and vae else "statistics",
-        shift=vae.shift if scalar and vae else 0.0,
+        scale=scale,
+        shift=shift,
         crop="unknown",
         size=height * vae.factor if vae else 0,
         flips="stored" if count == 2 else "none",
@@ -84,53 +149,73 @@ def _plan(source: Foreign, settings: Settings, vae: VAE | None, second: str | No
         class_names=source.class_names,
         count=0,
         code=__version__,
+        second=first.second,
+        multiplied=float(multiplied),
     )
     plan = Plan(
         fingerprint=fingerprint,
         images=len(source),
         shard_images=1,
         shape=(channels, height, width),
-        variance=variance,
+        variance=first.variance,
         versions=count,
         dtype="float16",
+        probe=source.probe(),
     )
     return dataclasses.replace(plan, shard_images=settings.shard_images or max(1, SHARD_BYTES // plan.image_bytes))
 
 
 def _convert_shard(
-    root: Path, number: int, source: Foreign, plan: Plan, second: str | None, multiplied: float
-) -> int:
-    """Write one shard; return how many samples had to be skipped."""
+    root: Path,
+    number: int,
+    source: Foreign,
+    plan: Plan,
+    second: str | None,
+    multiplied: float,
+    first: Sample,
+) -> list[str]:
+    """Write one shard; return the samples that had to be skipped, in words."""
     channels, height, width = plan.shape
     expected = (plan.versions, 2 * channels if plan.variance else channels, height, width)
+    about = plan.fingerprint.second
 
     def work(index: int) -> Sample | str:
         try:
-            sample = moments_of(source.read(index), second, multiplied)
+            sample = _labelled(source, index, second, multiplied, first)
+        except BadLabel:
+            raise
         except (UserError, OSError) as error:
             return str(error)
-        if sample.moments.shape != expected:
-            return f"latents of the shape {sample.moments.shape}, and the first had {expected}"
+        if sample.moments.shape != expected or sample.second != about:
+            return (
+                f"latents of the shape {sample.moments.shape} ({sample.second}), and the first had {expected} "
+                f"({about})"
+            )
         return sample
 
-    span, kept, labels, skipped = plan.span(number), [], [], []
+    span, kept, skipped = plan.span(number), [], []
+    labels: list[tuple[int, int | None]] = []
     with ThreadPoolExecutor(8) as pool:
-        for index, found in zip(span, pool.map(work, span)):
-            if isinstance(found, str):
-                skipped.append((index, found))
+        for index, outcome in zip(span, pool.map(work, span)):
+            if isinstance(outcome, str):
+                skipped.append((index, outcome))
                 continue
-            kept.append(found.moments.astype(np.float16))
-            labels.append(found.label if source.labels is None else int(source.labels[index]))
-    known = [label for label in labels if label is not None]
-    if known and len(known) != len(labels):
-        raise UserError(f"{source.address}: some samples carry labels and some do not")
+            kept.append(outcome.moments.astype(np.float16))
+            labels.append((index, outcome.label))
+    classes = [label for _, label in labels if label is not None]
+    if classes and len(classes) != len(labels):
+        with_one, without = (next(k for k, label in labels if (label is None) == bare) for bare in (False, True))
+        raise BadLabel(
+            f"{source.name(without)} has no label, and {source.name(with_one)} has one: label all of them, or "
+            "leave labels out with --labels none"
+        )
     write_shard(
         root / shard_name(number),
         np.stack(kept) if kept else np.empty((0, *expected), np.float16),
-        np.array(known, np.int64) if known else None,
+        np.array(classes, np.int64) if classes else None,
         variance=plan.variance,
         first=span.start,
         stop=span.stop,
         skipped=skipped,
     )
-    return len(skipped)
+    return [f"{source.name(index)}: {reason}" for index, reason in skipped]

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from ..data.latents.manifest import Manifest
 from ..data.latents.shards import shard_name, write_shard
-from ..data.sources import Source, decode_or_reason
+from ..data.sources import Crop, Source, decode_or_reason
 from ..errors import UserError
+from ..progress import ProgressBar
 from ..rng import KeyedRandom, hash_key
-from ..training.log import ProgressBar
-from ..vae import VAE
-from .plan import Plan, Settings, Tolerance, agree, finish, plan_for
+from .plan import Plan, Settings, Tolerance, begun, finish, plan_for
+from .vae import VAE
 
 log = logging.getLogger("alphaflow")
 _AHEAD_BYTES = 64 * 2**20  # of decoded images that wait for the autoencoder
@@ -36,7 +36,7 @@ _SPEAK_EVERY = 60.0  # seconds between lines of progress where there is no termi
 
 @dataclass(frozen=True)
 class Crew:
-    """This process among those that torchrun started."""
+    """The rank of this process among those that torchrun started, and their number."""
 
     rank: int = 0
     world: int = 1
@@ -46,7 +46,8 @@ class Crew:
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
     def device(self, chosen: torch.device) -> torch.device:
-        """This process's own GPU, where there are several processes on a machine."""
+        """Return this process's own GPU, where there are several processes on a machine; else the chosen
+        device."""
         if self.world == 1 or chosen.type != "cuda":
             return chosen
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -70,19 +71,18 @@ def encode(
     crew = crew or Crew.here()
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size} must be at least 1", status=2)
-    plan = agree(root, plan_for(source, vae, settings))
-    todo = [number for number in plan.missing(root) if number % crew.world == crew.rank]
-    images = sum(len(plan.span(number)) for number in todo)
-    if todo:
-        kept = plan.shards - len(plan.missing(root))
-        log.info("encoding %d images into %d shards (%d are there already)", images, len(todo), kept)
-    bad = Tolerance(settings.tolerance, plan.images)
-    skipped = 0
-    with _Progress(images, crew) as progress, _Decoded(source, plan, todo) as stream:
-        for number in todo:
-            skipped += _encode_shard(root, number, stream, source, vae, plan, batch_size, progress)
-            bad(skipped, f"{source.address}, the list is in {root / shard_name(number)}")
-    return finish(root, plan, source, settings.tolerance)
+    with begun(root, plan_for(source, vae, settings), alone=crew.world == 1) as plan:
+        todo = [number for number in plan.missing(root) if number % crew.world == crew.rank]
+        images = sum(len(plan.span(number)) for number in todo)
+        if todo:
+            kept = plan.shards - len(plan.missing(root))
+            log.info("encoding %d images into %d shards (%d are there already)", images, len(todo), kept)
+        bad, skipped = Tolerance(settings.tolerance, plan.images, root), []
+        with _Progress(images, crew) as progress, _Decoded(source, plan, todo) as stream:
+            for number in todo:
+                skipped += _encode_shard(root, number, stream, source, vae, plan, batch_size, progress)
+                bad(skipped)
+        return finish(root, plan, source, settings.tolerance)
 
 
 def _encode_shard(
@@ -94,8 +94,8 @@ def _encode_shard(
     plan: Plan,
     batch_size: int,
     progress: "_Progress",
-) -> int:
-    """Take the shard's images off the stream, and write it; return how many had to be skipped."""
+) -> list[str]:
+    """Take the shard's images off the stream, and write it; return what had to be skipped, in words."""
     span = plan.span(number)
     channels, height, width = plan.shape
     moments = np.empty((len(span), plan.versions, 2 * channels, height, width), plan.dtype)
@@ -131,11 +131,12 @@ def _encode_shard(
         stop=span.stop,
         skipped=skipped,
     )
-    return len(skipped)
+    return [f"{source.name(index)}: {reason}" for index, reason in skipped]
 
 
 def versions(vae: VAE, plan: Plan, images: NDArray[np.uint8], indices: list[int]) -> NDArray[np.floating]:
-    """Moments (B, V, 2C, h, w) of images, uint8 (B, 3, H, W), as the plan's flips want them."""
+    """Return moments (B, V, 2C, h, w) of images, uint8 (B, 3, H, W), with the versions that the plan's flips ask
+    for."""
     pixels = torch.from_numpy(images)
     if plan.fingerprint.flips == "drawn":
         coins = KeyedRandom(hash_key(plan.fingerprint.source, "flip"), torch.tensor(indices)).uniform("flip")
@@ -143,7 +144,8 @@ def versions(vae: VAE, plan: Plan, images: NDArray[np.uint8], indices: list[int]
     shown = [pixels, pixels.flip(-1)] if plan.versions == 2 else [pixels]
     moments = torch.stack([vae.encode(part) for part in shown], dim=1).half().cpu()
     if not bool(moments.isfinite().all()):
-        raise UserError(f"{vae.name} gives latents that are not finite, or beyond 65504: use --precision fp32")
+        instead = "use --precision fp32" if vae.precision == "bf16" else "are its weights whole?"
+        raise UserError(f"{vae.name} gives latents that are not finite, or beyond 65504: {instead}")
     return moments.numpy()
 
 
@@ -151,10 +153,12 @@ def versions(vae: VAE, plan: Plan, images: NDArray[np.uint8], indices: list[int]
 
 
 class _Decoded(Iterator[NDArray[np.uint8] | str]):
-    """The images of some shards in order, each decoded or why it cannot be; threads work ahead of the reader."""
+    """The images of some shards in order, each decoded, or the reason why it cannot be; threads work ahead of the
+    reader."""
 
     def __init__(self, source: Source, plan: Plan, shards: list[int]) -> None:
         about = plan.fingerprint
+        crop: Crop = "box" if about.crop == "box" else "lanczos"  # `agree` has compared what is recorded of it
         ahead = max(32, min(256, _AHEAD_BYTES // (3 * about.size**2)))
         self._pool = ThreadPoolExecutor(min(32, os.cpu_count() or 1), thread_name_prefix="decode")
         indices = (index for number in shards for index in plan.span(number))
@@ -164,7 +168,7 @@ class _Decoded(Iterator[NDArray[np.uint8] | str]):
                 data = source.read(index)
             except OSError as error:
                 return f"cannot be read ({error.strerror or error})"
-            return decode_or_reason(data, about.size, about.crop)  # type: ignore[arg-type]
+            return decode_or_reason(data, about.size, crop)
 
         self._coming = (self._pool.submit(work, index) for index in indices)
         self._waiting: deque[Future[NDArray[np.uint8] | str]] = deque(islice(self._coming, ahead))
@@ -212,7 +216,7 @@ class _Progress:
 
 
 def duration(seconds: float) -> str:
-    """1 h 5 min, 3 min, 20 s."""
+    """Return a time in words: 1 h 5 min, 3 min, 20 s."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"

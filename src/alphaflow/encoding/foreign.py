@@ -1,21 +1,35 @@
 """Latents that others made, by number: zips and folders of files with one sample each, and LMDB."""
 
 import hashlib
-import io
 import json
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ..errors import UserError
-from ..interop.pickles import load_plain
+from ..data.safe_pickles import load_plain
+from ..data.sources.archive_members import members_of
+from ..errors import UserError, choose, missing, one_line
+from .forms import LABEL_KEYS, LARGEST, class_of, moments_of, parse
+from .listing import (
+    DATASET,
+    SUFFIXES,
+    by_dataset_json,
+    by_folders,
+    json_beside,
+    label_files,
+    label_in,
+    samples_among,
+)
+from .plan import probe
 
-SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle")
+__all__ = ["SUFFIXES", "Foreign", "moments_of", "open_foreign", "parse"]
+
+LabelsFrom = Literal["auto", "none", "folders", "samples"]
+_PROBED = 64  # samples whose bytes tell one source from another with the same names and sizes
+_SIDE = 1 << 20  # bytes of a file with one label
 
 
 class Foreign(Protocol):
@@ -25,80 +39,152 @@ class Foreign(Protocol):
     digest: str
     class_names: tuple[str, ...]
     labels: NDArray[np.int64] | None
+    labels_from: str
+    """The place of the labels, in words."""
+    owned: bool
+    """Whether the samples' own labels count."""
+    passed_over: str
+    """Sentences about what is beside the samples and not read."""
     second: str | None
-    """What the second half of the channels is in this format, if that is known."""
+    """The second half of an array's channels in this format: logvar, std or none; `None` if that is not known."""
 
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """What to call a sample in a message."""
+        """Return what a message calls a sample."""
 
     def read(self, index: int) -> Any:
-        """One sample as it was written."""
+        """Return one sample as it was written."""
+
+    def beside(self, index: int) -> int | None:
+        """Return the class that a file beside the sample gives."""
+
+    def probe(self) -> str:
+        """Return 16 hexadecimal digits of what some of the samples hold."""
 
 
-def open_foreign(address: str) -> Foreign:
+def open_foreign(address: str, labels: str = "auto") -> Foreign:
     """Open a .zip or a folder of files with one sample each (`SUFFIXES`), or an LMDB environment.
 
+    Args:
+        labels: "auto": from dataset.json, else from files beside the samples, else from the folders, else from the
+            samples; "folders"; "samples" (and files beside them); or "none".
+
     Raises:
-        UserError: nothing there that could be read.
+        UserError: nothing there that could be read; folders that are no classes; a label that is no class.
     """
+    choose("labels of latents", labels, get_args(LabelsFrom), status=2)
     path = Path(address)
     if (path / "data.mdb").is_file() or path.suffix == ".lmdb":
-        return Lmdb(address)
-    if path.suffix.lower() == ".zip" and path.is_file():
-        return Files(address, zipfile.ZipFile(path))
-    if path.is_dir():
-        return Files(address)
+        if labels == "folders":
+            raise UserError("--labels folders is for files, and this is an LMDB: samples, or none", status=2)
+        return Lmdb(address, labels)
+    if path.is_dir() or (path.suffix.lower() == ".zip" and path.is_file()):
+        return Files(address, labels)
     raise UserError(f"no latents at {address}: give a folder or a zip of {', '.join(SUFFIXES)} files, or an LMDB")
 
 
 class Files:
-    """One file a sample: in a zip, or below a folder. Labels come from `dataset.json`, as EDM writes it, or from
-    the first folders; else from the samples themselves."""
+    """Files of one sample each, in a zip or below a folder. For labels see `open_foreign`."""
 
-    def __init__(self, address: str, archive: zipfile.ZipFile | None = None) -> None:
-        self.address, self._zip, self._root = address, archive, Path(address)
-        if archive is not None:
-            sizes = {item.filename: item.file_size for item in archive.infolist() if not item.is_dir()}
-        else:
-            found = (path for path in self._root.rglob("*") if path.is_file())
-            sizes = {path.relative_to(self._root).as_posix(): path.stat().st_size for path in found}
-        self._names = sorted(name for name in sizes if name.lower().endswith(SUFFIXES))
-        if not self._names:
-            raise UserError(f"{address} holds no {', '.join(SUFFIXES)} files")
-        edm = json.loads(self._bytes("dataset.json")) if "dataset.json" in sizes else None
+    def __init__(self, address: str, labels: str = "auto") -> None:
+        self.address, self._zipped = address, not Path(address).is_dir()
+        self._sizes, self._read, checks = _opened(Path(address))
+        names, self.passed_over = samples_among(address, self._sizes, self._describe)
+        pairs = label_files(names)
+        of_labels = set(pairs.values())
+        self._names = [name for name in names if name not in of_labels]
+        self._beside = pairs or json_beside(self._names, self._sizes)
+        edm = self._dataset_json() if DATASET in self._sizes else None
         self.second = "std" if edm is not None else None
-        self.class_names, self.labels = self._classes(edm)
-        listing = [(name, sizes[name]) for name in self._names]
-        labels = None if self.labels is None else self.labels.tolist()
-        self.digest = hashlib.sha256(json.dumps([listing, labels]).encode()).hexdigest()[:16]
+        self.owned = labels in ("auto", "samples")
+        self.labels: NDArray[np.int64] | None = None
+        self.class_names: tuple[str, ...] = ()
+        self.labels_from = "the samples" if self.owned else ""
+        if labels == "auto" and edm is not None:
+            self.labels, self.class_names = by_dataset_json(address, self._names, edm)
+            self.labels_from = DATASET
+        elif self._beside and self.owned:
+            self.labels_from = "label files" if pairs else "the .json beside each"
+        elif labels in ("auto", "folders"):
+            self.labels, self.class_names = by_folders(address, self._names, wanted=labels == "folders")
+            self.labels_from = "folders" if self.class_names else self.labels_from
+        listing = [(name, self._sizes[name]) for name in self._names]
+        listed = None if self.labels is None else self.labels.tolist()
+        self.digest = hashlib.sha256(json.dumps([listing, listed]).encode()).hexdigest()[:16]
+        self._checks = [checks[name] for name in self._names] if checks else None
 
-    def _classes(self, edm: Any) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
-        if edm is not None and edm.get("labels"):
-            by_name = dict(edm["labels"])
-            missing = next((name for name in self._names if name not in by_name), None)
-            if missing:
-                raise UserError(f"{self.address}: dataset.json has no label for {missing}")
-            labels = np.array([by_name[name] for name in self._names], np.int64)
-            return numbered(int(labels.max())), labels
-        firsts = [name.split("/")[0] if "/" in name else None for name in self._names]
-        if edm is not None or None in firsts:
-            return (), None
-        names = sorted({first for first in firsts if first is not None})
-        return tuple(names), np.array([names.index(first) for first in firsts], np.int64)  # type: ignore[arg-type]
+    def _dataset_json(self) -> bytes:
+        declared, most = self._sizes[DATASET], (1 << 20) + 256 * len(self._sizes)
+        if declared > most:
+            raise UserError(f"{self.address}: {DATASET} takes {declared} bytes, too many for {len(self)} labels")
+        try:
+            return self._read(DATASET)
+        except OSError as error:
+            raise UserError(f"{self.address}: cannot read {DATASET} ({error.strerror or error})") from None
+
+    def _describe(self, name: str) -> str:
+        """Return in words the tensors of a safetensors file."""
+        if self._zipped or not name.lower().endswith(".safetensors"):
+            return "many samples"
+        with (Path(self.address) / name).open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            try:
+                head = json.loads(file.read(min(length, _SIDE)))
+                tensors = {key: entry["shape"] for key, entry in head.items() if key != "__metadata__"}
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                return "no readable head"
+        return ", ".join(f"{key} {shape}" for key, shape in list(tensors.items())[:4])
 
     def __len__(self) -> int:
         return len(self._names)
 
     def name(self, index: int) -> str:
-        return f"{self.address}{'!' if self._zip else '/'}{self._names[index]}"
+        return f"{self.address}{'!' if self._zipped else '/'}{self._names[index]}"
 
     def read(self, index: int) -> Any:
-        return parse(self._bytes(self._names[index]), Path(self._names[index]).suffix.lower())
+        return self._parsed(self._names[index], LARGEST)
 
-    def _bytes(self, name: str) -> bytes:
-        return self._zip.read(name) if self._zip is not None else (self._root / name).read_bytes()
+    def beside(self, index: int) -> int | None:
+        side = self._beside.get(self._names[index]) if self.owned else None
+        if side is None:
+            return None
+        if not side.endswith(".json"):
+            return class_of(label_in(self._parsed(side, _SIDE), LABEL_KEYS))
+        self._check_size(side, _SIDE)
+        try:
+            return class_of(label_in(json.loads(self._read(side)), LABEL_KEYS) if side else None)
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"its {side} cannot be read ({one_line(error, 80)})") from None
+
+    def probe(self) -> str:
+        if self._checks is not None:  # a zip tells of all its members
+            return hashlib.sha256(repr(self._checks).encode()).hexdigest()[:16]
+        return probe(len(self), lambda index: self._read(self._names[index]), _PROBED)
+
+    def _parsed(self, name: str, most: int) -> Any:
+        self._check_size(name, most)
+        return parse(self._read(name), Path(name).suffix.lower())
+
+    def _check_size(self, name: str, most: int) -> None:
+        if self._sizes[name] > most:
+            raise UserError(f"{name} takes {self._sizes[name]} bytes, too many for a sample")
+
+
+def _opened(path: Path) -> tuple[dict[str, int], Callable[[str], bytes], dict[str, int]]:
+    """Return the sizes of the files of a folder or a zip, a function that reads one, and the checksums that a zip
+    has."""
+    if path.is_dir():
+        files = (file for file in path.rglob("*") if file.is_file())
+        sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in files}
+        return sizes, lambda name: (path / name).read_bytes(), {}
+    members = members_of(path)
+    names, reader = list(members.names), members.opened()
+    numbers = {name: k for k, name in enumerate(names)}
+    sizes = dict(zip(names, members.sizes.tolist()))
+    return sizes, lambda name: reader(numbers[name]), dict(zip(names, members.checks.tolist()))
 
 
 class Lmdb:
@@ -107,22 +193,29 @@ class Lmdb:
     second: str | None = None
     class_names: tuple[str, ...] = ()
     labels: NDArray[np.int64] | None = None
+    passed_over = ""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, labels: str = "auto") -> None:
         try:
             import lmdb
         except ImportError:
-            raise UserError("LMDB needs its package: pip install 'alphaflow[lmdb]'") from None
-        self.address = address
+            raise missing("LMDB needs its package", "lmdb") from None
+        self.address, self.owned = address, labels != "none"
+        self.labels_from = "the samples" if self.owned else ""
         try:
-            self._env = lmdb.open(
-                address, readonly=True, lock=False, readahead=False, subdir=Path(address).is_dir()
-            )
+            inside = Path(address).is_dir()
+            self._env = lmdb.open(address, readonly=True, lock=False, readahead=False, subdir=inside)
+            entries, pages = self._env.stat()["entries"], self._env.info()["last_pgno"]
+            size = (Path(address) / "data.mdb" if inside else Path(address)).stat().st_size
+            if size < (pages + 1) * self._env.stat()["psize"]:  # reading beyond would end the process
+                raise ValueError(f"it has {size} bytes, fewer than its {pages + 1} pages: it is cut off")
             with self._env.begin() as transaction:
                 self._count = int(transaction.get(b"num_samples") or b"")
-        except (lmdb.Error, TypeError, ValueError) as error:
+            if not 0 < self._count <= entries:
+                raise ValueError(f"num_samples is {self._count}, and it has {entries} entries")
+        except (lmdb.Error, OSError, TypeError, ValueError) as error:
             raise UserError(f"cannot read {address} as an LMDB with an entry num_samples ({error})") from None
-        about = [self._count, self._env.stat()["entries"], self._env.info()["last_pgno"]]
+        about = [self._count, entries, pages]
         self.digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
@@ -132,99 +225,19 @@ class Lmdb:
         return f"{self.address}, entry {index}"
 
     def read(self, index: int) -> Any:
-        with self._env.begin() as transaction:
-            data = transaction.get(str(index).encode())
+        data = self._bytes(index)
         if data is None:
             raise UserError("there is no such entry")
+        if len(data) > LARGEST:
+            raise UserError(f"it takes {len(data)} bytes, too many for a sample")
         return load_plain(data)
 
+    def beside(self, index: int) -> int | None:
+        return None
 
-def parse(data: bytes, suffix: str) -> Any:
-    """What a file of one sample holds. Nothing in it is executed.
+    def probe(self) -> str:
+        return probe(len(self), self._bytes, _PROBED)
 
-    Raises:
-        UserError: it is damaged, or holds more than arrays and plain values.
-    """
-    if suffix in (".pkl", ".pickle"):
-        return load_plain(data)
-    try:
-        if suffix == ".npy":
-            return np.load(io.BytesIO(data), allow_pickle=False)
-        if suffix == ".npz":
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                return dict(arrays)
-        return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-    except Exception as error:  # damaged files can make a reader raise nearly anything
-        raise UserError(f"cannot be read ({' '.join(str(error).split())[:120]})") from None
-
-
-def numbered(last: int) -> tuple[str, ...]:
-    """Names of classes 0 … last that have none."""
-    return tuple(map(str, range(last + 1)))
-
-
-class Sample(NamedTuple):
-    """One sample of foreign latents, as it is stored."""
-
-    moments: NDArray[np.float32]
-    """(V, 2C, h, w): means and log-variances; (V, C, h, w) without variance"""
-    variance: bool
-    label: int | None
-
-
-def moments_of(sample: Any, second: str | None, multiplied: float = 1.0) -> Sample:
-    """Means and log-variances of one sample.
-
-    Args:
-        sample: an array (channels, h, w), or a dictionary: `moments` (mean and log-variance) and perhaps
-            `moments_flip`; or `mean` and `std` or `logvar`; or `latent` or `latents`; and perhaps `label`.
-        second: what the second half of an array's channels is: logvar, std, or none when all are latents.
-        multiplied: the factor by which latents were multiplied before they were stored.
-
-    Raises:
-        UserError: the sample is of another form, or it is not clear what its channels are.
-    """
-    label = None
-    if isinstance(sample, dict):
-        label = next((int(sample[key]) for key in ("label", "labels", "y") if key in sample), None)
-        arrays, second = _from_dictionary(sample, second)
-    else:
-        arrays = [_array(sample)]
-        if second is None:
-            raise UserError("say what the second half of the channels is: --second logvar, std, or none")
-    moments = np.stack(arrays)
-    if moments.ndim != 4 or (second != "none" and moments.shape[1] % 2):
-        raise UserError(f"latents have the shape {moments.shape[1:]}, not (channels, h, w)")
-    if not np.isfinite(moments).all():
-        raise UserError("not all numbers are finite")
-    if second == "none":
-        return Sample(moments / np.float32(multiplied), False, label)
-    mean, spread = np.split(moments, 2, axis=1)
-    if second == "std":
-        if (spread < 0).any():
-            raise UserError("a standard deviation is negative: is it --second logvar?")
-        spread = 2 * np.log(np.maximum(spread, 1e-10))
-    logvar = (spread - 2 * np.log(multiplied)).clip(-30, 20)
-    moments = np.concatenate([mean / multiplied, logvar], axis=1).astype(np.float32)
-    return Sample(moments, True, label)
-
-
-def _from_dictionary(sample: dict[str, Any], second: str | None) -> tuple[Sequence[NDArray[np.float32]], str]:
-    if "moments" in sample:
-        flipped = [_array(sample["moments_flip"])] if "moments_flip" in sample else []
-        return [_array(sample["moments"]), *flipped], second or "logvar"
-    for kind in ("logvar", "std"):
-        if "mean" in sample and kind in sample:
-            return [np.concatenate([_array(sample["mean"]), _array(sample[kind])])], kind
-    for key in ("latent", "latents", "mean"):
-        if key in sample:
-            return [_array(sample[key])], second or "none"
-    raise UserError(f"keys {', '.join(map(str, sample))} are not understood: moments, mean and std, or latent")
-
-
-def _array(value: Any) -> NDArray[np.float32]:
-    array = value.float().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-    if array.dtype.kind not in "fiu":
-        raise UserError(f"an array of {array.dtype}, not of numbers")
-    array = array.astype(np.float32)
-    return array[0] if array.ndim == 4 and len(array) == 1 else array
+    def _bytes(self, index: int) -> bytes | None:
+        with self._env.begin() as transaction:
+            return transaction.get(str(index).encode())

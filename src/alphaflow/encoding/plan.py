@@ -1,25 +1,41 @@
-"""What an encoding is going to write, agreed on before the first shard and kept in `plan.json` beside them."""
+"""The plan of what an encoding is going to write, made before the first shard and kept in `plan.json` beside
+them."""
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..data.latents.assembly import assemble
-from ..data.latents.manifest import MANIFEST, Fingerprint, Manifest, differences, read_manifest, write_whole
-from ..data.latents.shards import shard_name
+from ..data.latents.manifest import (
+    MANIFEST,
+    SKIPPED,
+    STATISTICS,
+    Fingerprint,
+    Manifest,
+    differences,
+    read_manifest,
+    write_whole,
+)
+from ..data.latents.shards import open_shard, shard_name
 from ..data.sources import Crop, Source
+from ..data.sources.decoding import CROPPED
 from ..errors import UserError
-from ..vae import VAE, Precision
+from .vae import VAE, Precision
 
 PLAN = "plan.json"
+LOCK = ".lock"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 SHARD_BYTES = 128 * 2**20
 """About how large a shard is, unless told otherwise."""
 
@@ -28,19 +44,24 @@ Flips = Literal["stored", "drawn", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the user says of an encoding."""
+    """The user's settings of an encoding."""
 
     size: int = 256
     """Side of the images in pixels."""
     crop: Crop = "lanczos"
-    """How images become squares."""
+    """The crop that makes images squares."""
     flips: Flips = "stored"
     """"stored": each image also mirrored; "drawn": half of the images mirrored, for good; "none"."""
-    scale: Literal["statistics", "scalar"] = "statistics"
-    """How training will scale the latents: by each channel's mean and std, or by the autoencoder's own number."""
+    scale: Literal["statistics", "places", "scalar"] = "statistics"
+    """The way in which training will scale the latents: by each channel's mean and std, by those of each place of
+    each
+    channel, or by the autoencoder's own number.
+    """
     precision: Precision = "fp32"
-    """Of the autoencoder's arithmetic; bf16 is quicker on GPUs and off by up to 0.4 %. The results are kept as
-    float16, which holds those of bf16 exactly and rounds those of fp32 by less than 0.05 %."""
+    """Precision of the autoencoder's arithmetic; bf16 is quicker on GPUs and off by up to 0.4 %. The results are
+    kept as
+    float16, which holds those of bf16 exactly and rounds those of fp32 by less than 0.05 %.
+    """
     tolerance: float = 0.01
     """Largest share of images that may be unreadable."""
     shard_images: int | None = None
@@ -57,10 +78,10 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What the shards of one set hold. Two commands with the same plan write the same set."""
+    """The contents of one set's shards. Two commands with the same plan write the same set."""
 
     fingerprint: Fingerprint
-    """Of the set to be; its count is 0."""
+    """The fingerprint of the set to be; its count is 0."""
     images: int
     """Images of the source, broken ones included."""
     shard_images: int
@@ -72,31 +93,34 @@ class Plan:
     versions: int
     """2 with stored flips, else 1."""
     dtype: str
-    """Of the numbers on disk: float16."""
+    """Type of the numbers on disk: float16."""
+    probe: str = ""
+    """Digest of what some of the images hold: others of the same names and sizes are not gone on with. "" in
+    plans that were made before it was kept."""
 
     @property
     def image_bytes(self) -> int:
-        """What one image takes on disk."""
+        """Bytes of one image on disk."""
         channels, height, width = self.shape
         each = channels * height * width * (2 if self.variance else 1)
         return self.versions * each * np.dtype(self.dtype).itemsize
 
     @property
     def shards(self) -> int:
-        """How many there are."""
+        """The number of shards."""
         return -(-self.images // self.shard_images)
 
     def span(self, number: int) -> range:
-        """The images of shard `number`."""
+        """Return the images of shard `number`."""
         return range(number * self.shard_images, min((number + 1) * self.shard_images, self.images))
 
     def missing(self, root: Path) -> list[int]:
-        """The shards that are not there yet."""
+        """Return the shards that are not there yet."""
         return [number for number in range(self.shards) if not (root / shard_name(number)).exists()]
 
 
 def plan_for(source: Source, vae: VAE, settings: Settings) -> Plan:
-    """The plan that these settings make for this source."""
+    """Return the plan that these settings make for this source."""
     from .. import __version__
 
     if settings.size % vae.factor:
@@ -108,12 +132,13 @@ def plan_for(source: Source, vae: VAE, settings: Settings) -> Plan:
     if len(source) == 0:
         raise UserError(f"{source.address} holds no images")
     side = settings.size // vae.factor
+    scale, shift = scale_of(settings, vae)
     fingerprint = Fingerprint(
         vae=vae.hash,
         vae_name=vae.name,
-        scale="statistics" if settings.scale == "statistics" else repr(vae.scaling),
-        shift=0.0 if settings.scale == "statistics" else vae.shift,
-        crop=settings.crop,
+        scale=scale,
+        shift=shift,
+        crop=CROPPED[settings.crop],
         size=settings.size,
         flips=settings.flips,
         precision=settings.precision,
@@ -131,8 +156,76 @@ def plan_for(source: Source, vae: VAE, settings: Settings) -> Plan:
         variance=True,
         versions=2 if settings.flips == "stored" else 1,
         dtype="float16",
+        probe=probe(len(source), source.read),
     )
     return dataclasses.replace(plan, shard_images=settings.shard_images or max(1, SHARD_BYTES // plan.image_bytes))
+
+
+def scale_of(settings: Settings, vae: VAE | None) -> tuple[str, float]:
+    """Return `Fingerprint.scale` and `shift`.
+
+    Raises:
+        UserError: a scalar scale lacks an autoencoder, or has one without such a number.
+    """
+    if settings.scale != "scalar":
+        return settings.scale, 0.0
+    if vae is None:
+        raise UserError("--scale scalar is the autoencoder's own number: name it with --vae", status=2)
+    return repr(vae.scalar()), vae.shift
+
+
+def probe(count: int, read: Callable[[int], bytes | NDArray[np.generic] | None], most: int = 8) -> str:
+    """Return 16 hexadecimal digits of what at most `most` of `count` images hold, spread over them."""
+    digest = hashlib.sha256()
+    for index in np.unique(np.linspace(0, count - 1, most).round().astype(int)).tolist():
+        try:
+            data = read(index)
+        except OSError:
+            data = None
+        shape = getattr(data, "shape", "")
+        digest.update(f"|{index}|{shape}|".encode())
+        digest.update(np.ascontiguousarray(data).data if isinstance(data, np.ndarray) else data or b"-")
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def begun(root: Path, plan: Plan, *, alone: bool, lasting: bool = True) -> Iterator[Plan]:
+    """For a while, work under a plan that was agreed on; if the work fails before any shard holds anything, undo
+    all.
+
+    Args:
+        root: the folder of the set.
+        plan: the plan.
+        alone: whether no other process works on the same set.
+        lasting: whether shards are worth being kept when the samples or the words turn out to be wrong. Those of a
+            full
+            disk are kept anyway, and `SKIPPED` is, to be read.
+    """
+    fresh, unplanned = not root.exists(), not (root / PLAN).exists()
+    try:
+        try:
+            yield agree(root, plan)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise UserError(
+                f"cannot write to {root} ({error.strerror}): make room and give the command again; the shards "
+                "that are there are kept"
+            ) from None
+    except Exception as error:
+        wrong = isinstance(error, UserError) and not isinstance(error.__context__, OSError)
+        shards = list(root.glob("shard-*.safetensors"))
+        if alone and unplanned and (not shards or (wrong and (not lasting or not _hold_any(shards)))):
+            with contextlib.suppress(OSError):
+                for path in (*shards, *(root / name for name in (STATISTICS, PLAN, LOCK))):
+                    path.unlink(missing_ok=True)
+                if fresh:
+                    root.rmdir()
+        raise
+
+
+def _hold_any(shards: Sequence[Path]) -> bool:
+    return any(open_shard(path).count for path in shards)
 
 
 def agree(root: Path, plan: Plan) -> Plan:
@@ -144,26 +237,49 @@ def agree(root: Path, plan: Plan) -> Plan:
     path = root / PLAN
     try:
         root.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _refuse_others(root)  # before the lock, which would be left in somebody's folder
         with _locked(root):
             if not path.exists():
-                others = [item.name for item in root.iterdir() if not item.name.startswith(".")]
-                if others:
-                    raise UserError(
-                        f"{root} is not empty (it holds {sorted(others)[0]}) and no set of latents: give a new DST"
-                    )
+                _refuse_others(root)
+                (root / SKIPPED).unlink(missing_ok=True)  # of an attempt that was refused
                 write_whole(path, (json.dumps(dataclasses.asdict(plan), indent=1) + "\n").encode())
         kept = _read(path)
     except OSError as error:
         raise UserError(f"cannot write to {root} ({error.strerror}): choose another DST") from None
-    ours, theirs = dataclasses.asdict(plan.fingerprint), dataclasses.asdict(kept.fingerprint)
-    said = differences(ours, theirs)
-    if not said and plan.images != kept.images:
-        said = [f"images {plan.images} here, {kept.images} there"]
-    if said:
+    if said := _disagreements(plan, kept):
         raise UserError(
             f"{root} was begun with other settings or images: {'; '.join(said)}: give a new DST, or what it had"
         )
-    return kept
+    about = dataclasses.replace(kept.fingerprint, second=plan.fingerprint.second)  # an older plan does not say it
+    return dataclasses.replace(kept, fingerprint=about)
+
+
+def _refuse_others(root: Path) -> None:
+    others = [item.name for item in root.iterdir() if not item.name.startswith(".") and item.name != SKIPPED]
+    if others:
+        raise UserError(
+            f"{root} is not empty (it holds {sorted(others)[0]}) and no set of latents: give a new DST"
+        )
+
+
+def _disagreements(plan: Plan, kept: Plan) -> list[str]:
+    planned, recorded = dataclasses.asdict(plan.fingerprint), dataclasses.asdict(kept.fingerprint)
+    if not kept.fingerprint.second:  # of images; or a plan that is older than this field
+        recorded.pop("second")
+    said = differences(planned, recorded)
+    for name, mine, other in (
+        ("images", plan.images, kept.images),
+        ("shape", plan.shape, kept.shape),
+        ("versions", plan.versions, kept.versions),
+    ):
+        if mine != other:
+            said.append(f"{name} {mine} here, {other} there")
+    if not said and plan.probe != kept.probe and plan.probe and kept.probe:
+        said = [
+            f"the source's files have the same names and sizes and other contents ({plan.probe}, {kept.probe})"
+        ]
+    return said
 
 
 def _read(path: Path) -> Plan:
@@ -172,18 +288,20 @@ def _read(path: Path) -> Plan:
         about = content.pop("fingerprint")
         fingerprint = Fingerprint(**{**about, "class_names": tuple(about["class_names"])})
         return Plan(fingerprint=fingerprint, shape=tuple(content.pop("shape")), **content)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"cannot understand {path} ({error}): give a new DST") from None
 
 
 class Named(Protocol):
-    """What can say the name of one of its parts."""
+    """A source that knows the names of its images."""
 
     def name(self, index: int) -> str: ...
 
 
-def finish(root: Path, plan: Plan, source: Named, tolerance: float) -> Manifest | None:
-    """When all shards are there: write the manifest, and remove what a kill left behind. Else None.
+def finish(root: Path, plan: Plan, source: Named, tolerance: float, what: str = "images") -> Manifest | None:
+    """Write the manifest once all shards are there, and remove what a kill left behind; return None before that.
+
+    what: the samples' name in errors.
 
     Raises:
         UserError: more images than tolerated could not be read.
@@ -196,28 +314,38 @@ def finish(root: Path, plan: Plan, source: Named, tolerance: float) -> Manifest 
         for stale in root.glob(".*.tmp"):
             stale.unlink(missing_ok=True)
         files = [shard_name(number) for number in range(plan.shards)]
-        check = Tolerance(tolerance, plan.images)
+        check = Tolerance(tolerance, plan.images, root, what)
         return assemble(root, files, plan.fingerprint, variance=plan.variance, name=source.name, check=check)
 
 
 class Tolerance:
-    """Raises when more than the share `tolerance` of `images` had to be skipped."""
+    """Raises a `UserError` when more than the share `tolerance` of `total` had to be skipped, and lists them in
+    skipped.txt.
 
-    def __init__(self, tolerance: float, images: int) -> None:
-        self.tolerance, self.images = tolerance, images
+    what: the samples' name in errors.
+    root: the folder of the set.
+    """
 
-    def __call__(self, skipped: int, example: str) -> None:
-        if skipped > self.tolerance * self.images:
+    def __init__(self, tolerance: float, total: int, root: Path, what: str = "images") -> None:
+        self.tolerance, self.total, self.root, self.what = tolerance, total, root, what
+
+    def __call__(self, skipped: Sequence[str]) -> None:
+        """Check the skipped samples, each with its name and the reason."""
+        if len(skipped) > self.tolerance * self.total:
+            lines = "".join(line + "\n" for line in skipped)
+            write_whole(self.root / SKIPPED, lines.encode("utf-8", "surrogateescape"))
+            listed = f", all are listed in {self.root / SKIPPED}" if len(skipped) > 1 else ""
             raise UserError(
-                f"{skipped} of {self.images} images could not be read, more than the tolerated "
-                f"{self.tolerance:.1%} (such as {example}): repair them, or raise --tolerance and start again"
+                f"{len(skipped)} of {self.total} {self.what} could not be read, more than the tolerated "
+                f"{self.tolerance:.1%} (first {skipped[0]}{listed}): repair them, or raise --tolerance and start "
+                "again"
             )
 
 
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    """Alone among the processes that write into `root`; where the file system has no locks, hope."""
-    file = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    """Let one process at a time write into `root`; a file system without locks is trusted."""
+    file = os.open(root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)

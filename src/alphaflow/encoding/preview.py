@@ -1,4 +1,4 @@
-"""What an encoding would take, from a sample of the images: `alphaflow encode --dry-run`."""
+"""An estimate of what an encoding would take, from a sample of the images: `alphaflow encode --dry-run`."""
 
 import os
 import time
@@ -8,30 +8,31 @@ import numpy as np
 
 from ..data.sources import Source, decode_or_reason
 from ..errors import UserError
-from ..vae import VAE
 from .encode import duration, versions
 from .plan import Plan, Settings, plan_for
+from .vae import VAE
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What an encoding would take, from a sample of the images."""
+    """An estimate of what an encoding would take, from a sample of the images."""
 
     plan: Plan
     looked_at: int
     skipped: tuple[tuple[str, str], ...]
     decode_seconds: float
-    """For one image, on one thread."""
+    """Seconds for one image, on one thread."""
     vae_seconds: float
-    """For one image with all its versions."""
+    """Seconds for one image with all its versions."""
 
     def seconds(self, world: int, threads: int) -> float:
-        """Of `world` processes, decoding on `threads` threads each while their autoencoders work."""
+        """Return the seconds that `world` processes take, decoding on `threads` threads each while their
+        autoencoders work."""
         each = max(self.vae_seconds, self.decode_seconds / threads)
         return self.plan.images * each / world
 
     def text(self, world: int = 1, threads: int | None = None) -> str:
-        """For people."""
+        """Return the estimate as text for people."""
         plan, about = self.plan, self.plan.fingerprint
         threads = threads or min(32, os.cpu_count() or 1)
         seconds = self.seconds(world, threads)

@@ -9,7 +9,8 @@ from importlib import import_module
 from pathlib import Path
 
 from ..errors import UserError, choose
-from ..interop import hub
+from ..runs import hub
+from .placing import check_place, place
 
 FORMATS: Mapping[str, str] = {
     "safetensors": "weights and a record of what they are, which alphaflow.load opens",
@@ -20,8 +21,17 @@ FORMATS: Mapping[str, str] = {
 }
 """Name of the format, and of its module here -> what it is."""
 
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "safetensors": ("README.md", "alphaflow.json", "model.safetensors"),
+    "diffusers": ("README.md", "model_index.json", "model.json", "pipeline.py"),
+    "onnx": ("README.md", "model.json", "model.onnx"),
+    "program": ("README.md", "model.json", "model.pt2"),
+    "web": ("index.html", "app.js", "style.css", "worker.js", "noise.js", "model.json", "model.onnx", "page.json"),
+}
+"""Names of the files at the top of each format's folder."""
+
 GRAPHS = ("onnx", "program", "web")
-"""Those that hold the network as a graph of z, r, t and y, without its Python."""
+"""Formats that hold the network as a graph of z, r, t and y, without its Python."""
 
 
 def export(
@@ -39,9 +49,10 @@ def export(
     """Write the model of a run, or of a model's folder, to the folder `out` in one of `FORMATS`.
 
     Args:
-        source: what `alphaflow.load` opens. ema, vae: see there.
-        out: made if need be; files of an earlier export are replaced.
-        guidance: for a graph of a network that takes guidance as an input: the scale that it is told for good.
+        source: what `alphaflow.load` opens.
+        ema, vae: see there.
+        out: made if need be; files of an earlier export are replaced, and others left alone: see `placing`.
+        guidance: for a graph of a network that takes guidance as an input: the scale that it gets for good.
         licence: of the weights, an SPDX name such as "apache-2.0", for the model card.
         push: OWNER/NAME on the Hugging Face hub, where the folder is published, or kept `private`.
 
@@ -49,9 +60,10 @@ def export(
         A line that says what was made.
 
     Raises:
-        UserError: no such format; `source` cannot be opened; `out` cannot be written or is no place for it; the
-            format does not suit this model, or needs a package that is not there; guidance that does not suit the
-            format or the model, or is missing.
+        UserError: there is no such format; `source` cannot be opened; `out` cannot be written or is no place for
+            it; the
+            format does not suit this model, or needs a package that is not there; `out` holds files of these
+            names that no export made; guidance does not suit the format or the model, or is missing.
     """
     choose("format", format, FORMATS, status=2)
     if guidance is not None and format not in GRAPHS:
@@ -69,20 +81,23 @@ def export(
         _check_push(out, push)
     if (out / "config.yaml").exists() or out.resolve() == source.resolve():
         raise UserError(f"{out} holds a run or the model itself: export to another folder", status=2)
+    check_place(out, NAMES[format])
+    from ..encoding.vae import weights_hash
     from .model import open_model
 
     model = open_model(source, ema, vae, licence)
+    weights = weights_hash(model.generator.net)
     if format in GRAPHS:
         model = model.told(guidance)
-    said = import_module(f".{format}", __name__).write(model, out)
+    said = place(out, lambda folder: import_module(f".{format}", __name__).write(model, folder), weights)
     if push:
         said += f"\n{hub.push(out, push, private=private)}"
     return said
 
 
 def _check_push(out: Path, repo: str) -> None:
-    """Before any work: that the words are right, and that nothing is published but an export."""
+    """Check, before any work, that the words are right, and that nothing but an export would be published."""
     hub.check_name(repo)
-    before = sorted(one.name for one in out.iterdir()) if out.is_dir() else []
+    before = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
     if before and not {"alphaflow.json", "model.json"} & set(before):
         raise UserError(f"{out} holds {before[0]}, which would be published: push from an empty folder", status=2)

@@ -1,13 +1,19 @@
 """The model card: README.md for people, with the header that the Hugging Face hub reads."""
 
+import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ..results import setting_words, write_text
-from ..training.config import Config, from_dict, to_dict
+from ..data.sources.classes import shown
+from ..errors import UserError
+from ..evaluation.results import setting_words
+from ..files import write_text
+from ..runs.build import stated
+from ..runs.config import Config, from_dict, to_dict
 from .model import Model
 
 CARD = "README.md"
@@ -22,23 +28,48 @@ _LATENTS = ("vae", "vae_name", "scale", "shift", "crop", "size", "precision", "s
 
 
 def write_card(model: Model, out: Path, usage: str, library: str = "alphaflow") -> None:
-    """Write README.md into `out`: how to use it, the recipe, the data, the figures, the licence.
+    """Write README.md into `out`: how to use it, the recipe, the data, the metrics, the licence.
 
-    usage: a program in Python. library: whose loader the hub's page should show.
+    Args:
+        usage: a program in Python.
+        library: the library whose loader the hub's page should show.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     parts = [
         _header(model, library),
-        f"# {model.name}\n\n{_summary(model)}\n",
-        f"## Use\n\n```python\n{usage}```\n",
+        f"# {plain(model.name)}\n\n{_summary(model)}\n",
+        "## Use\n\n" + _fenced(usage, "python"),
         "## Recipe\n\n" + "".join(_recipe(model)),
         "## Data\n\n" + "".join(_data(model)),
-        "## Measured\n\n" + "".join(_figures(model.record.metrics, model.record.step)),
+        "## Measured\n\n" + _measured(model),
         "## Licence\n\n" + _licence(model.record.licence),
     ]
     write_text(out / CARD, "\n".join(parts))
+
+
+def plain(value: Any) -> str:
+    """Return a user's word as text in Markdown and HTML, on one line: neither markup nor a link."""
+    text = "".join(character if character.isprintable() else " " for character in shown(str(value)))
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("://", ":&#47;/")
+    text = re.sub(r"([\\`*\[\]|!#~$])", r"\\\1", text)
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
+
+
+def quoted(text: str) -> str:
+    """Return the literal of a string in Python."""
+    return json.dumps(text, ensure_ascii=not text.isprintable())
+
+
+def _code(name: str) -> str:
+    return f"`{name}`" if re.fullmatch(r"[\w.+-]+", name) else plain(name)
+
+
+def _fenced(text: str, language: str) -> str:
+    """Return a block of code, between fences longer than any in it."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}{fence}\n"
 
 
 def _header(model: Model, library: str) -> str:
@@ -54,37 +85,39 @@ def _header(model: Model, library: str) -> str:
 
 def _summary(model: Model) -> str:
     record, generator = model.record, model.generator
-    weights = sum(one.numel() for one in generator.net.parameters())
+    weights = sum(weight.numel() for weight in generator.net.parameters())
     steps = f", after {record.step} steps of training" if record.step else ""
     classes = f", for {generator.num_classes} classes" if generator.num_classes else ""
     return (
         f"A generator in one step or a few: a network u(z, r, t, y) for the average velocity over [r, t] "
-        f"(`{record.network['name']}`, {weights / 1e6:.3g} M weights: {record.weights}{steps}) of samples of kind "
-        f"{generator.kind}{classes}. Noise is at t = 1, data at t = 0; a jump is z - (t - r) u."
+        f"({_code(record.network['name'])}, {weights / 1e6:.3g} M weights: {plain(record.weights)}{steps}) of "
+        f"samples of kind {generator.kind}{classes}. Noise is at t = 1, data at t = 0; a jump is z - (t - r) u."
     )
 
 
 def _recipe(model: Model) -> Iterator[str]:
-    """The settings that differ from the usual ones; of an imported model, where it comes from."""
+    """Yield lines about the settings that differ from the usual ones or, for an imported model, about its
+    origin."""
     origin = model.record.origin
     settings = origin.get("settings")
     if not settings:
-        yield from (f"- {key}: {value}\n" for key, value in origin.items())
+        yield from (f"- {plain(key)}: {plain(value)}\n" for key, value in origin.items())
         if not origin:
             yield "Not known.\n"
         return
     config = from_dict(settings, "the model's record")
-    revision = f", alphaflow at {origin['git']}" if origin.get("git") else ""
+    revision = f", alphaflow at {plain(origin['git'])}" if origin.get("git") else ""
     yield (
-        f"Recipe `{config.recipe}`, objective `{config.objective.name}`, {config.steps} steps of "
-        f"{config.batch_size} samples, seed {config.seed}{revision}. All settings that are not alphaflow's usual "
-        "ones:\n\n"
+        f"Recipe {_code(config.recipe)}, {config.steps} steps of {config.batch_size} samples, seed "
+        f"{config.seed}{revision}, with the objective\n\n"
     )
-    yield f"```yaml\n{yaml.safe_dump(_changed(to_dict(Config()), to_dict(config)), sort_keys=False)}```\n"
+    yield _fenced(stated(origin | {"data": model.record.data}) + "\n", "text")
+    yield "\nAll settings that are not alphaflow's usual ones:\n\n"
+    yield _fenced(yaml.safe_dump(_changed(to_dict(Config()), to_dict(config)), sort_keys=False), "yaml")
 
 
 def _changed(usual: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that differ, in their groups."""
+    """Return the settings that differ, in their groups."""
     groups = {key: _changed(usual[key], value) for key, value in ours.items() if isinstance(value, dict)}
     plain = {
         key: list(value) if isinstance(value, tuple) else value
@@ -105,30 +138,38 @@ def _data(model: Model) -> Iterator[str]:
     yield "| | |\n|---|---|\n"
     for key, value in rows.items():
         words = " × ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-        yield f"| {key} | {words} |\n"
+        yield f"| {plain(key)} | {plain(words)} |\n"
+
+
+def _measured(model: Model) -> str:
+    try:
+        return "".join(_figures(model.record.metrics, model.record.step))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UserError(f"figures of {model.name} are damaged ({what}): run `alphaflow evaluate` again") from None
 
 
 def _figures(metrics: Mapping[str, Any], step: int) -> Iterator[str]:
-    """Each result with its protocol: figures under different ones do not compare."""
+    """Yield each result with its protocol: metrics under different ones do not compare."""
     if not metrics.get("results"):
         yield "Nothing yet: `alphaflow evaluate RUN`, then export again.\n"
         return
     names = list(metrics["halves"])
-    seen = f"by {metrics['detector']}" if metrics.get("detector") else "in the plane"
-    when = f", **at step {metrics['step']} and not {step}**" if metrics["step"] != step else ""
-    yield f"Against {metrics['real_count']} samples of the training data, seen {seen}{when}.\n\n"
+    seen = f"by {plain(metrics['detector'])}" if metrics.get("detector") else "in the plane"
+    when = f", **at step {int(metrics['step'])} and not {step}**" if metrics["step"] != step else ""
+    yield f"Against {int(metrics['real_count'])} samples of the training data, seen {seen}{when}.\n\n"
     columns = ["setting", "weights", "labels", "samples", "seed", *names]
-    yield "| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|\n"
-    for one in metrics["results"]:
-        cells = [setting_words(one), *(one[key] for key in ("weights", "labels", "count", "seed"))]
-        cells += [_figure(one, name) for name in names]
-        yield "| " + " | ".join(map(str, cells)) + " |\n"
+    yield "| " + " | ".join(map(plain, columns)) + " |\n" + "|---" * len(columns) + "|\n"
+    for result in metrics["results"]:
+        cells = [setting_words(result), *(result[key] for key in ("weights", "labels", "count", "seed"))]
+        cells += [_figure(result, name) for name in names]
+        yield "| " + " | ".join(map(plain, cells)) + " |\n"
     halves = [f"{metrics['halves'][name]:.4g}" for name in names]
     yield "| " + " | ".join(["real halves"] + ["–"] * 4 + halves) + " |\n"
 
 
 def _figure(result: Mapping[str, Any], name: str) -> str:
-    """With half its 95 % interval, where that is known."""
+    """Return a metric's value with half its 95 % interval, where that is known."""
     if name not in result["figures"]:
         return "–"
     low, high = result.get("intervals", {}).get(name, (0.0, 0.0))
@@ -137,5 +178,5 @@ def _figure(result: Mapping[str, Any], name: str) -> str:
 
 def _licence(licence: str) -> str:
     if licence:
-        return f"The weights are under {licence}.\n"
+        return f"The weights are under {plain(licence)}.\n"
     return "Nobody has said under which licence the weights are: ask who trained them.\n"

@@ -12,11 +12,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, portable
+from .. import __version__
 from ..errors import UserError
-from ..results import write_text
-from ..training.checkpoint import write_tensors
-from .card import write_card
+from ..files import write_text
+from ..runs import model_folder
+from ..runs.checkpoint import write_tensors
+from .card import quoted, write_card
 from .model import Model
 
 PACKAGE = Path(__file__).parents[1]
@@ -31,7 +32,7 @@ SOURCES = (
     "models/wrappers.py",
     "export/pipeline/network.py",
 )
-"""What flow_map_network.py is made of, each after those that it needs."""
+"""The parts of flow_map_network.py, each after those that it needs."""
 
 KINDS = ("dit", "video-dit", "unet", "improved-dit")
 """The networks in it; `network.KINDS` has their classes."""
@@ -78,7 +79,7 @@ def write(model: Model, out: Path) -> str:
 
 
 def bundle() -> str:
-    """The source of `SOURCES` in one file, without their imports from alphaflow.
+    """Return the source of `SOURCES` in one file, without their imports from alphaflow.
 
     Raises:
         AssertionError: two of them define the same name at their top.
@@ -113,7 +114,7 @@ def _note_imports(node: ast.Import | ast.ImportFrom, imports: dict[str, set[str]
     """Add what it imports, by module ("" for plain imports), but not from alphaflow."""
     module = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
     if not module.startswith("alphaflow"):
-        names = {one.name + (f" as {one.asname}" if one.asname else "") for one in node.names}
+        names = {alias.name + (f" as {alias.asname}" if alias.asname else "") for alias in node.names}
         imports.setdefault(module, set()).update(names)
 
 
@@ -127,7 +128,7 @@ def _index(latents: bool) -> dict[str, Any]:
 
 
 def _network_config(model: Model) -> dict[str, Any]:
-    described, data = portable.describe_network(model.generator.net), model.record.data
+    described, data = model_folder.describe_network(model.generator.net), model.record.data
     latents = data.get("latents", {})
     return {
         "_class_name": "FlowMapNetwork",
@@ -156,6 +157,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 # trust_remote_code: the folder's own code is run, pipeline.py and two files beside it. Read them first.
-pipe = DiffusionPipeline.from_pretrained("{out.name}", custom_pipeline="{out.name}", trust_remote_code=True)
+folder = {quoted(out.name)}
+pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
 images = pipe({words}, num_inference_steps=1, generator=torch.manual_seed(0)).images
 """

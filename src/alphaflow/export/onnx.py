@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from ..interop.onnx import write_onnx
-from .card import write_card
+from .card import quoted, write_card
 from .model import Model
+from .network_to_onnx import write_onnx
 
 FILE = "model.onnx"
 
@@ -26,7 +26,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime reports to its makers o
 import numpy as np
 import onnxruntime
 
-session = onnxruntime.InferenceSession("{out.name}/{FILE}")
+session = onnxruntime.InferenceSession({quoted(f"{out.name}/{FILE}")})
 rows = 4
 z = np.random.default_rng(0).standard_normal((rows, {", ".join(map(str, generator.shape))}), np.float32)
 {classes}r, t = np.zeros(rows, np.float32), np.ones(rows, np.float32)

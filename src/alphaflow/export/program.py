@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from ..interop.program import write_program
-from .card import write_card
+from .card import quoted, write_card
 from .model import Model
+from .network_to_program import write_program
 
 FILE = "model.pt2"
 
@@ -21,7 +21,7 @@ def write(model: Model, out: Path) -> str:
     usage = f"""\
 import torch
 
-net = torch.export.load("{out.name}/{FILE}").module()
+net = torch.export.load({quoted(f"{out.name}/{FILE}")}).module()
 rows = 4
 z = torch.randn(rows, {", ".join(map(str, generator.shape))})
 {classes}u = net(z, torch.zeros(rows), torch.ones(rows){labels})

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from .. import portable
-from .card import write_card
+from ..runs import model_folder
+from .card import quoted, write_card
 from .model import Model
 
 _CALL = "images = generator(labels=[0, 1], nfe=1, seed=0)  # uint8 (2, H, W, C), or videos (2, T, H, W, C)"
@@ -11,13 +11,13 @@ _CALL = "images = generator(labels=[0, 1], nfe=1, seed=0)  # uint8 (2, H, W, C),
 
 def write(model: Model, out: Path) -> str:
     """Write it; `alphaflow.load(out)` generates the same samples."""
-    portable.write_model(out, model.record, model.generator.net.state_dict())
+    model_folder.write_model(out, model.record, model.generator.net.state_dict())
     call = "points = generator.samples(64)" if model.generator.kind == "points" else _CALL
     usage = f"""\
 import alphaflow as af  # pip install alphaflow
 
-generator = af.load("{out.name}")
+generator = af.load({quoted(out.name)})
 {call}
 """
     write_card(model, out, usage)
-    return f"{out}: {portable.WEIGHTS}, {portable.RECORD}, README.md; open it with alphaflow.load"
+    return f"{out}: {model_folder.WEIGHTS}, {model_folder.RECORD}, README.md; open it with alphaflow.load"

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..interop.onnx import write_onnx
-from ..interop.onnxruntime_web import vendor
-from ..results import write_text
+from ..files import write_text
 from .model import Model
+from .network_to_onnx import write_onnx
+from .onnxruntime_web import vendor
 
 LARGEST = 500_000_000
 """Bytes of weights that a page may ask a browser to load; a tab has some 4 GB, and the runtime copies them."""
@@ -48,7 +48,7 @@ def write(model: Model, out: Path) -> str:
 
 
 def _facts(model: Model, size: int) -> dict[str, Any]:
-    """What the page needs to know, beside model.json, which is for people and other programs."""
+    """Return what the page needs to know, beside model.json, which is for people and other programs."""
     generator = model.generator
     columns = min(generator.num_classes, COLUMNS) or COLUMNS
     side = max(generator.shape[1:])
@@ -58,7 +58,7 @@ def _facts(model: Model, size: int) -> dict[str, Any]:
         "shape": list(generator.shape),
         "num_classes": generator.num_classes,
         "class_names": list(generator.class_names),
-        "parameters": sum(one.numel() for one in generator.net.parameters()),
+        "parameters": sum(weight.numel() for weight in generator.net.parameters()),
         "bytes": size,
         "step": generator.step,
         "columns": columns,

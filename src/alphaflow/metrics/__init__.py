@@ -1,7 +1,8 @@
 """Metrics of generated samples; pure functions on features or points, computed in float64."""
 
-from alphaflow.metrics.catalogue import DETECTORS, load_detector
-from alphaflow.metrics.detectors import Detector, DigitsClassifier, Features, load_digits_detector
+from alphaflow.metrics.detectors.base import Detector, DigitsClassifier, Features, load_digits_detector
+from alphaflow.metrics.detectors.catalogue import DETECTORS, load_detector
+from alphaflow.metrics.detectors.moving_digits import load_moving_digits_detector
 from alphaflow.metrics.distances import energy_distance, sliced_wasserstein
 from alphaflow.metrics.estimates import (
     Estimate,
@@ -12,7 +13,7 @@ from alphaflow.metrics.estimates import (
     median_estimate,
 )
 from alphaflow.metrics.frechet import frechet_distance, frechet_from_features
-from alphaflow.metrics.inception import Guesses, inception_score
+from alphaflow.metrics.inception_score import Guesses, inception_score
 from alphaflow.metrics.kernel import kernel_distance
 from alphaflow.metrics.manifold import (
     DensityCoverage,
@@ -23,7 +24,6 @@ from alphaflow.metrics.manifold import (
     nearest_neighbours,
     precision_recall,
 )
-from alphaflow.metrics.moving import load_moving_digits_detector
 from alphaflow.metrics.statistics import Accumulator, Moments, Statistics, statistics_of
 
 __all__ = [

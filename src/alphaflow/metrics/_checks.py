@@ -1,4 +1,4 @@
-"""What every metric asks of the samples it is given."""
+"""Checks of the samples that a metric is given."""
 
 import numpy as np
 import torch
@@ -6,14 +6,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 ArrayLike = Tensor | NDArray[np.generic]
-"""What the metrics take: a tensor on any device, or a numpy array."""
+"""A tensor on any device, or a numpy array."""
 
 
 def as_float64(name: str, array: ArrayLike, ndim: int) -> Tensor:
     """Return `array` as a float64 tensor in main memory.
 
     Raises:
-        ValueError: it does not have `ndim` dimensions, is empty, or holds NaN or infinities.
+        ValueError: the array does not have `ndim` dimensions, is empty, or holds NaN or infinities.
     """
     tensor = torch.as_tensor(array).detach().to("cpu", torch.float64)
     if tensor.ndim != ndim:

@@ -12,7 +12,7 @@ _PROJECTIONS_AT_ONCE = 16
 def energy_distance(a: ArrayLike, b: ArrayLike) -> float:
     """Return 2 E|X - Y| - E|X - X'| - E|Y - Y'|, in units of the samples.
 
-    The V-statistic: the energy distance between the two empirical distributions, pairs of a sample with
+    This is the V-statistic: the energy distance between the two empirical distributions, pairs of a sample with
     itself included. It is never negative and 0 for equal sets; for two sets drawn from one distribution it
     is E|X - X'| (1/N + 1/M) on average. Source: G. J. Székely, M. L. Rizzo, Energy statistics, Journal of
     Statistical Planning and Inference 143, 2013.
@@ -22,20 +22,20 @@ def energy_distance(a: ArrayLike, b: ArrayLike) -> float:
         b: (M, D).
 
     Raises:
-        ValueError: shapes that do not fit, or values that are not finite.
+        ValueError: the shapes do not fit, or values are not finite.
     """
     return EnergyTo(b)(a)
 
 
 class EnergyTo:
-    """The energy distance to one set (M, D), looked at once for many others: see `energy_distance`."""
+    """The energy distance to one set (M, D), prepared once for many others: see `energy_distance`."""
 
     def __init__(self, b: ArrayLike) -> None:
         self._set, _ = sample_pair("b", b, "b", b)
         self._own = _mean_distance(self._set, self._set)
 
     def __call__(self, a: ArrayLike) -> float:
-        """Of samples (N, D)."""
+        """Return the distance of samples (N, D)."""
         x, y = sample_pair("a", a, "b", self._set)
         return max(2 * _mean_distance(x, y) - _mean_distance(x, x) - self._own, 0.0)
 
@@ -43,7 +43,7 @@ class EnergyTo:
 def sliced_wasserstein(a: ArrayLike, b: ArrayLike, projections: int = 256, seed: int = 0) -> float:
     """Return the sliced 2-Wasserstein distance, in units of the samples.
 
-    The root of the mean, over random directions, of the squared W₂ between the projected samples; each is
+    It is the root of the mean, over random directions, of the squared W₂ between the projected samples; each is
     exact, also for N other than M. A shift by δ counts |δ| / √D on average. Source: N. Bonneel et al., Sliced
     and Radon Wasserstein barycenters of measures, Journal of Mathematical Imaging and Vision 51, 2015.
 
@@ -54,7 +54,7 @@ def sliced_wasserstein(a: ArrayLike, b: ArrayLike, projections: int = 256, seed:
         seed: fixes the directions.
 
     Raises:
-        ValueError: shapes that do not fit, values that are not finite, or no projections.
+        ValueError: the shapes do not fit, values are not finite, or there are no projections.
     """
     x, y = sample_pair("a", a, "b", b)
     if projections < 1:

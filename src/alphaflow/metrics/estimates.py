@@ -1,7 +1,9 @@
-"""How far a figure would move with other samples from the same generator: the delete-a-group jackknife.
+"""Standard errors of metrics by the delete-a-group jackknife: how far other samples of the generator would move
+them.
 
-A figure is computed again without each of the 8 groups of `statistics`; how much these differ tells its standard
-error. It needs no second pass, works where the figure's bias depends on the number of samples (as a Fréchet
+A metric is computed again without each of the 8 groups of `statistics`; the spread of these values gives its
+standard
+error. It needs no second pass, works where the metric's bias depends on the number of samples (as a Fréchet
 distance's does: sub-sets all have the same bias), and gives the same interval for any batches and processes. The
 reference set counts as fixed, and so does the trained model: another seed of training is another matter.
 
@@ -22,12 +24,13 @@ from alphaflow.metrics.frechet import FrechetTo
 from alphaflow.metrics.statistics import GROUPS, Moments, Statistics, groups_of, merged
 
 FEWEST_GROUPS = 4
-"""With fewer (fewer than 193 samples) there is no interval: three deviations say next to nothing."""
+"""The fewest groups with an interval. With fewer (fewer than 193 samples) three deviations say next to nothing."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure; its standard error, and the ends of its 95 % interval, None with too few samples to tell."""
+    """A metric's value, its standard error, and the ends of its 95 % interval; None with too few samples for
+    them."""
 
     value: float
     error: float | None = None
@@ -36,15 +39,17 @@ class Estimate:
 
 
 def group_counts(count: int) -> list[int]:
-    """How many of samples 0 … count - 1 are in each group."""
+    """Return how many of samples 0 … count - 1 are in each group."""
     return torch.bincount(groups_of(torch.arange(count)), minlength=GROUPS).tolist()
 
 
 def jackknife(value: float, without: Sequence[float], counts: Sequence[int]) -> Estimate:
-    """`value` with its error.
+    """Return `value` with its standard error and interval.
 
     Args:
-        without: the figure without each group, in order. counts: samples in each; empty groups do not count.
+        value: the metric of all samples.
+        without: the metric without each group, in order.
+        counts: samples in each group; empty groups do not count.
     """
     pairs = [(left, count) for left, count in zip(without, counts) if count]
     g, n = len(pairs), sum(counts)
@@ -61,28 +66,29 @@ def jackknife(value: float, without: Sequence[float], counts: Sequence[int]) -> 
 
 
 def t_quantile(freedom: float) -> float:
-    """Student's t at 97.5 %: how many standard errors a 95 % interval reaches to either side."""
+    """Return Student's t at 97.5 %: how many standard errors a 95 % interval reaches to either side."""
     from scipy.special import stdtrit  # 0.3 s, which a start of training need not wait for
 
     return float(stdtrit(freedom, 0.975))
 
 
 def mean_estimate(values: ArrayLike) -> Estimate:
-    """Of a figure that is a mean over the samples, from its values (N,), of bool or numbers."""
+    """Return the estimate of a mean over the samples, from its values (N,), of bool or numbers."""
     x = as_float64("values", values, 1)
     sums = x.new_zeros(GROUPS).index_add_(0, groups_of(torch.arange(len(x))), x)
     return ratio_estimate(sums, group_counts(len(x)))
 
 
 def ratio_estimate(sums: Tensor, counts: Sequence[int]) -> Estimate:
-    """Of a mean over the samples, from the sum of each group, float64 (8,), and the samples in each."""
+    """Return the estimate of a mean over the samples, from the sum of each group, float64 (8,), and its number of
+    samples."""
     n = sum(counts)
     left = torch.tensor([max(1, n - m) for m in counts])
     return jackknife(float(sums.sum() / n), ((sums.sum() - sums) / left).tolist(), counts)
 
 
 def median_estimate(values: ArrayLike) -> Estimate:
-    """Of the median of values (N,); of an even number the lower of the two in the middle."""
+    """Return the estimate of the median of values (N,); of an even number the lower of the two in the middle."""
     x = as_float64("values", values, 1)
     counts, member = group_counts(len(x)), groups_of(torch.arange(len(x)))
     value = float(x.median())
@@ -100,15 +106,21 @@ class FrechetEstimate:
 
 
 def frechet_estimate(reference: Statistics, groups: Sequence[Moments], *, limit: bool = False) -> FrechetEstimate:
-    """The Fréchet distance of generated samples, in groups, from the `reference`.
+    """Return the Fréchet distance of generated samples, in groups, from the `reference`.
 
-    limit: also extrapolate to infinitely many samples (FID∞): the bias is proportional to 1/N to first order, so a
-        line through the distances of all, of all but a group and of each half, over 1/N, meets 1/N = 0 there. The
-        reference is taken as it is. Source: M. J. Chong, D. Forsyth, arXiv:1911.07023; the points are ours.
+    Args:
+        reference: statistics of real images.
+        groups: moments of each group of generated ones.
+        limit: whether to extrapolate to infinitely many samples (FID∞): the bias is proportional to 1/N to first
+            order, so
+            a line through the distances of all, of all but a group and of each half, over 1/N, meets 1/N = 0
+                there. The
+            reference is taken as it is. Source: M. J. Chong, D. Forsyth, arXiv:1911.07023; the points are not
+                theirs.
 
     Raises:
-        ValueError: fewer than two samples, or features of other dimensions than the reference's.
-        UserError: fewer than 193 samples to extrapolate from.
+        ValueError: there are fewer than two samples, or features have other dimensions than the reference's.
+        UserError: there are fewer than 193 samples to extrapolate from.
     """
     distance = FrechetTo(reference.mean, reference.cov)
     counts = [group.count for group in groups]
@@ -135,9 +147,9 @@ def frechet_estimate(reference: Statistics, groups: Sequence[Moments], *, limit:
 
 
 def _at_zero(x: Sequence[float], y: Sequence[float]) -> float:
-    """Where the line of least squares through the points meets x = 0.
+    """Return where the line of least squares through the points meets x = 0.
 
-    Spelt out: LAPACK's answer differs in the last bit from one process to the next.
+    It is spelt out because LAPACK's answer differs in the last bit from one process to the next.
     """
     middle_x, middle_y = fsum(x) / len(x), fsum(y) / len(y)
     slope = fsum((a - middle_x) * (b - middle_y) for a, b in zip(x, y)) / fsum((a - middle_x) ** 2 for a in x)
@@ -145,5 +157,5 @@ def _at_zero(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def one_hot_groups(count: int) -> Tensor:
-    """float64 (count, 8): which group each sample is in."""
+    """Return the group of each sample as one-hot rows, float64 (count, 8)."""
     return torch.nn.functional.one_hot(groups_of(torch.arange(count)), GROUPS).double()

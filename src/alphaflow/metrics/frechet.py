@@ -39,7 +39,7 @@ class FrechetTo:
         self._factor = _factor(self._cov)
 
     def __call__(self, mean: ArrayLike, cov: ArrayLike, name: str = "other") -> float:
-        """To the Gaussian with mean (D,) and covariance (D, D), called `name` in errors."""
+        """Return the distance to the Gaussian with mean (D,) and covariance (D, D), called `name` in errors."""
         m, s = _gaussian(name, mean, cov)
         if len(m) != len(self._mean):
             raise ValueError(
@@ -70,7 +70,8 @@ def _gaussian(which: str, mean: ArrayLike, cov: ArrayLike) -> tuple[Tensor, Tens
 
 
 def _factor(cov: Tensor) -> Tensor:
-    """F (D, rank) with F Fᵀ = cov: Cholesky's with pivots, which ends where only rounding errors are left."""
+    """Return F (D, rank) with F Fᵀ = cov: Cholesky's with pivots, which ends where only rounding errors are
+    left."""
     packed, pivots, rank, _ = lapack.dpstrf(cov.numpy(), lower=1)
     factor = np.empty((len(cov), rank))
     factor[pivots - 1] = np.tril(packed)[:, :rank]
@@ -78,7 +79,8 @@ def _factor(cov: Tensor) -> Tensor:
 
 
 def _sum_of_singular_values(matrix: Tensor) -> Tensor:
-    """By the eigenvalues of the smaller Gram matrix, in a fifth of the time of a singular value decomposition.
+    """Return the sum by the eigenvalues of the smaller Gram matrix, in a fifth of the time of a singular value
+    decomposition.
 
     Squaring costs digits of the smallest ones alone, which count least.
     """

@@ -11,15 +11,18 @@ _ROWS = 512
 
 
 def kernel_distance(real: ArrayLike, fake: ArrayLike) -> Estimate:
-    """The unbiased squared maximum mean discrepancy with the kernel (x · y / D + 1)³, over all pairs at once.
+    """Return the unbiased squared maximum mean discrepancy with the kernel (x · y / D + 1)³, over all pairs at
+    once.
 
-    Unbiased, it can be below 0. Means over small sub-sets, as other programs report, have the same expectation.
+    Since it is unbiased, it can be below 0. Means over small sub-sets, as other programs report, have the same
+    expectation.
 
     Args:
-        real: (N, D), N >= 2. fake: (M, D), M >= 2.
+        real: (N, D), N >= 2.
+        fake: (M, D), M >= 2.
 
     Raises:
-        ValueError: shapes that do not fit, values that are not finite, a single sample.
+        ValueError: the shapes do not fit, values are not finite, or there is a single sample.
     """
     x, y = sample_pair("real", real, "fake", fake)
     if min(len(x), len(y)) < 2:
@@ -44,7 +47,8 @@ def kernel_distance(real: ArrayLike, fake: ArrayLike) -> Estimate:
 
 
 def _pair_sums(a: Tensor, b: Tensor, weigh_a: Tensor, weigh_b: Tensor, *, same: bool) -> Tensor:
-    """weigh_aᵀ K weigh_b, K the kernel of all pairs; of the `same` set, without those of a sample with itself."""
+    """Return weigh_aᵀ K weigh_b, K the kernel of all pairs; of the `same` set, without pairs of a sample with
+    itself."""
     total = a.new_zeros(weigh_a.shape[1], weigh_b.shape[1])
     for first in range(0, len(a), _ROWS):
         rows = slice(first, first + _ROWS)

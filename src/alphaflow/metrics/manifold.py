@@ -12,30 +12,33 @@ from alphaflow.metrics.statistics import GROUPS, groups_of
 
 
 class PrecisionRecall(NamedTuple):
-    """Both in [0, 1], more is better."""
+    """Precision and recall, both in [0, 1]; more is better."""
 
     precision: float
-    """share of the fakes that lie among the real samples"""
+    """Share of the fakes that lie among the real samples."""
     recall: float
-    """share of the real samples that lie among the fakes"""
+    """Share of the real samples that lie among the fakes."""
 
 
 class DensityCoverage(NamedTuple):
-    """More is better; `coverage` lies in [0, 1], `density` can exceed 1 and is about 1 for a perfect model."""
+    """Density and coverage; more is better. `coverage` lies in [0, 1], `density` can exceed 1 and is about 1 for a
+    perfect
+    model.
+    """
 
     density: float
-    """number of real neighbourhoods that hold a fake, averaged over the fakes and divided by k"""
+    """Number of real neighbourhoods that hold a fake, averaged over the fakes and divided by k."""
     coverage: float
-    """share of the real neighbourhoods that hold a fake"""
+    """Share of the real neighbourhoods that hold a fake."""
 
 
 class Neighbours(NamedTuple):
     """The nearest reference of each query."""
 
     distances: Tensor
-    """float64 (N,), Euclidean"""
+    """Euclidean distances, float64 (N,)."""
     indices: Tensor
-    """int64 (N,), rows of the references"""
+    """Rows of the references, int64 (N,)."""
 
 
 def precision_recall(real: ArrayLike, fake: ArrayLike, k: int = 3) -> PrecisionRecall:
@@ -85,11 +88,13 @@ def density_coverage(real: ArrayLike, fake: ArrayLike, k: int = 5) -> DensityCov
 
 
 def manifold_estimates(real: ArrayLike, fake: ArrayLike, k: int = 3, k_density: int = 5) -> dict[str, Estimate]:
-    """`precision`, `recall`, `density` and `coverage` with their errors, in two passes over the distances.
+    """Return `precision`, `recall`, `density` and `coverage` with their errors, in two passes over the distances.
 
     Args:
-        real: (N, D). fake: (M, D).
-        k: of precision and recall. k_density: of density and coverage. Both at least 1 and below N and M.
+        real: (N, D).
+        fake: (M, D).
+        k: the neighbours for precision and recall, at least 1 and below N and M.
+        k_density: the neighbours for density and coverage, within the same bounds.
 
     Raises:
         ValueError: as `precision_recall`.
@@ -145,16 +150,16 @@ def nearest_neighbours(queries: ArrayLike, references: ArrayLike, *, exclude_sel
     x, y = sample_pair("queries", queries, "references", references)
     if exclude_self and (len(x) != len(y) or len(x) < 2):
         raise ValueError(f"exclude_self needs the same rows twice, at least 2, not {len(x)} and {len(y)}")
-    found = []
+    blocks = []
     for rows, distances in distance_blocks(x, y):
         if exclude_self:
             distances.diagonal(offset=rows.start).fill_(torch.inf)
-        found.append(distances.min(1))
-    return Neighbours(torch.cat([f.values for f in found]), torch.cat([f.indices for f in found]))
+        blocks.append(distances.min(1))
+    return Neighbours(torch.cat([f.values for f in blocks]), torch.cat([f.indices for f in blocks]))
 
 
 def _radii(name: str, samples: Tensor, k: int) -> Tensor:
-    """Each sample's distance to its k-th nearest other sample, (N,)."""
+    """Return each sample's distance to its k-th nearest other sample, (N,)."""
     if not 1 <= k < len(samples):
         raise ValueError(f"k = {k} does not fit {len(samples)} {name} samples: it must be at least 1 and fewer")
     radii = []
@@ -165,12 +170,12 @@ def _radii(name: str, samples: Tensor, k: int) -> Tensor:
 
 
 def _radii_without(name: str, samples: Tensor, k: int) -> Tensor:
-    """As `_radii`, were each of the groups left out, and last with all: (N, 9)."""
+    """Return `_radii` with each of the groups left out, and last with all: (N, 9)."""
     if not 1 <= k < len(samples):
         raise ValueError(f"k = {k} does not fit {len(samples)} {name} samples: it must be at least 1 and fewer")
     members = groups_of(torch.arange(len(samples)))
     columns = [(members == g).nonzero()[:, 0] for g in range(GROUPS)]
-    found = []
+    radii = []
     for rows, distances in distance_blocks(samples, samples):
         distances.diagonal(offset=rows.start).fill_(torch.inf)
         nearest = distances.new_full((len(distances), GROUPS, k), torch.inf)  # k of each group are enough
@@ -178,5 +183,5 @@ def _radii_without(name: str, samples: Tensor, k: int) -> Tensor:
             some = min(k, len(chosen))
             nearest[:, g, :some] = distances[:, chosen].topk(some, largest=False).values
         left = [nearest[:, [j for j in range(GROUPS) if j != g]] for g in range(GROUPS)]
-        found.append(torch.stack([part.flatten(1).kthvalue(k).values for part in [*left, nearest]], dim=1))
-    return torch.cat(found)
+        radii.append(torch.stack([part.flatten(1).kthvalue(k).values for part in [*left, nearest]], dim=1))
+    return torch.cat(radii)

@@ -20,25 +20,26 @@ GROUPS = 8
 
 
 def groups_of(index: Tensor) -> Tensor:
-    """The group of each sample, int64 (N,) in 0 … 7, from its number, int64 (N,)."""
+    """Return the group of each sample, int64 (N,) in 0 … 7, from its number, int64 (N,)."""
     return index // BLOCK % GROUPS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """What a Fréchet distance needs to know of a set of images, and what the numbers belong to.
-
-    mean: float64 (D,). cov: float64 (D, D), unbiased (divided by count - 1). count: of images.
-    detector: its name and the hash of its weights. preprocessing: in words. source: a digest of the images.
-        Empty where they are not known, as in files of others.
-    """
+    """Mean and covariance of a set of images, as a Fréchet distance needs them, and what the numbers belong to."""
 
     mean: Tensor
+    """Float64 (D,)."""
     cov: Tensor
+    """Float64 (D, D), unbiased (divided by count - 1)."""
     count: int
+    """The number of images."""
     detector: str = ""
+    """Its name and the hash of its weights; empty where they are not known, as in files of others."""
     preprocessing: str = ""
+    """The change of the pixels before the detector, in words; may be empty, too."""
     source: str = ""
+    """A digest of the images; may be empty, too."""
 
     def __post_init__(self) -> None:
         if self.count < 2:
@@ -47,7 +48,7 @@ class Statistics:
 
 @dataclass
 class _Sums:
-    """Of one group: count, sum and scatter of x - origin, the origin being the mean of the first block."""
+    """Count, sum and scatter of x - origin in one group, the origin being the mean of the first block."""
 
     count: int = 0
     origin: Tensor | None = None
@@ -66,7 +67,7 @@ class _Sums:
         self.scatter.addmm_(x.T, x)
 
     def moments(self) -> "Moments":
-        """Count, mean, and scatter about the mean."""
+        """Return count, mean, and scatter about the mean."""
         assert self.origin is not None and self.total is not None and self.scatter is not None
         shift = self.total / self.count
         scatter = torch.addr(self.scatter, self.total, shift, alpha=-1)
@@ -75,15 +76,19 @@ class _Sums:
 
 @dataclass(frozen=True)
 class Moments:
-    """count; mean (D,); scatter (D, D): the sum of (x - mean)(x - mean)ᵀ. Of no samples all are 0."""
+    """Count, mean (D,) and scatter (D, D), the sum of (x - mean)(x - mean)ᵀ, of some samples. Of no samples all
+    are 0."""
 
     count: int
     mean: Tensor
     scatter: Tensor
 
     def __add__(self, other: "Moments") -> "Moments":
-        """Of both sets together. Source: T. F. Chan, G. H. Golub, R. J. LeVeque, Updating formulae and a pairwise
-        algorithm for computing sample variances, COMPSTAT 1982."""
+        """Return the moments of both sets together.
+
+        Source: T. F. Chan, G. H. Golub, R. J. LeVeque, Updating formulae and a pairwise
+        algorithm for computing sample variances, COMPSTAT 1982.
+        """
         if len(self.mean) != len(other.mean):
             raise ValueError(f"features have {len(other.mean)} dimensions, and earlier ones {len(self.mean)}")
         if not self.count or not other.count:
@@ -95,12 +100,12 @@ class Moments:
         return Moments(total, self.mean + shift * (other.count / total), scatter)
 
     def statistics(self, **belongs: str) -> Statistics:
-        """With `detector`, `preprocessing` and `source`, where they are known."""
+        """Return the statistics, with `detector`, `preprocessing` and `source` where they are known."""
         return Statistics(mean=self.mean, cov=self.scatter / max(1, self.count - 1), count=self.count, **belongs)
 
 
 def merged(parts: Sequence[Moments]) -> Moments:
-    """Of all `parts` together, merged in their order."""
+    """Return the moments of all `parts` together, merged in their order."""
     whole = parts[0]
     for part in parts[1:]:
         whole = whole + part
@@ -114,7 +119,10 @@ class Accumulator:
     """
 
     def __init__(self, dimensions: int = 0) -> None:
-        """dimensions: D; 0: that of the first features. A process that may get no sample at all must say."""
+        """Start without features.
+
+        dimensions: D; 0: that of the first features. A process that may get no sample at all must give it.
+        """
         self._sums = [_Sums() for _ in range(GROUPS)]
         self._rest: list[Tensor] = []  # rows of a block that is not full yet
         self._next = 0
@@ -122,7 +130,7 @@ class Accumulator:
 
     @property
     def dimensions(self) -> int:
-        """D; 0 before it is known."""
+        """The number of dimensions D; 0 before it is known."""
         return self._dimensions
 
     def update(self, features: ArrayLike, first: int | None = None) -> None:
@@ -156,13 +164,14 @@ class Accumulator:
         sums[self._next // BLOCK % GROUPS].add(torch.cat(self._rest))
 
     def groups(self, all_reduce: Callable[[Tensor], object] | None = None) -> list[Moments]:
-        """The moments of each of the 8 groups; further samples can still be taken in.
+        """Return the moments of each of the 8 groups; further samples can still be taken in.
 
-        all_reduce: sums a float64 tensor over the processes, in place; every process must call this. Each
-            group must have been computed by one process alone, so that the sums add only zeros.
+        Args:
+            all_reduce: sums a float64 tensor over the processes, in place; every process must call this. Each
+                group must have been computed by one process alone, so that the sums add only zeros.
 
         Raises:
-            ValueError: no features yet.
+            ValueError: there are no features yet.
         """
         if not self._dimensions:
             raise ValueError("no features yet: statistics need at least 1 sample")
@@ -176,20 +185,22 @@ class Accumulator:
 
     def _reduced(self, sums: _Sums, all_reduce: Callable[[Tensor], object] | None) -> Moments:
         D = self._dimensions
-        found = sums.moments() if sums.count else Moments(0, torch.zeros(D).double(), torch.zeros(D, D).double())
+        moments = sums.moments() if sums.count else Moments(0, torch.zeros(D).double(), torch.zeros(D, D).double())
         if all_reduce is None:
-            return found
-        packed = torch.cat([torch.tensor([float(found.count)]).double(), found.mean, found.scatter.flatten()])
+            return moments
+        packed = torch.cat(
+            [torch.tensor([float(moments.count)]).double(), moments.mean, moments.scatter.flatten()]
+        )
         all_reduce(packed)
         return Moments(int(packed[0]), packed[1 : D + 1], packed[D + 1 :].view(D, D))
 
     def statistics(self, all_reduce: Callable[[Tensor], object] | None = None, **belongs: str) -> Statistics:
-        """Of all samples. Raises `ValueError` before the second one."""
+        """Return the statistics of all samples; raise a `ValueError` before the second one."""
         return merged(self.groups(all_reduce)).statistics(**belongs)
 
 
 def statistics_of(features: ArrayLike, **belongs: str) -> Statistics:
-    """Of features (N, D); see `Accumulator`."""
+    """Return the statistics of features (N, D); see `Accumulator`."""
     accumulator = Accumulator()
     accumulator.update(features)
     return merged(accumulator.groups()).statistics(**belongs)

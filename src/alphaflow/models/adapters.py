@@ -18,7 +18,7 @@ from alphaflow.models.embeddings import ClassEmbedder, TimeEmbedder, classes_alo
 
 
 def _silent_time(width: int) -> TimeEmbedder:
-    """An embedding (B,) -> (B, width) that is zero until it is trained."""
+    """Return an embedding (B,) -> (B, width) that is zero until it is trained."""
     embedder = TimeEmbedder(width)
     last = embedder.mlp[-1]
     for weight in (last.weight, last.bias):
@@ -27,7 +27,7 @@ def _silent_time(width: int) -> TimeEmbedder:
 
 
 class DiffusersUNet(nn.Module):
-    """u(z, r, t, y) of a `diffusers.UNet2DModel` built with `class_embed_type="identity"`.
+    """The network u(z, r, t, y) from a `diffusers.UNet2DModel` built with `class_embed_type="identity"`.
 
     That setting adds a given vector to the embedded time: here the embeddings of t - r and of the class. The
     U-Net itself is not changed, and its own `save_pretrained` still holds all of it.
@@ -37,7 +37,7 @@ class DiffusersUNet(nn.Module):
         num_classes: 0 for none. Class `num_classes`, or y=None, is the unconditional one.
 
     Raises:
-        UserError: a U-Net built otherwise.
+        UserError: the U-Net was built otherwise.
     """
 
     def __init__(self, unet: nn.Module, num_classes: int = 0) -> None:
@@ -55,7 +55,7 @@ class DiffusersUNet(nn.Module):
         self.y_embedder = ClassEmbedder(num_classes, width) if num_classes else None
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """Average velocity over [r, t]: z and u (B, C, H, W), r and t (B,), y (B,) or None."""
+        """Return the average velocity over [r, t]: z and u (B, C, H, W), r and t (B,), y (B,) or None."""
         extra = self.d_embedder(t - r)
         if self.y_embedder is not None:
             extra = extra + self.y_embedder(_or_none(y, t, self.num_classes))
@@ -65,7 +65,8 @@ class DiffusersUNet(nn.Module):
 
 
 class DiffusersDiT(nn.Module):
-    """u(z, r, t, y) of a `diffusers.DiTTransformer2DModel`, whose `num_embeds_ada_norm` is the number of classes.
+    """The network u(z, r, t, y) from a `diffusers.DiTTransformer2DModel` whose `num_embeds_ada_norm` is the number
+    of classes.
 
     Each block of that network embeds time and class itself; the embedding of t - r is added there. The blocks no
     longer drop labels at random in training mode, as they otherwise would: u and its targets have to mean the same
@@ -75,7 +76,7 @@ class DiffusersDiT(nn.Module):
         dit: the network, `in_channels` equal to `out_channels`.
 
     Raises:
-        UserError: a network that predicts more than a velocity (`out_channels`).
+        UserError: the network predicts more than a velocity (`out_channels`).
     """
 
     def __init__(self, dit: nn.Module) -> None:
@@ -89,7 +90,7 @@ class DiffusersDiT(nn.Module):
         self.dit = dit
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """Average velocity over [r, t]: z and u (B, C, H, W), r and t (B,), y (B,) or None."""
+        """Return the average velocity over [r, t]: z and u (B, C, H, W), r and t (B,), y (B,) or None."""
         labels = _or_none(y, t, self.num_classes)
         times = (t, self.d_embedder(t - r))  # handed on untouched to every block's _WithInterval
         return self.dit(z, timestep=times, class_labels=labels, return_dict=False)[0]

@@ -28,9 +28,9 @@ PRESETS: Mapping[str, tuple[int, int, int]] = {
 
 
 def position_table(rows: int, columns: int, width: int) -> Tensor:
-    """Fixed 2-D sin-cos positions, (rows·columns, width) float32, row-major; width divisible by 4.
+    """Return fixed 2-D sin-cos positions, (rows·columns, width) float32, row-major; width divisible by 4.
 
-    As in DiT: the first half of the features encodes the column, the second the row; sines, then cosines.
+    As in DiT, the first half of the features encodes the column, the second the row; sines, then cosines.
     """
     frequencies = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
 
@@ -45,12 +45,12 @@ def position_table(rows: int, columns: int, width: int) -> Tensor:
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x (B, N, D) scaled by 1+scale and shifted, both (B, D)."""
+    """Return x (B, N, D) scaled by 1 + scale and shifted, both (B, D)."""
     return torch.addcmul(shift.unsqueeze(1), x, (1 + scale).unsqueeze(1))
 
 
 class PatchEmbed(nn.Module):
-    """(B, C, H, W) to (B, N, width): one Linear over each patch, patches in row-major order."""
+    """A Linear over each patch, patches in row-major order: (B, C, H, W) to (B, N, width)."""
 
     def __init__(self, patch: int, channels: int, width: int) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """A transformer block with adaLN-zero: x (B, N, width), c (B, width) to (B, N, width).
 
-    attention: over (B, N, width); None: `Attention` with these heads.
+    attention: a module over (B, N, width); None: `Attention` with these heads.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class FinalLayer(nn.Module):
 
 @torch.no_grad()
 def frame_size(input_size: int | Sequence[int], patch: int) -> tuple[int, int]:
-    """(H, W) in pixels, checked against the patch."""
+    """Return (H, W) in pixels, checked against the patch."""
     H, W = (input_size, input_size) if isinstance(input_size, int) else input_size
     if patch < 1:
         raise ValueError(f"patch={patch} is not a patch size: give 1 or more")
@@ -157,14 +157,16 @@ def frame_size(input_size: int | Sequence[int], patch: int) -> tuple[int, int]:
 
 
 class Transformer(Network):
-    """What DiTs on images and on videos share: patches to tokens, adaLN-zero blocks, tokens to patches.
+    """The common part of DiTs on images and on videos: patches to tokens, adaLN-zero blocks, tokens to patches.
 
     A subclass sets the attributes in its constructor, ends it with `init_weights()`, and says where tokens are and
     how they become a sample again.
 
     Attributes:
-        shape: of a sample. x_embedder: z to tokens (B, N, width). pos_embed: their positions (N, width).
-        blocks, final_layer: of `Block`, `FinalLayer`.
+        shape: that of a sample.
+        x_embedder: z to tokens (B, N, width).
+        pos_embed: the tokens' positions (N, width).
+        blocks, final_layer: `Block`s and a `FinalLayer`.
     """
 
     shape: tuple[int, ...]
@@ -175,11 +177,11 @@ class Transformer(Network):
 
     @abstractmethod
     def _positions(self, width: int) -> Tensor:
-        """(N, width): fixed positions of the tokens."""
+        """Return fixed positions of the tokens, (N, width)."""
 
     @abstractmethod
     def _unpatchify(self, x: Tensor) -> Tensor:
-        """(B, N, p·p·C) to (B, *shape)."""
+        """Return tokens (B, N, p·p·C) as samples (B, *shape)."""
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -287,7 +289,7 @@ class DiT(Transformer):
 
 
 def dit(name: str, *, input_size: int | Sequence[int], channels: int, num_classes: int) -> DiT:
-    """A DiT of a published size: "S", "B", "M", "L" or "XL", a slash, and the patch: "B/2", "XL/4".
+    """Return a DiT of a published size: "S", "B", "M", "L" or "XL", a slash, and the patch: "B/2", "XL/4".
 
     For the other arguments see `DiT`; the sizes are in `PRESETS`.
 
@@ -295,14 +297,17 @@ def dit(name: str, *, input_size: int | Sequence[int], channels: int, num_classe
         UserError: (a ValueError) no such size, with the nearest one; or no patch after the slash.
     """
     size, _, patch = name.partition("/")
-    depth, width, heads = PRESETS[choose("DiT size", size, PRESETS)]
+    depth, width, heads = PRESETS[choose("DiT size", size, PRESETS, status=2)]
     if not (patch.isdecimal() and int(patch) > 0):
-        raise UserError(f"DiT name {name!r} has no patch size after a slash: write for instance '{size}/2'")
+        raise UserError(
+            f"DiT name {name!r} has no patch size after a slash: write for instance '{size}/2'", status=2
+        )
     return DiT(input_size, int(patch), channels, width, depth, heads, num_classes)
 
 
 def forward_macs(net_or_config: DiT | Mapping[str, Any]) -> int:
-    """Multiply-accumulates of one forward pass for one sample: matrix products only, attention included.
+    """Return the multiply-accumulates of one forward pass for one sample: matrix products only, attention
+    included.
 
     This is what the DiT paper prints as "Gflops" (its Table 4: 23.0 for B/2, 118.6 for XL/2 on 4×32×32); a
     FLOP count in the strict sense is twice as high.

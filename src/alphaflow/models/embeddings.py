@@ -1,4 +1,4 @@
-"""What every network is conditioned on: the two times t and t−r, and the class; and where asked for, guidance.
+"""The conditions of every network: the two times t and t−r, and the class; and where asked for, guidance.
 
 Times enter as they are, in [0, 1]. Scaling them (many diffusion codes multiply by 1000) makes ∂u/∂t rough,
 which ruins every objective that differentiates or extrapolates in t.
@@ -21,7 +21,7 @@ MAX_PERIOD = 10_000.0
 
 
 def sinusoids(t: Tensor, features: int = FREQUENCIES, max_period: float = MAX_PERIOD) -> Tensor:
-    """Cosines then sines of t·f, with f falling geometrically from 1 towards 1/max_period.
+    """Return cosines, then sines, of t·f, with f falling geometrically from 1 towards 1/max_period.
 
     Args:
         t: (B,) times in [0, 1], unscaled. A precision below float32 is raised to float32 first.
@@ -48,7 +48,7 @@ def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 
 class TimeEmbedder(nn.Module):
-    """(B,) times in [0, 1] to (B, width): `sinusoids`, then Linear, SiLU, Linear.
+    """The embedding of times (B,) in [0, 1] to (B, width): `sinusoids`, then Linear, SiLU, Linear.
 
     The layers run in their own precision even under autocast: rounding the sinusoids to bfloat16 would make
     times closer than about 1/256 the same, and the cost is that of B rows.
@@ -65,7 +65,7 @@ class TimeEmbedder(nn.Module):
 
 
 class ClassEmbedder(nn.Module):
-    """(B,) int64 class indices to (B, width). Index `num_classes` is the unconditional class."""
+    """The embedding of classes, int64 (B,), to (B, width). Index `num_classes` is the unconditional class."""
 
     def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()
@@ -77,11 +77,14 @@ class ClassEmbedder(nn.Module):
 
 
 class GuidanceEmbedder(nn.Module):
-    """(B, 3), a scale of at least 1 and the ends of an interval of t, to (B, width): zero until it is trained.
+    """The embedding of guidance (B, 3), a scale of at least 1 and the ends of an interval of t, to (B, width).
 
-    Linear, SiLU, Linear of 1 - 1/scale, which lies in [0, 1), and of both ends; in its own precision, as
-    `TimeEmbedder`. The inputs are those of improved MeanFlow (arXiv 2512.02012), but plain numbers: what depends
-    on them is smooth, and from the sinusoids of times, most of which hardly move within [0, 1], a small network
+    It is zero until it is trained: Linear, SiLU, Linear of 1 - 1/scale, which lies in [0, 1), and of both ends; in
+    its own
+    precision, as `TimeEmbedder`. The inputs are those of improved MeanFlow (arXiv 2512.02012), but plain numbers:
+    what
+    depends on them is smooth, and from the sinusoids of times, most of which hardly move within [0, 1], a small
+    network
     learned to tell scales apart much later.
     """
 
@@ -91,14 +94,14 @@ class GuidanceEmbedder(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Let it hear each number well, and say nothing yet."""
+        """Initialise the layers so that each number matters from the start, and the output is zero."""
         self.mlp[0].reset_parameters()  # type: ignore[operator]
         for name in ("2.weight", "2.bias"):
             nn.init.zeros_(self.mlp.get_parameter(name))
 
-    def forward(self, told: Tensor) -> Tensor:
-        with _without_autocast(told.device):
-            values = torch.cat([1 - 1 / told[:, :1], told[:, 1:]], dim=1)
+    def forward(self, guidance: Tensor) -> Tensor:
+        with _without_autocast(guidance.device):
+            values = torch.cat([1 - 1 / guidance[:, :1], guidance[:, 1:]], dim=1)
             return self.mlp(values.to(self.mlp[0].weight.dtype))  # type: ignore[arg-type]
 
 
@@ -118,10 +121,10 @@ class Network(nn.Module, ABC):
         num_classes: number of classes; index `num_classes` is the unconditional one. 0: there is no table.
         config: the constructor's keyword arguments; `type(net)(**net.config)` builds the same network anew.
         t_embedder, d_embedder, y_embedder: embeddings of t, of t−r and of the class (None without classes).
-        guide_embedder: of guidance's scale and interval; None where it is built without `guided`.
+        guide_embedder: that of guidance's scale and interval; None where the network is built without `guided`.
 
     Raises:
-        ValueError: a negative number of classes; `guided` without any.
+        ValueError: the number of classes is negative, or `guided` is given without any.
     """
 
     def __init__(self, config: Mapping[str, Any], *, width: int, num_classes: int, guided: bool = False) -> None:
@@ -138,11 +141,11 @@ class Network(nn.Module, ABC):
         self.guide_embedder = GuidanceEmbedder(width) if guided else None
 
     def condition(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        """Sum of the embeddings of t, t−r and y: (B, width). z only says which precision is wanted.
+        """Return the sum of the embeddings of t, t−r and y, (B, width). z only decides the precision.
 
         Raises:
-            ValueError: r or t is not of shape (B,); y is given to a network without classes, or tells of guidance
-                to one built without `guided`, or its shape or precision is another.
+            ValueError: r or t is not of shape (B,); y is given to a network without classes, or holds guidance
+                for one built without `guided`, or its shape or precision is another.
         """
         for name, time in (("r", r), ("t", t)):
             if time.shape != z.shape[:1]:
@@ -174,7 +177,7 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """Average velocity over [r, t].
+        """Return the average velocity over [r, t].
 
         Args:
             z: (B, *shape) float, the state at time t.
@@ -182,7 +185,7 @@ class Network(nn.Module, ABC):
             t: (B,) start of the jump, in [0, 1]; noise is at 1.
             y: (B,) int64 classes; index `num_classes`, or None for all rows, is unconditional. For a network
                 built with `guided` also (B, 4) float: class, guidance scale, and start and end of the interval of
-                t in which to guide; (B,) there means scale 1 and (0, 1). See `alphaflow.path.tell`.
+                t in which to guide; (B,) there means scale 1 and (0, 1). See `alphaflow.method.guidance.tell`.
 
         Returns:
             u, of z's shape and dtype; the jump is z_r = z − (t−r)·u.

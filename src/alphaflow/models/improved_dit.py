@@ -17,11 +17,11 @@ from alphaflow.models.dit import PatchEmbed, frame_size
 from alphaflow.models.embeddings import Network, TimeEmbedder, classes_alone
 
 TOKENS = (8, 4, 2, 2, 4)
-"""How many tokens tell the class, the guidance scale, the ends of the guidance interval, and t - r."""
+"""How many tokens stand for the class, the guidance scale, the ends of the guidance interval, and t - r."""
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x²) + 1e-6), times a learnt weight, over the last axis."""
+    """The layer x / sqrt(mean(x²) + 1e-6), times a learnt weight, over the last axis."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class RotaryAttention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """w2(silu(w1 x) · w3 x), without biases."""
+    """The layer w2(silu(w1 x) · w3 x), without biases."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -102,14 +102,16 @@ class ImprovedDiT(Network):
     """Improved MeanFlow's transformer under the signature of `Network`; z is (B, channels, H, W).
 
     Args:
-        input_size: side, or (H, W), of the input. patch, channels, width, heads, num_classes: as of `DiT`.
-        depth: blocks in all. head_depth: those of the average velocity alone, numbered anew.
+        input_size: side, or (H, W), of the input.
+        patch, channels, width, heads, num_classes: as for `DiT`.
+        depth: blocks in all.
+        head_depth: blocks of the average velocity alone, numbered anew.
         hidden: features within an MLP.
-        guidance: the guidance scale that the network is told, at least 1, which means none.
-        interval: the times between which it is told to guide, within [0, 1].
+        guidance: the guidance scale that the network is conditioned on, at least 1, which means none.
+        interval: the times between which it is to guide, within [0, 1].
 
     Raises:
-        ValueError: sizes that do not fit each other; in `forward`, an input of another shape.
+        ValueError: sizes do not fit each other; in `forward`, the input has another shape.
     """
 
     def __init__(
@@ -177,7 +179,7 @@ class ImprovedDiT(Network):
         classes_alone(y)
         assert self.y_embedder is not None
         scale, start, stop = (t.new_full((B,), value) for value in self.told)
-        told = (
+        conditions = (
             self.class_tokens + self.y_embedder(y)[:, None],
             self.omega_tokens + self.omega_embedder(scale)[:, None],
             self.t_min_tokens + self.cfg_t_start_embedder(start)[:, None],
@@ -185,7 +187,7 @@ class ImprovedDiT(Network):
             self.time_tokens + self.d_embedder(t - r)[:, None],
         )
         tokens = self.x_embedder(z)
-        x = torch.cat([*told, tokens], dim=1)
+        x = torch.cat([*conditions, tokens], dim=1)
         for block in (*self.shared_blocks, *self.u_heads):
             x = block(x)
         (h, w), p = self.grid, self.patch

@@ -9,7 +9,7 @@ from alphaflow.models.embeddings import Network
 
 
 class ResidualBlock(nn.Module):
-    """x + Linear(SiLU(Linear(x) scaled and shifted by c)); x and c are (B, width)."""
+    """The layer x + Linear(SiLU(Linear(x) scaled and shifted by c)); x and c are (B, width)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class ResidualBlock(nn.Module):
 class MLP(Network):
     """A residual MLP for the average velocity; z is (B, *shape) with `dim` values a row. See `Network`.
 
-    SiLU throughout: the output is smooth in z, r and t, so that derivatives in t of any order exist. There is
+    SiLU throughout makes the output smooth in z, r and t, so that derivatives in t of any order exist. There is
     no normalisation, so that the output may grow with z.
 
     Args:
@@ -36,7 +36,7 @@ class MLP(Network):
         guided: take guidance's scale and interval as an input, beside the class; see `Network`.
 
     Raises:
-        ValueError: in `forward`, an input with another number of values a row.
+        ValueError: in `forward`, the input has another number of values a row.
     """
 
     def __init__(

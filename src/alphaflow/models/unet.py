@@ -67,11 +67,11 @@ class SpatialAttention(nn.Module):
 class UNet(Network):
     """A small U-Net for the average velocity; z is (B, channels, H, W). See `Network`.
 
-    Any H and W that halve evenly between levels; one network takes several sizes. Self-attention at the
+    Any H and W fit that halve evenly between levels; one network takes several sizes. Self-attention is at the
     lowest resolution only. The output is zero at initialisation.
 
     Args:
-        channels: of the input and of the output.
+        channels: channels of the input and of the output.
         width: features at full resolution.
         multipliers: features at each level, as multiples of `width`; resolution halves between levels.
         blocks: residual blocks a level on the way down (one more on the way up).
@@ -79,7 +79,7 @@ class UNet(Network):
         guided: take guidance's scale and interval as an input, beside the class; see `Network`.
 
     Raises:
-        ValueError: no level; in `forward`, other channels, or H or W not divisible by 2**(levels−1).
+        ValueError: there is no level; in `forward`, channels differ, or H or W is not divisible by 2**(levels−1).
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class UNet(Network):
 
     @staticmethod
     def _build_down(width: int, levels: list[int], blocks: int, c_width: int) -> tuple[nn.ModuleList, list[int]]:
-        """The way down, and the channels of the skip connections in the order they are made."""
+        """Return the way down, and the channels of the skip connections in the order they are made."""
         down, skips, features = nn.ModuleList(), [width], width
         for level, out in enumerate(levels):
             for _ in range(blocks):
@@ -136,7 +136,7 @@ class UNet(Network):
 
     @staticmethod
     def _build_up(levels: list[int], blocks: int, c_width: int, skips: list[int]) -> nn.ModuleList:
-        """The way up; every residual block first takes one skip connection, the last made first."""
+        """Return the way up; every residual block first takes one skip connection, the last made first."""
         up, skips, features = nn.ModuleList(), list(skips), levels[-1]
         for level, out in reversed(list(enumerate(levels))):
             for _ in range(blocks + 1):

@@ -15,14 +15,14 @@ Axis = Literal["frames", "places"]
 
 
 def time_table(frames: int, width: int) -> Tensor:
-    """Fixed sin-cos positions of frames, (frames, width) float32; width even. Sines, then cosines."""
+    """Return fixed sin-cos positions of frames, (frames, width) float32; width even. Sines, then cosines."""
     frequencies = 10_000.0 ** -(torch.arange(width // 2, dtype=torch.float64) / (width // 2))
     angles = torch.arange(frames, dtype=torch.float64)[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
 
 class FramePatchEmbed(nn.Module):
-    """(B, C, T, H, W) to (B, T·N, width): one Linear over each patch of each frame."""
+    """A Linear over each patch of each frame: (B, C, T, H, W) to (B, T·N, width)."""
 
     def __init__(self, patch: int, channels: int, width: int) -> None:
         super().__init__()
@@ -40,10 +40,11 @@ class AxisAttention(nn.Module):
     """Multi-head self-attention along one axis of a grid of tokens, (B, frames·places, width), frames outermost.
 
     The other axis joins the heads and not the batch: the batch's rows stay its rows, as tangents need
-    (`alphaflow.dual`), and attention's kernels still see four dimensions.
+    (`alphaflow.derivatives.dual`), and attention's kernels still see four dimensions.
 
     Args:
-        grid: how many frames and places there are. along: the axis along which tokens see each other.
+        grid: the numbers of frames and of places.
+        along: the axis along which tokens attend to each other.
     """
 
     def __init__(self, width: int, heads: int, grid: tuple[int, int], along: Axis) -> None:
@@ -57,7 +58,7 @@ class AxisAttention(nn.Module):
         return self.proj(self._unfold(F.scaled_dot_product_attention(q, k, v)))
 
     def _fold(self, x: Tensor) -> Tensor:
-        """(B, frames·places, width) to (B, other axis·heads, axis, width / heads)."""
+        """Return (B, frames·places, width) as (B, other axis·heads, axis, width / heads)."""
         tokens = x.view(x.shape[0], *self.grid, self.heads, -1)
         order = (0, 2, 3, 1, 4) if self.along == "frames" else (0, 1, 3, 2, 4)
         return tokens.permute(order).flatten(1, 2)
@@ -76,19 +77,23 @@ class VideoDiT(Transformer):
     Weights have a DiT's names and shapes, so those of one trained on images fit.
 
     Args:
-        input_size: side, or (H, W), of a frame. frames: how many. patch: side of a patch; divides H and W.
-        channels: of the input and of the output.
-        width: features a token; divisible by 4 and by `heads`. depth: number of blocks. heads: attention heads.
+        input_size: side, or (H, W), of a frame.
+        frames: number of frames.
+        patch: side of a patch; divides H and W.
+        channels: channels of the input and of the output.
+        width: features a token; divisible by 4 and by `heads`.
+        depth: number of blocks.
+        heads: attention heads.
         num_classes: 0 for none. The table has one row more, the unconditional one.
         attention: "joint": every token sees every other, at a cost that grows with the square of the frames.
             "factorised": blocks see by turns the tokens of the same frame and those at the same place in all
             frames (the first variant of Latte, arXiv 2401.03048).
-        activation: of a block's MLP, from `dit.ACTIVATIONS`.
+        activation: activation of a block's MLP, from `dit.ACTIVATIONS`.
         guided: take guidance's scale and interval as an input, beside the class; see `Network`.
 
     Raises:
         ValueError: a size does not fit the patch, the heads or the position table; a single block of factorised
-            attention, which would see no other frame; in `forward`, an input of another shape.
+            attention would see no other frame; in `forward`, the input has another shape.
     """
 
     def __init__(
@@ -143,7 +148,7 @@ class VideoDiT(Transformer):
         self.init_weights()
 
     def _positions(self, width: int) -> Tensor:
-        """(T·N, width): where a token is in its frame, plus where its frame is in time."""
+        """Return the places of tokens in their frames plus those of frames in time, (T·N, width)."""
         frames, rows, columns = self.grid
         places, times = position_table(rows, columns, width), time_table(frames, width)
         return (times[:, None] + places[None]).flatten(0, 1)

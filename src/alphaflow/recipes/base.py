@@ -2,27 +2,26 @@
 
 from dataclasses import dataclass, field
 
-from ..training.config import Config
+from ..runs.config import Config
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A configuration with what a reader wants to know before starting it.
-
-    command: the exact words; words in capitals stand for the user's own. cost: time and machine. expected: the
-    result, measured or with its source. bounds: lowest and highest figure at one evaluation, by metric, to which
-    `tests/test_recipes.py` holds the recipe.
-    twin_of: the recipe of which this one differs in the objective only.
-    shape, num_classes: what its data are expected to be, for a plan without them; None where the package has them.
-    """
+    """A configuration with what a reader wants to know before starting it."""
 
     name: str
     summary: str
     command: str
+    """The exact words; those in capitals stand for the user's own."""
     cost: str
+    """Time and machine."""
     expected: str
+    """The result, measured or with its source."""
     config: Config
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """The lowest and highest value at one evaluation, by metric, to which a test holds it."""
     twin_of: str = ""
+    """The recipe from which this one differs in the objective only."""
     shape: tuple[int, ...] | None = None
+    """What a sample is expected to be, for a plan without the data; None where the package has them."""
     num_classes: int = 0

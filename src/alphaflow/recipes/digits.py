@@ -1,6 +1,6 @@
 """scikit-learn's 1,797 handwritten digits, 8 × 8 pixels: the demo, α-Flow from scratch on two cores."""
 
-from ..training.config import (
+from ..runs.config import (
     Config,
     DataConfig,
     EMAConfig,

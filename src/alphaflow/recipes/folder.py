@@ -1,6 +1,6 @@
 """A user's own images, one sub-folder for each class, in pixel space on one GPU or a patient CPU."""
 
-from ..training.config import Config, DataConfig, EMAConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
+from ..runs.config import Config, DataConfig, EMAConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
 from .base import Recipe
 
 FOLDER = Recipe(

@@ -1,95 +1,66 @@
 """ImageNet-1K at 256 × 256 on SD-VAE latents: the recipes of the α-Flow paper, and their twins.
 
-Source: α-Flow (arXiv 2510.20771), its tables of settings and results and its released configurations. Where those
-disagree the released value is taken. A twin has all settings of its namesake but for the objective: MeanFlow's α,
-or the whole of Shortcut's or flow matching's member.
+Source: α-Flow (arXiv 2510.20771), its tables of settings and results and its released configurations and code.
+Where those disagree the released value is taken; docs/imagenet.md compares them line by line. A twin has all
+settings of its namesake but for the objective: MeanFlow's α, or the whole of Shortcut's or flow matching's member.
 """
 
 import dataclasses
+from typing import NamedTuple
 
-from ..training.config import Config, DataConfig, EMAConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
+from ..runs.config import Config, DataConfig, EMAConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
 from .base import Recipe
 
 SHAPE, CLASSES = (4, 32, 32), 1000
 
-_B4 = ModelConfig(name="dit", depth=12, width=768, heads=12, patch=4)
-_B2 = ModelConfig(name="dit", depth=12, width=768, heads=12, patch=2)
-_L2 = ModelConfig(name="dit", depth=24, width=1024, heads=16, patch=2)
-_XL2 = ModelConfig(name="dit", depth=28, width=1152, heads=16, patch=2)
 
-_PLAIN = ObjectiveConfig(name="alphaflow", alpha="sigmoid(0%, 100%)", flow_ratio="25%")
-# The paper's table prints κ = 1 for B/2, at which the scale ω / (1 - κ) has no value; the release has 0.5.
-_B2_CFG = dataclasses.replace(_PLAIN, omega=1.0, kappa=0.5, label_drop=0.1, clip=4.0)
-# L/2 was not released: whether its targets were clipped is not known, and here they are not.
-_L2_CFG = ObjectiveConfig(
-    name="alphaflow",
-    alpha="sigmoid(50%, 83.33333333%)",  # 600K to 1M of 1.2M steps
-    flow_ratio="50%",
-    omega=0.2,
-    kappa=0.92,
-    guide_to=0.8,
-    label_drop=0.1,
-)
-_XL2_CFG = dataclasses.replace(_L2_CFG, guide_to=0.75, clip=4.0)
+class _Run(NamedTuple):
+    network: str
+    steps: int
+    batch: int
+    warmup: int
+    flow_ratio: str
+    """Share of rows with r = t."""
+    alpha: str
+    omega: float
+    kappa: float
+    guide_to: float
+    """The time up to which targets are guided."""
 
+
+# Rows with r = t: the paper's table has 25 % for the runs without guidance; the released one, B/2, has 50 %. B/4
+# was not released and follows B/2. The paper's table prints κ = 1 for B/2 with guidance, at which the scale
+# ω / (1 - κ) has no value; the release has 0.5.
+_WHOLE, _LATE = "sigmoid(0%, 100%)", "sigmoid(50%, 83.33333333%)"  # from 600K to 1M of 1.2M steps
+# fmt: off
+_RUNS = {
+    #                          network      steps  batch  warm-up  r = t  α        ω    κ     guided to t
+    "imagenet-b4":       _Run("B/4",     400_000,   256,  10_000,  "50%", _WHOLE,  1.0, 0.0,  1.0),
+    "imagenet-b2":       _Run("B/2",     400_000,   256,  10_000,  "50%", _WHOLE,  1.0, 0.0,  1.0),
+    "imagenet-b2-cfg":   _Run("B/2",   1_200_000,   256,  10_000,  "25%", _WHOLE,  1.0, 0.5,  1.0),
+    "imagenet-l2-cfg":   _Run("L/2",   1_200_000,   256,  10_000,  "50%", _LATE,   0.2, 0.92, 0.8),
+    "imagenet-xl2-cfg":  _Run("XL/2",  1_200_000,   256,  10_000,  "50%", _LATE,   0.2, 0.92, 0.75),
+    "imagenet-xl2-plus": _Run("XL/2+",    75_000,  1024,       0,  "50%", "0",     0.2, 0.92, 0.75),
+}
+_NETWORKS = {
+    #        depth  width  heads  patch
+    "B/4":   (12,    768,   12,    4),
+    "B/2":   (12,    768,   12,    2),
+    "L/2":   (24,   1024,   16,    2),
+    "XL/2":  (28,   1152,   16,    2),
+    "XL/2+": (28,   1152,   16,    2),
+}
 _HOURS = {
-    "imagenet-b4": 0.35,
-    "imagenet-b2": 1.5,
-    "imagenet-b2-cfg": 6.6,
-    "imagenet-l2-cfg": 21,
-    "imagenet-xl2-cfg": 31,
-    "imagenet-xl2-plus": 8.2,
-    "imagenet-b4-meanflow": 0.37,
-    "imagenet-b4-shortcut": 0.35,
-    "imagenet-b4-fm": 0.3,
-    "imagenet-b2-meanflow": 1.6,
-    "imagenet-b2-shortcut": 1.4,
-    "imagenet-b2-fm": 1.2,
-    "imagenet-b2-cfg-meanflow": 6.9,
-    "imagenet-b2-cfg-shortcut": 6.4,
-    "imagenet-b2-cfg-fm": 5.9,
-    "imagenet-l2-cfg-meanflow": 23,
-    "imagenet-l2-cfg-shortcut": 21,
-    "imagenet-l2-cfg-fm": 21,
-    "imagenet-xl2-cfg-meanflow": 33,
-    "imagenet-xl2-cfg-shortcut": 30,
-    "imagenet-xl2-cfg-fm": 30,
+    #                    α-Flow  MeanFlow  Shortcut  flow matching
+    "imagenet-b4":       (0.34,  0.35,     0.35,     0.3),
+    "imagenet-b2":       (1.4,   1.4,      1.4,      1.2),
+    "imagenet-b2-cfg":   (6.6,   6.9,      6.4,      5.9),
+    "imagenet-l2-cfg":   (22,    23,       22,       21),
+    "imagenet-xl2-cfg":  (32,    34,       31,       31),
+    "imagenet-xl2-plus": (8.5,),
 }
 """On 8 GPUs, by `alphaflow train NAME --dry-run`; a test compares."""
-
-
-def _config(name: str, steps: int, model: ModelConfig, objective: ObjectiveConfig) -> Config:
-    """What all share: batches of 256, Adam at a constant rate after a warm-up, bfloat16, the paper's seed."""
-    return Config(
-        recipe=name,
-        steps=steps,
-        batch_size=256,
-        seed=1,
-        precision="bfloat16",
-        log_every=100,
-        checkpoint_every=10_000,
-        sample_every=10_000,
-        data=DataConfig(name="latents"),
-        model=model,
-        objective=objective,
-        optimizer=OptimizerConfig(lr=1e-4, warmup=10_000, beta1=0.9, beta2=0.95, clip=16.0),
-        ema=EMAConfig(half_life=6931.0, ramp=0.05),
-    )
-
-
-def _recipe(config: Config, summary: str, expected: str, *, twin_of: str = "", init: str = "") -> Recipe:
-    name = config.recipe
-    return Recipe(
-        name=name,
-        summary=summary,
-        command=f"alphaflow train {name} --data.path LATENTS {init}--out runs/{name}",
-        cost=f"{_HOURS[name]:g} hours on 8 GPUs of 989 TFLOP/s at 40 % of it (by --dry-run, not measured)",
-        expected=expected,
-        config=config,
-        twin_of=twin_of,
-        shape=SHAPE,
-        num_classes=CLASSES,
-    )
+# fmt: on
 
 
 def _published(one: float, two: float, note: str = "") -> str:
@@ -97,82 +68,103 @@ def _published(one: float, two: float, note: str = "") -> str:
 
 
 _NONE = "no published figure"
-_CONSISTENCY = " (--method consistency --times 1,.55,0)"
-_BASES = (
-    _recipe(
-        _config("imagenet-b4", 400_000, _B4, _PLAIN),
-        "ImageNet-256 latents, α-Flow-B/4 without guidance, 80 epochs",
-        _NONE,
-    ),
-    _recipe(
-        _config("imagenet-b2", 400_000, _B2, _PLAIN),
-        "ImageNet-256 latents, α-Flow-B/2 without guidance, 80 epochs",
-        _published(40.0, 37.1),
-    ),
-    _recipe(
-        _config("imagenet-b2-cfg", 1_200_000, _B2, _B2_CFG),
-        "ImageNet-256 latents, α-Flow-B/2 with guidance trained in, 240 epochs",
-        _published(5.40, 5.01, " (--times 1,.5,0)"),
-    ),
-    _recipe(
-        _config("imagenet-l2-cfg", 1_200_000, _L2, _L2_CFG),
-        "ImageNet-256 latents, α-Flow-L/2 with guidance trained in, 240 epochs",
-        _NONE,
-    ),
-    _recipe(
-        _config("imagenet-xl2-cfg", 1_200_000, _XL2, _XL2_CFG),
-        "ImageNet-256 latents, α-Flow-XL/2 with guidance trained in, 240 epochs",
-        _published(2.95, 2.34, _CONSISTENCY),
-    ),
-)
-
-_MEANFLOW = {
-    "imagenet-b4": _NONE + " at these settings; JAX MeanFlow-B/4, 75 % of rows with r = t: 61.06 at 1 NFE",
-    "imagenet-b2": _published(44.4, 42.1, "; with --objective.flow-ratio 75% 43.1 at 1"),
-    "imagenet-b2-cfg": _published(6.04, 5.17),
-    "imagenet-xl2-cfg": _published(3.47, 2.46),
-}
-_SHORTCUT = {
-    "imagenet-b2": "published FID-50K 59.8 at 1 NFE, after 200K steps of flow matching; not measured here"
+_EXPECTED = {
+    "imagenet-b2": _published(40.2, 37.1),
+    "imagenet-b2-cfg": _published(5.40, 5.01, " (--times 1,.5,0)"),
+    "imagenet-xl2-cfg": _published(2.95, 2.34, " (--method consistency --times 1,.55,0)"),
+    "imagenet-xl2-plus": _published(2.58, 2.15, " (--method consistency --times 1,.5,0)")
+    + "; class-balanced labels 2.44 and 1.95",
+    "imagenet-b4-meanflow": f"{_NONE} at these settings; JAX MeanFlow-B/4, 75 % of rows with r = t: 61.06 at 1 "
+    "NFE",
+    "imagenet-b2-meanflow": "published FID-50K 43.90 at 1 NFE; with --objective.flow-ratio 25% 44.40 at 1 and "
+    "42.10 at 2, with 75% 43.10 at 1; not measured here",
+    "imagenet-b2-cfg-meanflow": _published(6.04, 5.17),
+    "imagenet-xl2-cfg-meanflow": _published(3.47, 2.46),
+    "imagenet-b2-shortcut": "published FID-50K 59.8 at 1 NFE, after 200K steps of flow matching; not measured "
+    "here",
 }
 
 
-def _twins(base: Recipe) -> list[Recipe]:
+def _config(name: str) -> Config:
+    """The settings of α-Flow's run; all have Adam at a constant rate, bfloat16 and the paper's seed.
+
+    Clipping is the default of the release's loss, so all of its runs have it. XL/2+ goes on with the moments and
+    the averages of XL/2, so it warms up no second time, and its averages keep their full half-life.
+    """
+    run = _RUNS[name]
+    depth, width, heads, patch = _NETWORKS[run.network]
+    guided = run.kappa > 0
+    return Config(
+        recipe=name,
+        steps=run.steps,
+        batch_size=run.batch,
+        seed=1,
+        precision="bfloat16",
+        log_every=100,
+        checkpoint_every=10_000,
+        sample_every=10_000,
+        data=DataConfig(name="latents"),
+        model=ModelConfig(name="dit", depth=depth, width=width, heads=heads, patch=patch),
+        objective=ObjectiveConfig(
+            name="alphaflow",
+            alpha=run.alpha,
+            flow_ratio=run.flow_ratio,
+            clip=4.0,
+            omega=run.omega,
+            kappa=run.kappa,
+            guide_to=run.guide_to,
+            label_drop=0.1 if guided else 0.0,
+            guide_dropped=guided,
+        ),
+        optimizer=OptimizerConfig(lr=1e-4, warmup=run.warmup, beta1=0.9, beta2=0.95, clip=16.0),
+        ema=EMAConfig(half_life=6931.0, ramp=0.05 if run.warmup else EMAConfig.half_life),
+    )
+
+
+def _recipe(config: Config, summary: str, hours: float, *, twin_of: str = "") -> Recipe:
+    name = config.recipe
+    init = "--init runs/imagenet-xl2-cfg " if name == "imagenet-xl2-plus" else ""
+    none = f"{_NONE} at 1 or 2 NFE: flow matching needs many steps" if config.objective.name == "fm" else _NONE
+    return Recipe(
+        name=name,
+        summary=summary,
+        command=f"alphaflow train {name} --data.path LATENTS {init}--out runs/{name}",
+        cost=f"{hours:g} hours on 8 GPUs of 989 TFLOP/s at 40 % of it (by --dry-run, not measured)",
+        expected=_EXPECTED.get(name, none),
+        config=config,
+        twin_of=twin_of,
+        shape=SHAPE,
+        num_classes=CLASSES,
+    )
+
+
+def _base(name: str) -> Recipe:
+    run = _RUNS[name]
+    guidance = "with guidance trained in" if run.kappa else "without guidance"
+    summary = f"ImageNet-256 latents, α-Flow-{run.network} {guidance}, {run.steps // 5000} epochs"
+    if name == "imagenet-xl2-plus":
+        summary = "α-Flow-XL/2+: imagenet-xl2-cfg continued for 75K steps with α = 0 and batches of 1024"
+    return _recipe(_config(name), summary, _HOURS[name][0])
+
+
+def _twins(name: str) -> list[Recipe]:
     """The same run with MeanFlow's, Shortcut's and flow matching's objective."""
-    ours = base.config.objective
-    own = dataclasses.replace(ours, alpha=None, flow_ratio=None)
-    members = {
-        "meanflow": ("MeanFlow", dataclasses.replace(ours, alpha=None), _MEANFLOW.get(base.name, _NONE)),
-        "shortcut": ("Shortcut", own, _SHORTCUT.get(base.name, _NONE)),
-        "fm": ("flow matching", own, f"{_NONE} at 1 or 2 NFE: flow matching needs many steps"),
-    }
-    made = []
-    for name, (title, objective, expected) in members.items():
-        objective = dataclasses.replace(objective, name=name)
-        config = dataclasses.replace(base.config, recipe=f"{base.name}-{name}", objective=objective)
-        made.append(_recipe(config, f"{title}'s twin of {base.name}", expected, twin_of=base.name))
-    return made
-
-
-def _plus() -> Recipe:
-    """75K more steps at a batch of 1024 with α = 0, from where XL/2 ended: moments and averages go on, so there is
-    no second warm-up, and the averages keep their full half-life."""
-    before = _BASES[-1].config
-    config = dataclasses.replace(
-        before,
-        recipe="imagenet-xl2-plus",
-        steps=75_000,
-        batch_size=1024,
-        objective=dataclasses.replace(before.objective, alpha="0"),
-        optimizer=dataclasses.replace(before.optimizer, warmup=0),
-        ema=dataclasses.replace(before.ema, ramp=EMAConfig.half_life),
+    config = _config(name)
+    plain = dataclasses.replace(config.objective, alpha=None, flow_ratio=None, clip=None)
+    # with the times where r = t and the weight of α-Flow's other runs, which MeanFlow's own code does not have
+    meanflow = dataclasses.replace(
+        plain, flow_ratio=config.objective.flow_ratio, flow_law="logit-normal(-0.4, 1)", weight="adaptive"
     )
-    return _recipe(
-        config,
-        "α-Flow-XL/2+: imagenet-xl2-cfg continued for 75K steps with α = 0 and batches of 1024",
-        _published(2.58, 2.15, " (--method consistency --times 1,.5,0)") + "; class-balanced labels 2.44 and 1.95",
-        init="--init runs/imagenet-xl2-cfg ",
-    )
+    members = (("meanflow", "MeanFlow", meanflow), ("shortcut", "Shortcut", plain), ("fm", "flow matching", plain))
+    twins = []
+    for (member, title, objective), hours in zip(members, _HOURS[name][1:], strict=True):
+        objective = dataclasses.replace(objective, name=member)
+        twin = dataclasses.replace(config, recipe=f"{name}-{member}", objective=objective)
+        twins.append(_recipe(twin, f"{title}'s twin of {name}", hours, twin_of=name))
+    return twins
 
 
-IMAGENET: tuple[Recipe, ...] = (*_BASES, _plus(), *(twin for base in _BASES for twin in _twins(base)))
+IMAGENET: tuple[Recipe, ...] = (
+    *(_base(name) for name in _RUNS),
+    *(twin for name, hours in _HOURS.items() if len(hours) > 1 for twin in _twins(name)),
+)

@@ -6,7 +6,7 @@ What else it set we do not know: size, attention and schedule are ours, those of
 
 import dataclasses
 
-from ..training.config import DataConfig, ModelConfig
+from ..runs.config import DataConfig, ModelConfig
 from .base import Recipe
 from .imagenet import IMAGENET
 

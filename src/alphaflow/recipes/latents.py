@@ -1,6 +1,6 @@
 """Latents of a user's own images, as `alphaflow encode` makes them: the way to large pictures."""
 
-from ..training.config import Config, DataConfig, EMAConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
+from ..runs.config import Config, DataConfig, EMAConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
 from .base import Recipe
 
 LATENTS = Recipe(

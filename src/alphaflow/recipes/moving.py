@@ -1,6 +1,6 @@
 """Moving digits: the smallest videos there are, for one-step video generation on two cores."""
 
-from ..training.config import Config, DataConfig, EMAConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
+from ..runs.config import Config, DataConfig, EMAConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
 from .base import Recipe
 
 MOVING_DIGITS = Recipe(

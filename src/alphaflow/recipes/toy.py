@@ -1,6 +1,6 @@
 """Points in the plane: seconds on any machine, and the result can be seen at a glance."""
 
-from ..training.config import (
+from ..runs.config import (
     Config,
     DataConfig,
     EMAConfig,

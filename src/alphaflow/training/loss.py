@@ -5,38 +5,44 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..compiled import Compiled
-from ..objectives import AlphaFlow, Output, binned
+from ..devices import autocast
+from ..method.compiled import Compiled
+from ..method.objective import AlphaFlow, Output
+from ..method.residuals import binned
+from ..parallel.parallel import Parallel, Part
 from ..rng import KeyedRandom, hash_key
-from .config import Config
-from .parallel import Parallel, Part
 
 
 class Loss(nn.Module):
     """The whole objective as one module's forward, which is what distributed wrappers must wrap.
 
-    seed: of noise, times and dropped labels; the data have one of their own.
+    Args:
+        seed: that of noise, times and dropped labels; the data have one of their own.
+        precision: "bfloat16" for arithmetic in it. compiled: whether the objective is compiled.
     """
 
-    def __init__(self, net: nn.Module, objective: AlphaFlow, config: Config) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        objective: AlphaFlow,
+        seed: int,
+        *,
+        precision: str = "float32",
+        compiled: bool = False,
+    ) -> None:
         super().__init__()
-        self.net, self.config, self.seed = net, config, config.seed
-        self.objective = Compiled(objective) if config.compile else objective
+        self.net, self.seed, self.precision = net, seed, precision
+        self.objective = Compiled(objective) if compiled else objective
 
     def forward(self, x: Tensor, y: Tensor | None, ids: Tensor, step: int, flow_rows: int) -> Output:
-        """Rows with the sample numbers `ids`, from which random numbers derive; `flow_rows` have r = t."""
+        """Evaluate rows with the sample numbers `ids`, which seed the noise; `flow_rows` have r = t."""
         random = KeyedRandom(hash_key(self.seed, "train"), ids, step)
-        with autocast(self.config, x.device):
+        with autocast(self.precision, x.device):
             return self.objective(self.net, x, y, step=step, generator=random, flow_rows=flow_rows)
 
 
-def autocast(config: Config, device: torch.device) -> torch.autocast:
-    """bfloat16 arithmetic where the settings ask for it; weights stay float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
-
-
 def means_of(outs: Sequence[Output], parallel: Parallel, device: torch.device) -> dict[str, float]:
-    """The metrics of a step over all parts and processes, which must all call; residuals also by t and t - r."""
+    """Average a step's metrics over parts and processes, which must all call; residuals also by t and t - r."""
     names = [name for name in outs[0].metrics if not name.startswith("residual_")]
     table = [[torch.as_tensor(out.metrics[name]).to(device, torch.float64) for name in names] for out in outs]
     means = parallel.mean(torch.stack([torch.stack(row) for row in table]).mean(0))
@@ -46,14 +52,16 @@ def means_of(outs: Sequence[Output], parallel: Parallel, device: torch.device) -
 
 
 def blame(outs: Sequence[Output], parts: Sequence[Part], parallel: Parallel) -> tuple[str, str]:
-    """What was wrong with a step whose gradient is not finite, and its rows, numbered within the whole batch; all
-    processes must call. Where every residual is finite these are the largest of the last part."""
-    ours = [
+    """Say what was wrong with a step whose gradient is not finite, and in which rows of the whole batch.
+
+    All processes must call. Where every residual is finite, the rows with the largest of the last part are named.
+    """
+    own = [
         _row(out, part, i)
         for out, part in zip(outs, parts)
         for i in torch.nonzero(~torch.isfinite(out.residual))[:, 0].tolist()
     ]
-    bad = [row for rows in parallel.exchange(ours) for row in rows]
+    bad = [row for rows in parallel.exchange(own) for row in rows]
     what = f"{len(bad)} rows not finite" if bad else "gradient not finite, largest residuals"
     if not bad:
         bad = [_row(outs[-1], parts[-1], i) for i in outs[-1].residual.argsort(descending=True)[:4].tolist()]

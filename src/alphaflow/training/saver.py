@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from . import checkpoint
-from .checkpoint import Parts, Peers, Piece
+from ..runs import checkpoint
+from ..runs.checkpoint import Parts, Peers, Piece
 
 log = logging.getLogger("alphaflow")
 
@@ -51,7 +51,7 @@ class Saver:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until nothing is being written."""
+        """Wait until nothing is being written."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -67,7 +67,7 @@ class Saver:
             raise UserError(f"{self._failure}; {self._kept()}: make room, and go on from there with --resume")
 
     def _copy(self, key: str, piece: Piece) -> Tensor:
-        """Into memory that is kept from save to save: new pages for a whole model cost more than the copy."""
+        """Copy into memory that is kept from save to save: new pages for a whole model cost more than the copy."""
         source = piece.tensor.detach()
         held = self._copies.get(key)
         if held is None or held.shape != source.shape or held.dtype != source.dtype:

@@ -2,47 +2,47 @@
 
 import dataclasses
 import logging
+import math
 import threading
 from collections import deque
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from .. import schedules
 from ..data import Batch, Batches
-from ..derivative import check_derivative, choose_method
-from ..diagnostics.observer import Diagnoser
-from ..ema import EMA, PowerEMA
+from ..devices import choose_device
 from ..errors import UserError
-from ..objectives import Output
-from ..path import interpolate
-from ..rng import KeyedRandom, hash_key
-from . import checkpoint
-from .ahead import Ahead, ahead_on
-from .averages import forget_after, tensors_of
-from .begin import begin_from
-from .blocks import prepare_blocks
-from .build import build_dataset, build_model
-from .classes import ClassResiduals
-from .config import Config, to_dict, with_changes
-from .data import batches_of, check_same, describe
-from .devices import choose_device, prepare
-from .guard import Guard, Taken, on_signal, step_if_finite
-from .log import MetricsLog, ProgressBar
-from .loss import Loss, autocast, blame, means_of
-from .meter import Meter, forward_flops
-from .monitor import Monitor
-from .observers import Observer, RunView, load_states, observe, states_of
-from .parallel import Parallel, load_into, whole
-from .run import RunFolder
-from .saver import Saver
-from .snapshots import Snapshots
-from .state import restore_optimizer
-from .steer import may_differentiate, steering_of
-from .teacher import build_taught, record_of
-from .watchdog import Watchdog
+from ..method import schedules
+from ..method.objective import Output
+from ..models.ema import EMA, PowerEMA
+from ..observers.base import Observer, RunView
+from ..observers.class_residuals import ClassResiduals
+from ..observers.configured import observers_of
+from ..parallel.parallel import Parallel, whole
+from ..parallel.watchdog import Watchdog
+from ..progress import ProgressBar
+from ..rng import hash_key
+from ..runs import checkpoint
+from ..runs.best_effort import BestEffort
+from ..runs.config import Config, to_dict
+from ..runs.data_paths import at_home, refuse_overlap
+from ..runs.data_record import batches_of, describe
+from ..runs.folder import RunFolder
+from ..runs.run_lock import acquire_lock, on_first_process, release_lock
+from ..runs.teacher import record_of
+from .assembly import Assembly, assemble
+from .checkpointer import Checkpointer
+from .guard import Guard, PendingStep, on_signal, status_of, step_if_finite
+from .loss import blame, means_of
+from .metrics_log import MetricsLog
+from .named_files import check_named_files
+from .observing import observe
+from .optimizer_state import State
+from .prefetch import Prefetcher, prefetch_on
+from .resuming import changed_config, hold_run
+from .throughput import ThroughputMeter
+from .warm_start import begin_from
 
 log = logging.getLogger("alphaflow")
 
@@ -52,63 +52,61 @@ class Trainer:
 
     Args:
         config: the settings.
-        folder: the run's folder. `start`, `resume` and `go_on` make one or find one; use them.
+        folder: the run's folder. built: what the settings stand for. parallel: this process among the others.
+            `start`, `resume` and `go_on` see to all of them; use these.
     """
 
-    def __init__(self, config: Config, folder: RunFolder, parallel: Parallel | None = None) -> None:
-        self.config, self.folder = config, folder
-        self.parallel = parallel or Parallel(config.parallel)
-        self.parallel.check_batch(config.batch_size, config.accumulate)
-        self.parts = self.parallel.parts(config.accumulate)
-        self.device = self.parallel.device(choose_device(config.device))
-        prepare(self.device, tf32=config.tf32)
-        self.dataset = build_dataset(config.data)
-        shape, classes = self.dataset.shape, self.dataset.num_classes
-        self.net: nn.Module = build_model(config.model, shape, classes, config.seed).to(self.device)
-        self.objective = build_taught(config, self.dataset, self.device, folder)
+    def __init__(self, config: Config, folder: RunFolder, built: Assembly, parallel: Parallel) -> None:
+        self.config, self.folder, self.parallel = config, folder, parallel
+        self.device, self.dataset, self.statement = built.device, built.dataset, built.statement
+        self.net, self.objective, self.optimizer = built.net, built.objective, built.optimizer
+        self.loss, self.wrapped = built.loss, built.wrapped
+        self.ema, self.profiles = built.ema, built.profiles
+        self.averages: list[EMA | PowerEMA] = [self.ema, *self.profiles]
+        self.parts = parallel.parts(config.accumulate)
         self.batches = self._stream(config.seed)
         self.warmup = schedules.warmup(config.optimizer.warmup)
         horizon = config.schedule_steps or config.steps
         self.decay = schedules.parse(config.optimizer.decay, horizon, "learning rate schedule")
         self.store_every = config.ema.store_every or max(1, horizon // 20)
-        self.ema = EMA(self.net, config.ema.half_life, config.ema.ramp)
-        flops = 3.0 * forward_flops(self.net, shape, classes) / self.parallel.world
-        self.meter = Meter(config.batch_size, flops, config.peak_tflops * 1e12, self.device, config.precision)
+
+        peak = config.peak_tflops * 1e12
+        self.meter = ThroughputMeter(config.batch_size, built.flops, peak, self.device, config.precision)
         self.guard = Guard(config.max_bad_steps, config.spike_factor, config.spike_rollback)
-        self.watchdog = Watchdog(self.parallel.board(), 60 * config.parallel.timeout)
-        self.saver = Saver(
-            folder.checkpoints,
-            keep=config.keep_checkpoints,
-            keep_every=config.keep_every,
-            peers=self.parallel.writers(),
+        self.watchdog = Watchdog(parallel.board(), 60 * config.parallel.timeout)
+        self.classes = ClassResiduals(
+            self.dataset, self.device, parallel, every=config.log_every, batch_size=config.batch_size
         )
-        self.store = Saver(folder.averages, peers=self.parallel.writers())
-        self.classes = ClassResiduals(config, self.dataset, self.device, self.parallel)
-        self.observers: list[Observer] = [Snapshots(config.sample_every), self.classes]
-        self.observers += steering_of(self.objective)
-        if config.monitor.every:
-            self.observers.append(Monitor(config, self.dataset, self.device, self.parallel))
-        if config.diagnosis.every:
-            self.observers.append(Diagnoser(config.diagnosis.every, config.diagnosis.batches))
+        asked_for = observers_of(config, self.dataset, self.objective, self.device, parallel)
+        self.observers: list[Observer] = [self.classes, *asked_for]
+        self.notes = BestEffort()
+        self.metrics: MetricsLog | None = None  # there is one on the first process, while the loop runs
+        records = self.statement, describe(self.dataset), record_of(self.objective)
+        self.checkpointer = Checkpointer(folder, config, parallel, self.notes, *records)
+        averages = self.ema.module, self.profiles
+        self.state = State(self.net, *averages, self.optimizer, self.dataset, self.guard, self.observers)
+
         self.step = 0
-        self.taken: deque[Taken] = deque()
-        self.behind = int(self.device.type == "cuda")  # a GPU is asked how a step went when it has the next one
-        self._where = ""
+        self.pending: deque[PendingStep] = deque()
+        self.lag = int(self.device.type == "cuda")  # a GPU is asked how a step went when it has the next one
+        self.caught: Sequence[int] = ()  # signals that asked the run to end
+        self._owed = False  # whether a checkpoint was due when the run was in no state to be kept
+        self._saved = -1  # the step of the last checkpoint
+        self._where = ""  # the rows of the last step that was not finite
         self._stop = threading.Event()
 
     @classmethod
     def start(cls, config: Config, folder: RunFolder, parallel: Parallel | None = None) -> "Trainer":
         """A new run. Its folder appears only when everything that the settings name could be built."""
         folder.refuse_existing()
-        config = dataclasses.replace(config, schedule_steps=config.schedule_steps or config.steps)
-        trainer = cls(config, folder, parallel)
-        trainer.check_first_batch()
-        trainer.share_out()
+        refuse_overlap(config, folder.path)
+        check_named_files(config)
+        config = dataclasses.replace(at_home(config), schedule_steps=config.schedule_steps or config.steps)
+        parallel = parallel or Parallel(config.parallel)
+        trainer = cls(config, folder, assemble(config, folder, parallel, resumes=False), parallel)
         trainer.begin()
-        trainer.parallel.wait()  # for all to have seen that there was no run
-        if trainer.parallel.main:
-            folder.create(config, describe(trainer.dataset), record_of(trainer.objective))
-            folder.list_skipped(getattr(trainer.dataset, "skipped", ()))
+        parallel.wait()  # for all to have seen that there was no run
+        trainer.checkpointer.create(getattr(trainer.dataset, "skipped", ()))
         return trainer
 
     @classmethod
@@ -116,17 +114,29 @@ class Trainer:
         """Go on with a run; `changes` are settings by dotted names that may differ from now on, such as `steps`.
 
         Schedules keep the length that they had, and nothing depends on the number of processes.
+
+        Raises:
+            UserError: another process trains it, it is past `steps`, or it is not as it was left.
         """
-        changes = {key: value for key, value in changes.items() if value is not None}
-        config = with_changes(folder.read_config(), changes)
-        trainer = cls(config, folder, processes)
-        trainer.share_out()
-        if checkpoint.steps_in(folder.checkpoints):
-            trainer.restore()
-        else:
-            trainer.begin()
-        if changes and trainer.parallel.main:
-            folder.write_config(config, describe(trainer.dataset), record_of(trainer.objective))
+        config, _ = changed_config(folder, changes)
+        check_named_files(config, goes_on=True)
+        parallel = processes or Parallel(config.parallel)
+        parallel.device(choose_device(config.device))
+        hold_run(folder, config, parallel, anew=any(value is not None for value in changes.values()))
+        try:
+            config, changes = changed_config(folder, changes)  # as they are, now that nobody else can change them
+            trainer = cls(config, folder, assemble(config, folder, parallel, resumes=True), parallel)
+            if checkpoint.last_step(folder.checkpoints) is None:
+                trainer.begin()
+            else:
+                trainer.restore()
+            trainer.checkpointer.tidy()
+            trainer.catch_up()
+            if changes:
+                trainer.checkpointer.write_config()
+        except BaseException:
+            release_lock(folder.path)
+            raise
         return trainer
 
     @classmethod
@@ -134,37 +144,11 @@ class Trainer:
         """Resume the run in this folder, which must have these settings; start it where there is none yet."""
         parallel = Parallel(config.parallel)
         parallel.device(choose_device(config.device))
-        if not parallel.exchange(folder.config_file.exists())[0]:  # the first process decides: the others may see
+        if not parallel.exchange(folder.holds_run())[0]:  # the first process decides: the others may see
             return cls.start(config, folder, parallel)  # a folder that it has made meanwhile
-        folder.refuse_other(config)
+        folder.refuse_other(at_home(config))
         changes = {"steps": config.steps, "device": config.device, "parallel": config.parallel}
         return cls.resume(folder, parallel, **changes, accumulate=config.accumulate)
-
-    def share_out(self) -> None:
-        """Lay the network out over the processes, and make what follows that layout."""
-        config = self.config
-        wanted = may_differentiate(self.objective, config) or config.diagnosis.every > 0
-        if self.objective.derivative == "auto" and wanted:  # tried while the network is plain
-            method = choose_method(self.net, *self._first_points())
-            self.objective = dataclasses.replace(self.objective, derivative=method)
-        self.objective = self.parallel.suit(self.objective, compiled=config.compile)
-        prepare_blocks(self.net, config, self.objective.derivative)
-        self.parallel.shard(self.net)
-        self.parallel.shard(self.ema.module)
-        try:
-            self.profiles = [PowerEMA(self.net, std) for std in config.ema.profiles]
-            self.averages: list[EMA | PowerEMA] = [self.ema, *self.profiles]
-        except ValueError as error:
-            raise UserError(str(error), status=2) from None
-        self.optimizer = torch.optim.AdamW(
-            self.net.parameters(),
-            lr=config.optimizer.lr,
-            betas=(config.optimizer.beta1, config.optimizer.beta2),
-            weight_decay=config.optimizer.weight_decay,
-            fused=True,
-        )
-        self.loss = Loss(self.net, self.objective, config)
-        self.wrapped = self.parallel.wrap(self.loss)
 
     # ------------------------------------------------------------------ the loop
 
@@ -177,42 +161,51 @@ class Trainer:
         Raises:
             UserError: the run is not sound, or its last checkpoint could not be written.
         """
-        config, first, stopped = self.config, self.step, False
-        last = config.steps if stop_after is None else min(config.steps, first + stop_after)
-        self.metrics = self._open_log()
-        bar = ProgressBar("training", first, config.steps, shown=self.parallel.main)
+        first = self.step
+        last = self.config.steps if stop_after is None else min(self.config.steps, first + stop_after)
+        stopped = False
         try:
-            with on_signal(self._stop), self.watchdog, bar:
-                while self.step < last and not stopped:
-                    outs, grad_norm, rate = self.train_step()
-                    self.meter.count()
-                    seen = self.observe()
-                    if self.step % config.log_every == 0 or self.step == last:
-                        self.record(outs, grad_norm, rate, bar, seen)
-                    elif seen and self.metrics:
-                        self.metrics.write(self.step, seen)
-                    due = self.step % config.checkpoint_every == 0 and self.step != last
-                    if due:
-                        self.judge()
-                    if self.guard.reason:
-                        self.roll_back()
-                        continue
-                    if self.profiles and (self.step % self.store_every == 0 or self.step == config.steps):
-                        self.store_averages()
-                    if due:
-                        self.save()
-                    stopped = self.parallel.vote(self._stop.is_set())
-                if self.step > first or first == 0:
-                    self.save()
+            if first < last:
+                on_first_process(self.parallel, lambda: acquire_lock(self.folder.path))
+                stopped = self._train_to(last)
         finally:
-            self.saver.wait()
-            self.store.wait()
-        self.parallel.count_votes()
-        if self.metrics:
-            self.metrics.close()
-        self.saver.finish()
-        self.store.finish()
+            release_lock(self.folder.path)
         return not stopped
+
+    def _train_to(self, last: int) -> bool:
+        """The loop. Whether a signal ended it."""
+        stopped, self.metrics = False, self._open_log()
+        log.info("objective %s", self.statement)
+        bar = ProgressBar("training", self.step, self.config.steps, shown=self.parallel.main)
+        with on_signal(self._stop) as self.caught:
+            try:
+                with self.watchdog, bar:
+                    while self.step < last and not stopped:
+                        outs, grad_norm, rate = self.train_step()
+                        self.meter.count()
+                        seen = self.observe()
+                        if self.step % self.config.log_every == 0 or self.step == last:
+                            self.record(outs, grad_norm, rate, bar, seen)
+                        elif seen and self.metrics:
+                            self.metrics.write(self.step, seen)
+                        self.keep_or_go_back(ending=self.step == last)
+                        stopped = self.parallel.vote(self._stop.is_set())
+                    if stopped and self._saved != self.step and self.may_be_kept():
+                        self.save()
+            finally:
+                self.checkpointer.wait()
+            self.parallel.count_votes()
+            if self.metrics:
+                self.metrics.close()
+            self.checkpointer.finish()
+        if stopped:
+            log.info("ended after step %d as it was asked to; %s", self.step, self.checkpointer.kept())
+        return stopped
+
+    @property
+    def status(self) -> int:
+        """The exit status of a run that a signal ended."""
+        return status_of(self.caught)
 
     def train_step(self) -> tuple[list[Output], Tensor, float]:
         """One step: batch → objective → backward → clip → optimizer → EMA → guard.
@@ -233,20 +226,20 @@ class Trainer:
                 outs.append(self.wrapped(x, y, ids, self.step, part.below(flow_rows)))
                 (outs[-1].loss / config.accumulate).backward()
             self.classes.add(outs[-1].residual, y)
-        grad_norm = whole(nn.utils.clip_grad_norm_(self.net.parameters(), config.optimizer.clip))
+        grad_norm = whole(nn.utils.clip_grad_norm_(self.net.parameters(), config.optimizer.clip or math.inf))
         step_if_finite(self.optimizer, grad_norm)
         self.step += 1
         for average in self.averages:
             average.update(self.net, self.step)
-        self.taken.append(Taken(self.step, outs, grad_norm))
-        self.judge(self.behind)
+        self.pending.append(PendingStep(self.step, outs, grad_norm))
+        self.check_pending(keep=self.lag)
         return outs, grad_norm, rate
 
     def observe(self) -> dict[str, float]:
         """What the observers whose turn it is say of the run; all processes must call."""
         self._at("observing")
         parts = (self.net, self.ema.module, self.objective, self.dataset)
-        view = RunView(self.step, *parts, self.config, self.parallel, self.device, self.folder)
+        view = RunView(self.step, *parts, self.config, self.parallel, self.device, self.folder, self.notes)
         return observe(self.observers, view, self.meter)
 
     def record(
@@ -254,7 +247,7 @@ class Trainer:
     ) -> None:
         """Write a line of metrics, over all parts and processes, and look at it; all processes must call."""
         self._at("logging")
-        self.judge()
+        self.check_pending()
         values, speeds = means_of(outs, self.parallel, self.device), self.meter.read()
         self.guard.watch(self.step, values["residual"], values["alpha"])
         if self.metrics:
@@ -263,63 +256,72 @@ class Trainer:
 
     # ------------------------------------------------------------------ guards
 
-    def check_first_batch(self) -> None:
-        """Compare du/dt with central differences on the first batch, if any step will need du/dt.
-
-        Peers trained for days on silently wrong tangents. Raises `DerivativeError` with the figures.
-        """
-        if not may_differentiate(self.objective, self.config):
-            return
-        with autocast(self.config, self.device):
-            error = check_derivative(self.net, *self._first_points(), method=self.objective.derivative)
-        log.info("du/dt agrees with central differences to %.1e", error)
-
-    def _first_points(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """z, v, r, t, y of the first batch, the same on every process."""
-        x, y, ids = self.batches(0)
-        x, y = x.to(self.device), None if y is None else y.to(self.device)
-        random = KeyedRandom(hash_key(self.config.seed, "check"), ids)
-        r, t = (time.to(x) for time in self.objective.times.draw(random))
-        z, v = interpolate(x, random.normal("noise", x.shape[1:], self.device), t)
-        return z, v, r, t, y
-
-    def judge(self, behind: int = 0) -> None:
-        """Look at the steps taken so far, but for the last `behind`; all processes must call.
+    def check_pending(self, keep: int = 0) -> None:
+        """Look at the steps taken so far, but for the last `keep`; all processes must call.
 
         One that was not finite has changed no weights (`step_if_finite`); its rows are reported here.
         """
-        while len(self.taken) > behind:
-            taken = self.taken.popleft()
+        while len(self.pending) > keep:
+            taken = self.pending.popleft()
             if not self.guard.accepts(taken.grad_norm.item()):
                 what, self._where = blame(taken.outs, self.parts, self.parallel)
                 log.warning("step %d skipped, %s: %s", taken.step, what, self._where)
 
+    def keep_or_go_back(self, *, ending: bool) -> None:
+        """After a step: write what is due, or go back where the run is in no state to go on; all must call."""
+        due = ending or self._owed or self.step % self.config.checkpoint_every == 0
+        storing = self._stores_now()
+        fit = self.may_be_kept(ending=ending) if due or storing else True
+        if self.guard.reason:
+            self.roll_back()
+            return
+        if storing and fit:
+            self.store_averages()
+        if due and fit:
+            self.save()
+        self._owed = due and not fit
+
+    def may_be_kept(self, *, ending: bool = False) -> bool:
+        """Whether the run is in a state to be gone on from; all processes must call.
+
+        It is not after a step that was not finite, which may come of ruined weights, nor with a weight, an average
+        or a moment that is not. The latter, and at the end of the run the former too, call for a roll-back.
+        """
+        self.check_pending()
+        if self.guard.bad:
+            if ending:
+                self.guard.condemn(f"the last {self.guard.bad} steps had a non-finite loss or gradient")
+        elif found := self.checkpointer.not_finite(self.state):
+            self.guard.condemn(found)
+        return not (self.guard.bad or self.guard.reason)
+
     def roll_back(self) -> None:
         """Go back to the newest whole checkpoint, once, and on from there with other data and noise.
 
-        Where there is none yet, a run that only leapt goes on as it is.
+        Where there is none yet, a run that only leapt goes on as it is. Where not one step from that checkpoint
+        was finite, it may hold ruined weights: then the run goes back once more, to the one before it.
 
         Raises:
             UserError: the run cannot go on, and has gone back before or has no checkpoint.
         """
-        self.saver.wait()
-        self.store.wait()
-        found = checkpoint.steps_in(self.folder.checkpoints)
-        reason, step, self.guard.reason = self.guard.reason, self.step, ""
-        if not found and not self.guard.fatal:
+        self.checkpointer.wait()
+        reason, step, turns, self.guard.reason = self.guard.reason, self.step, self.guard.rolled_back, ""
+        stored = self.checkpointer.place_to_go_back(self.guard.bound(step))
+        if stored is None and not self.guard.fatal:
             return
-        if self.guard.rolled_back or not found:
-            kept = f"the checkpoint of step {found[-1]} is intact" if found else "there is no checkpoint yet"
-            again = " after going back once" if self.guard.rolled_back else ""
+        if stored is None:
+            again = " after going back once" if turns else ""
+            at = f", the last at {self._where}" if self._where else ""
             raise UserError(
-                f"training stopped at step {step}{again}: {reason}, the last at {self._where}; {kept}; "
+                f"training stopped at step {step}{again}: {reason}{at}; {self.checkpointer.kept()}; "
                 "lower optimizer.lr or optimizer.clip"
             )
-        self.taken.clear()
-        self.restore()
-        self.guard.note_rollback()
+        self.pending.clear()
+        self.restore(stored)
+        self.guard.note_rollback(self.step, turns)
         self._set_order()
-        log.warning("%s: going back from step %d to %d, once, with other data and noise", reason, step, self.step)
+        how = "once more, with other data" if turns else "once, with other data"
+        log.warning("%s: going back from step %d to %d, %s and noise", reason, step, self.step, how)
         if self.metrics:
             self.metrics.close()
             self.metrics = self._open_log()
@@ -328,44 +330,30 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint of everything that the next step depends on; all processes must call."""
-        self.judge()
         self._at("saving")
-        parts = {
-            "model": self.net.state_dict(),
-            "ema": self.ema.module.state_dict(),
-            "optimizer": checkpoint.optimizer_tensors(self.net, self.optimizer),
-            **tensors_of(self.profiles),
-        }
-        state = {"data": self.dataset.fingerprint, "observers": states_of(self.observers), **self.guard.state()}
         with self.meter.waiting("save"):
-            self.saver.save(
-                self.step, {part: self.parallel.pieces(content) for part, content in parts.items()}, state
-            )
+            self.checkpointer.save(self.step, self.state)
+        self._saved = self.step
 
     def store_averages(self) -> None:
         """Keep the power-function averages as they are now, for `alphaflow ema`; all processes must call."""
         self._at("saving")
-        parts = {part: self.parallel.pieces(content) for part, content in tensors_of(self.profiles).items()}
         with self.meter.waiting("save"):
-            self.store.save(self.step, parts, {"profiles": [one.std for one in self.profiles]})
+            self.checkpointer.store(self.step, self.state)
 
-    def restore(self) -> None:
-        """Go on from the newest whole checkpoint. Random numbers and data order follow from the step alone."""
-        found = checkpoint.newest(self.folder.checkpoints).step if self.parallel.main else None
-        step = self.parallel.exchange(found)[0]
-        stored = checkpoint.Checkpoint(self.folder.checkpoints / f"step-{step:08d}")
-        check_same(self.dataset, stored.state["data"], self.folder.read_record()["data"])
-        parts = {"model": self.net.state_dict(), "ema": self.ema.module.state_dict(), **tensors_of(self.profiles)}
-        for part, content in parts.items():
-            for name, tensor in content.items():
-                load_into(tensor, partial(stored.read, part, name))
-        restore_optimizer(self.net, self.optimizer, stored)
-        self.step = stored.step
-        self.guard.load(stored.state)
-        load_states(self.observers, stored.state.get("observers", {}))
+    def catch_up(self) -> None:
+        """Store the averages of this step where a full disk or a kill came before; all processes must call."""
+        if self.step and self._stores_now() and not self.checkpointer.has_averages(self.step):
+            self.store_averages()
+            self.checkpointer.finish()
+
+    def restore(self, stored: checkpoint.Checkpoint | None = None) -> None:
+        """Go on from a checkpoint, by default the newest whole one; all processes must call."""
+        stored = stored or self.checkpointer.newest()
+        self.checkpointer.load(stored, self.state)
+        self.step = self._saved = stored.step
+        self._owed = False
         self._set_order()
-        if self.parallel.main:
-            forget_after(self.folder, self.step)
 
     def begin(self) -> None:
         """Where another run ended, if the settings say so; all processes must call."""
@@ -375,10 +363,9 @@ class Trainer:
 
     # ------------------------------------------------------------------ small parts
 
-    def _stream(self, seed: int) -> Batches | Ahead:
-        return ahead_on(
-            self.device, batches_of(self.dataset, self.config, seed), [part.rows for part in self.parts]
-        )
+    def _stream(self, seed: int) -> Batches | Prefetcher:
+        batches = batches_of(self.dataset, self.config.data, self.config.batch_size, seed)
+        return prefetch_on(self.device, batches, [part.rows for part in self.parts])
 
     def _fetch(self, rows: slice) -> Batch:
         """These rows of the step's batch, on the device."""
@@ -395,6 +382,9 @@ class Trainer:
         within = stage in ("fetching data", "computing")
         self.watchdog.at(stage, self.step if within else self.step - 1, self.guard.rolled_back)
 
+    def _stores_now(self) -> bool:
+        return bool(self.profiles) and (self.step % self.store_every == 0 or self.step == self.config.steps)
+
     def _set_order(self) -> None:
         """The order of the data and the noise: after a roll-back another than before, or it would come again."""
         config, turn = self.config, self.guard.rolled_back
@@ -405,4 +395,6 @@ class Trainer:
         if not self.parallel.main:
             return None
         settings = to_dict(self.config)
-        return MetricsLog(self.folder.path, self.step, project=self.config.wandb, settings=settings)
+        return MetricsLog(
+            self.folder.path, self.step, project=self.config.wandb, settings=settings, notes=self.notes
+        )

@@ -1,5 +1,6 @@
 """A set of latents as training sees it: read from disk as it is asked for, drawn anew at each visit."""
 
+import math
 import os
 import resource
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alphaflow.data.sources.words import found_words
 from alphaflow.errors import UserError
 from alphaflow.rng import KeyedRandom, hash_key
 
@@ -23,13 +25,15 @@ _BLOCK = 32  # rows that are computed together, few enough to stay in the proces
 class Latents:
     """The set of latents in the folder `root`, as `alphaflow encode` made it.
 
-    A sample is x = (latent - offset) / divisor, channel by channel (see `Manifest.scaling`), with
+    A sample is x = (latent - offset) / divisor, by channel or by place (see `Manifest.scaling`), with
     latent = mean + exp(logvar / 2) · noise. Nothing is held in memory: each latent is read at its place in its
     shard when it is asked for. That goes through the system's page cache as mapped memory would, but costs one
     request a latent when the disk has to be asked, and leaves the process's memory as it was.
 
     Raises:
-        UserError: no finished set there, or a damaged shard.
+        UserError: there is no finished set, or a shard is damaged; while it is read, a shard has numbers that are
+            not
+            finite.
     """
 
     kind: Literal["latent"] = "latent"
@@ -45,31 +49,40 @@ class Latents:
         self._shards = [self._open(name, count) for name, count in self.manifest.shards if count]
         self._starts = np.cumsum([0, *(shard.count for shard in self._shards)])
         self._files: dict[int, int] = {}
-        offset, divisor = (torch.from_numpy(part).reshape(-1, 1, 1) for part in self.manifest.scaling)
+        offset, divisor = (
+            torch.from_numpy(part if part.ndim == 3 else part[:, None, None]) for part in self.manifest.scaling
+        )
         self._offset, self._divisor = offset, divisor
         _allow_open_files(len(self._shards))
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    @property
+    def found(self) -> str:
+        """One line for people about what the set holds."""
+        return found_words(
+            str(self.root), len(self), self.class_names, unit="latents", skipped=self.manifest.skipped
+        )
+
     def __del__(self, close: Callable[[int], None] = os.close) -> None:  # bound now: modules may go first
         for file in getattr(self, "_files", {}).values():
             close(file)
 
     def labels(self) -> NDArray[np.int64] | None:
-        """The labels of all rows, int64 (N,), read from the shards; `None` without classes."""
+        """Return the labels of all rows, int64 (N,), read from the shards; `None` without classes."""
         if not self.num_classes:
             return None
         return np.concatenate([part for shard in self._shards if (part := shard.labels()) is not None])
 
     def batch(self, indices: Tensor, flip: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """The latents at `indices`, each with the noise that belongs to its row; see `Dataset.batch`."""
+        """Return the latents at `indices`, each with the noise that belongs to its row; see `Dataset.batch`."""
         return self.draw(indices, indices, 0, flip)
 
     def draw(
         self, indices: Tensor, sample_ids: Tensor, seed: int, flip: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The latents at `indices`, int64 (B,), each drawn with the noise of (seed, sample id).
+        """Return the latents at `indices`, int64 (B,), each drawn with the noise of (seed, sample id).
 
         Args:
             indices: rows of the set.
@@ -96,10 +109,24 @@ class Latents:
                 noise = KeyedRandom(key, sample_ids[part]).normal("latent", self.shape)
                 moments = mean.addcmul_(logvar.mul_(0.5).exp_(), noise)
             torch.div(moments.sub_(self._offset), self._divisor, out=x[part])
+            if not math.isfinite(float(x[part].sum())):  # one number tells of all
+                self._blame(rows[part], x[part])
         return x, torch.from_numpy(y) if self.num_classes else None
 
+    def _blame(self, rows: NDArray, x: Tensor) -> None:
+        """Raise a `UserError` that names the shard of the first row that is not finite, if there is one."""
+        bad = np.flatnonzero(~torch.isfinite(x).flatten(1).all(1).numpy())
+        if len(bad):
+            row = int(rows[bad[0]])
+            number = int(np.searchsorted(self._starts, row, side="right") - 1)
+            path, inside = self._shards[number].path, row - int(self._starts[number])
+            raise UserError(
+                f"{path}: row {inside} holds numbers that are not finite: it is damaged; remove it and give the "
+                "`alphaflow encode` command again"
+            )
+
     def _read(self, rows: NDArray, versions: NDArray, labels: NDArray) -> NDArray[np.floating]:
-        """The stored numbers of these rows; fills in `labels` where there are classes."""
+        """Return the stored numbers of these rows, and fill in `labels` where there are classes."""
         head = self._shards[0]
         moments = np.empty((len(rows), *head.moments_shape), head.dtype)
         label = np.empty(1, "<i8")
@@ -116,7 +143,8 @@ class Latents:
         return moments
 
     def _file(self, number: int) -> int:
-        """The open file of a shard. Two threads may both open it at first; one of the two is closed again."""
+        """Return the open file of a shard. Two threads may both open it at first; one of the two is closed
+        again."""
         if number not in self._files:
             try:
                 opened = os.open(self._shards[number].path, os.O_RDONLY)
@@ -128,18 +156,24 @@ class Latents:
 
     def _open(self, name: str, count: int) -> Shard:
         shard = open_shard(self.root / name)
+        if self.num_classes and shard.labels_at is None:
+            raise UserError(
+                f"{shard.path} holds no labels, and the set has {self.num_classes} classes: encode it anew"
+            )
+        if self.num_classes:
+            shard.check_labels(self.num_classes)
         channels = self.manifest.shape[0] * (2 if self.manifest.variance else 1)
         expected = (count, self.manifest.versions, (channels, *self.manifest.shape[1:]), self.manifest.dtype)
-        found = (shard.count, shard.versions, shard.moments_shape, shard.dtype.name)
-        if found != expected:
-            raise UserError(f"{shard.path} holds {found}, and the manifest says {expected}: encode the set anew")
+        form = (shard.count, shard.versions, shard.moments_shape, shard.dtype.name)
+        if form != expected:
+            raise UserError(f"{shard.path} holds {form}, and the manifest says {expected}: encode the set anew")
         return shard
 
 
 def _allow_open_files(count: int) -> None:
     """Raise the process's own bound on open files, which is often 1024, as far as the system lets it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + 512
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        bound = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    needed = count + 512
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        bound = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (bound, hard))

@@ -1,7 +1,7 @@
-"""What a set of latents says of itself: `manifest.json`, and in it the fingerprint.
+"""The record of a set of latents: `manifest.json`, and in it the fingerprint.
 
-The fingerprint holds everything that decides what the numbers mean. Training records it, and whoever comes later
-(resumption, sampling, evaluation) compares: latents of vae-ema decoded by vae-mse, or scaled by 0.18125 instead of
+The fingerprint holds everything that decides what the numbers mean. Training records it, and later steps
+(resumption, sampling, evaluation) compare: latents of vae-ema decoded by vae-mse, or scaled by 0.18125 instead of
 0.18215, look almost right and cost a week.
 """
 
@@ -17,57 +17,75 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alphaflow.errors import UserError
+from alphaflow.errors import UserError, one_line
+from alphaflow.files import beside
 
 FORMAT = "alphaflow latents 1"
 MANIFEST = "manifest.json"
 STATISTICS = "statistics.safetensors"
 SKIPPED = "skipped.txt"
 _REMARKS = ("vae_name", "address", "code")  # what a person wants to know, and what changes no number
+_ADDED = {"second": "", "multiplied": 1.0, "contents": ""}  # since sets were first made: what older ones don't say
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """What decides the numbers of a set of latents, and where they come from."""
+    """The settings that decide the numbers of a set of latents, and where they come from."""
 
     vae: str
     """16 hexadecimal digits of the autoencoder's weights; "unknown" for latents that others made."""
     vae_name: str
-    """As it was asked for: a folder, or an id of the Hugging Face hub."""
+    """The autoencoder's name as it was asked for: a folder, or an id of the Hugging Face hub."""
     scale: str
-    """"statistics": x = (latent - mean) / std of each channel, over this set. A number such as "0.18215":
-    x = (latent - shift) · number."""
+    """"statistics": x = (latent - mean) / std of each channel, over this set; "places": of each place of each
+    channel. A number such as "0.18215": x = (latent - shift) · number."""
     shift: float
     """Subtracted before a scale that is a number; 0 for the autoencoders of Stable Diffusion 1 and 2."""
     crop: str
-    """How images became squares: lanczos or box."""
+    """The crop that made images squares: lanczos or box."""
     size: int
     """Side of the images in pixels; 0 where it is not known."""
     flips: str
     """"stored": every image also mirrored; "drawn": half of them mirrored, once and for all; "none"."""
     precision: str
-    """Of the autoencoder's arithmetic: bf16 or fp32."""
+    """Precision of the autoencoder's arithmetic: bf16 or fp32."""
     source: str
     """Digest of the images' names, sizes and labels."""
     address: str
-    """Where the images were."""
+    """The images' address."""
     class_names: tuple[str, ...]
     """One name a class, in the order of the labels."""
     count: int
     """Number of images."""
     code: str
     """Version of alphaflow that wrote the set."""
+    second: str = _ADDED["second"]  # type: ignore[assignment]
+    """For latents that others made, what the second half of the channels was: logvar, std or none."""
+    multiplied: float = _ADDED["multiplied"]  # type: ignore[assignment]
+    """The factor that latents which others made had been multiplied by, and were divided by."""
+    contents: str = _ADDED["contents"]  # type: ignore[assignment]
+    """Digest of the stored numbers and labels; "" for sets that were made before it was kept."""
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits of all fields but the remarks (`vae_name`, `address`, `code`)."""
-        fields = {key: value for key, value in dataclasses.asdict(self).items() if key not in _REMARKS}
+        """16 hexadecimal digits of all fields but the remarks (`vae_name`, `address`, `code`), and but the last
+        three where they have their defaults, so that older sets keep theirs.
+        """
+        fields = {
+            key: value
+            for key, value in dataclasses.asdict(self).items()
+            if key not in _REMARKS and not (key in _ADDED and value == _ADDED[key])
+        }
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """The fields of two fingerprints (as dictionaries) that differ, each in words with both values."""
+    """Return the fields of two fingerprints (as dictionaries) that differ, each in words with both values.
+
+    A field that one of the two does not have, because it is older, is no difference.
+    """
     fields = [f.name for f in dataclasses.fields(Fingerprint) if f.name not in _REMARKS]
+    fields = [name for name in fields if name not in _ADDED or (name in ours and name in theirs)]
     return [
         f"{name} {_short(ours.get(name))} here, {_short(theirs.get(name))} there"
         for name in fields
@@ -81,9 +99,18 @@ def _plain(value: Any) -> Any:
 
 def _short(value: Any) -> str:
     if not isinstance(value, tuple | list):
-        return str(value)
+        return str(value) or "unknown"
     names = ", ".join(map(str, value[:4])) + (", …" if len(value) > 4 else "")
     return f"{len(value)} ({names})" if value else "none"
+
+
+Table = tuple[tuple[tuple[float, ...], ...], ...]
+"""Numbers (C, h, w)."""
+
+
+def table(numbers: Any) -> Table:
+    """Return nested lists as tuples; raise a `TypeError` for what is not nested three deep."""
+    return tuple(tuple(tuple(map(float, row)) for row in channel) for channel in numbers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +125,7 @@ class Manifest:
     versions: int
     """2 where every image is there also mirrored, else 1."""
     dtype: str
-    """float16 or float32."""
+    """Type of the numbers on disk: float16 or float32."""
     shards: tuple[tuple[str, int], ...]
     """File and number of images of each shard, in the order of the rows."""
     mean: tuple[float, ...]
@@ -107,27 +134,32 @@ class Manifest:
     """Standard deviation of each channel, of the latents as they are drawn."""
     skipped: int
     """Images that could not be read."""
+    places: tuple[Table, Table] | None = None
+    """Mean and standard deviation of each place, (C, h, w), where the scale is "places"."""
 
     @property
     def scaling(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Offset and divisor of each channel, (C,): x = (latent - offset) / divisor."""
+        """Return offset and divisor, of each channel (C,) or of each place (C, h, w): x = (latent - offset) /
+        divisor."""
+        if self.places is not None:
+            return np.array(self.places[0], np.float32), np.array(self.places[1], np.float32)
         return scaling(self.fingerprint.scale, self.fingerprint.shift, self.mean, self.std)
 
     def record(self) -> dict[str, Any]:
-        """What a run keeps of it: the fingerprint, and what turns samples back into latents."""
+        """Return what a run keeps of the manifest: the fingerprint, and what turns samples back into latents."""
         offset, divisor = self.scaling
         own = {key: _plain(value) for key, value in dataclasses.asdict(self.fingerprint).items()}
         own.pop("class_names")  # the run has them already
         return {**own, "offset": offset.tolist(), "divisor": divisor.tolist()}
 
     def text(self) -> str:
-        """For people: the fingerprint, and the figures of the set."""
+        """Return the fingerprint and the numbers of the set as text for people."""
         about = self.fingerprint
-        known = {field.name: getattr(about, field.name) for field in dataclasses.fields(about)}
+        fields = {field.name: getattr(about, field.name) for field in dataclasses.fields(about)}
         numbers = self.versions * int(np.prod(self.shape)) * (2 if self.variance else 1)
         gigabytes = about.count * numbers * np.dtype(self.dtype).itemsize / 1e9
         drawn = "drawn anew at each visit" if self.variance else "fixed"
-        known |= {
+        fields |= {
             "latent": f"{' × '.join(map(str, self.shape))}, {drawn}",
             "stored": f"{self.dtype}, {len(self.shards)} shards, {gigabytes:.2f} GB",
             "mean": " ".join(f"{value:.4f}" for value in self.mean),
@@ -135,18 +167,20 @@ class Manifest:
             "skipped": f"{self.skipped} images{f', listed in {SKIPPED}' if self.skipped else ''}",
             "fingerprint": about.digest,
         }
-        return "\n".join(f"{name:12} {_short(value)}" for name, value in known.items())
+        return "\n".join(f"{name:12} {_short(value)}" for name, value in fields.items())
 
     def write(self, root: Path) -> None:
-        """Into `root`, atomically."""
+        """Write the manifest into `root`, atomically."""
         content = {"format": FORMAT, "digest": self.fingerprint.digest, **dataclasses.asdict(self)}
+        if self.places is None:
+            content.pop("places")
         write_whole(root / MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def scaling(
     scale: str, shift: float, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Offset and divisor of each channel under the convention `scale`; see `Fingerprint.scale`."""
+    """Return offset and divisor of each channel under the convention `scale`; see `Fingerprint.scale`."""
     if scale == "statistics":
         return np.array(mean, np.float32), np.array(std, np.float32)
     ones = np.ones(len(mean), np.float32)
@@ -154,10 +188,11 @@ def scaling(
 
 
 def read_manifest(root: str | os.PathLike[str]) -> Manifest:
-    """The manifest of the set in the folder `root`.
+    """Read the manifest of the set in the folder `root`.
 
     Raises:
-        UserError: no such folder, no set in it, an unfinished one, or a manifest that cannot be understood.
+        UserError: there is no such folder or no set in it, or the set is unfinished or its manifest cannot be
+            understood.
     """
     path = Path(root) / MANIFEST
     if not path.is_file():
@@ -168,21 +203,27 @@ def read_manifest(root: str | os.PathLike[str]) -> Manifest:
             raise ValueError(f"it is not of the form {FORMAT!r}")
         digest = content.pop("digest")
         about = content.pop("fingerprint")
-        made = Manifest(
+        places = content.pop("places", None)
+        manifest = Manifest(
             fingerprint=Fingerprint(**{**about, "class_names": tuple(about["class_names"])}),
             shape=tuple(content.pop("shape")),
-            shards=tuple((name, count) for name, count in content.pop("shards")),
+            shards=tuple((_plain_name(name), count) for name, count in content.pop("shards")),
+            places=places and (table(places[0]), table(places[1])),
             mean=tuple(content.pop("mean")),
             std=tuple(content.pop("std")),
             **content,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"cannot understand {path} ({' '.join(str(error).split())}): encode the set anew"
-        ) from None
-    if made.fingerprint.digest != digest:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"cannot understand {path} ({one_line(error)}): encode the set anew") from None
+    if manifest.fingerprint.digest != digest:
         raise UserError(f"{path} has been changed by hand: its fingerprint does not match its digest {digest}")
-    return made
+    return manifest
+
+
+def _plain_name(name: str) -> str:
+    if Path(name).name != name:
+        raise ValueError(f"shard {name!r} lies outside of the set")
+    return name
 
 
 def _why_none(root: Path) -> str:
@@ -195,12 +236,10 @@ def _why_none(root: Path) -> str:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole, on the disk, or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
+    with beside(path) as temporary, temporary.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

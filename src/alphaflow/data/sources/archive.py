@@ -5,20 +5,22 @@ import gzip
 import lzma
 import os
 import tempfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
 from alphaflow.errors import UserError
 
+from .archive_members import RATIO, Members, members_of, refuse_large
 from .base import digest_of
 from .cache import cache_folder, key_of, locked, stamp_of
-from .classes import classes_of, in_order, is_image
-from .members import RATIO, Members, members_of
+from .classes import Beside, in_order, is_hidden, is_image
+from .labels import is_table, labels_of, nothing_in, passed_over
 
 _PACKERS: dict[str, Callable[[str], Any]] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
 COMPRESSED = {f".tar.{end}": end for end in _PACKERS} | {".tgz": "gz", ".tbz2": "bz2", ".txz": "xz"}
-"""Endings of compressed tars. They have no random access, so they are unpacked into the cache once, as a tar."""
+"""Endings of compressed tars, which have no random access: each is unpacked into the cache once, as a tar."""
 ENDINGS = (".zip", ".tar", *COMPRESSED)
 
 
@@ -30,18 +32,61 @@ class Archive:
 
     Args:
         path: the archive.
-        address: what to call it.
-        labels: see `classes_of`.
+        part: the folder to take, such as "photos/train"; "" for the whole archive.
+        address: what messages call the archive.
+        labels: see `labels_of`.
 
     Raises:
-        UserError: no archive, an unsafe member (see `members_of`), or no images in it.
+        UserError: the file is no archive, has an unsafe member (see `members_of`), or holds no images.
     """
 
-    def __init__(self, path: Path, *, address: str | None = None, labels: str | None = None) -> None:
+    def __init__(
+        self, path: Path, part: str = "", *, address: str | None = None, labels: str | None = None
+    ) -> None:
         self.address = address or str(path)
-        self._members = _without_lone_folder(members_of(plain(path), is_image, self.address), self.address)
+        place = self.address.rpartition("#")[0] if part else self.address
+        every = members_of(plain(path), None, self.address)
+        self._read_any = every.opened()
+        part = f"{part.strip('/')}/" if part.strip("/") else ""
+        names = every.names[:]
+        inside = [k for k, name in enumerate(names) if name.startswith(part)]
+        pictures = [k for k in inside if is_image(names[k][len(part) :])]
+        chosen = set(pictures)
+        rest = [names[k][len(part) :] for k in inside if k not in chosen]
+        where = f"archive {self.address}"
+        if not pictures:
+            raise nothing_in(where, _others(rest))
+        images = every.chosen(pictures)
+        if part:
+            images = images.renamed([names[k][len(part) :] for k in pictures])
+        refuse_large(images, self.address)
+        self._members = _without_lone_folder(images, part.strip("/") or place)
         self._read = self._members.opened()
-        self.labels, self.class_names = classes_of(self._members.names[:], f"archive {self.address}", labels)
+        root = part + _lost(images, self._members)
+        near = [k for k in inside if k not in chosen and is_table(names[k].rpartition("/")[2])]
+        tables = {names[k]: int(every.sizes[k]) for k in near if not is_hidden(names[k])}
+        self._number = {
+            name: k for k, name in enumerate(names) if name.lower().endswith(".json") or name in tables
+        }
+        names = self._members.names[:]
+        beside = Beside(
+            root=root,
+            notes={
+                name: int(every.sizes[k])
+                for name, k in self._number.items()
+                if not is_hidden(name) and name not in tables
+            },
+            read=self._note,
+            tables=tables,
+            inside=lambda folder: f"{place}#{root}{folder}",
+            place=lambda name: f"{place}!{name}",
+        )
+        labelled = labels_of(names, where, labels, beside)
+        self.labels, self.class_names, self.origin = labelled[:3]
+        lost = root[len(part) :]
+        below = _others(name[len(lost) :] for name in rest if name.startswith(lost))
+        bare = {folder[len(root) :].partition("/")[0] for folder in every.folders if folder.startswith(root)}
+        self.passed_over = (*labelled.passed_over, *passed_over(names, sorted(bare), below))
         self.digest = digest_of(self._members.names, self._members.sizes, self.labels, self.class_names)
         self.stamp = key_of(self.digest, *stamp_of(path))
 
@@ -54,9 +99,29 @@ class Archive:
     def read(self, index: int) -> bytes:
         return self._read(index)
 
+    def _note(self, name: str) -> bytes:
+        return self._read_any(self._number[name])
+
+
+def _others(names: Iterable[str]) -> dict[str, Counter[str]]:
+    """Return the endings of the files that are neither images nor notes, by the folder in the root that they lie
+    in."""
+    endings: dict[str, Counter[str]] = {}
+    for name in names:
+        if not is_image(name) and not is_hidden(name):
+            folder = name.partition("/")[0] if "/" in name else ""
+            endings.setdefault(folder, Counter())[os.path.splitext(name)[1].lower()] += 1  # noqa: PTH122
+    return endings
+
+
+def _lost(images: Members, kept: Members) -> str:
+    """Return the folder that holds everything and was passed over, with a slash; "" if none was."""
+    shortest = min(images.names[:], key=lambda name: name.replace("/", "\0"))
+    return shortest[: len(shortest) - len(kept.names[0])]
+
 
 def _without_lone_folder(members: Members, address: str) -> Members:
-    """The members in order, without the folder that holds everything."""
+    """Return the members in order, without the folder that holds everything."""
     names = members.names[:]
     members = members.chosen(in_order(names))
     firsts = {name.partition("/")[0] for name in names}
@@ -70,10 +135,10 @@ def _without_lone_folder(members: Members, address: str) -> Members:
 
 
 def plain(path: Path) -> Path:
-    """The archive itself, or the tar that a compressed tar unpacks to, in the cache.
+    """Return the archive itself, or the tar that a compressed tar unpacks to, in the cache.
 
     Raises:
-        UserError: a damaged archive, one that grows more than images can, or no room.
+        UserError: the archive is damaged, grows more than images can, or there is no room for it.
     """
     packer = next((packer for end, packer in COMPRESSED.items() if path.name.lower().endswith(end)), None)
     if packer is None:
@@ -82,9 +147,9 @@ def plain(path: Path) -> Path:
         folder = cache_folder("unpacked") / key_of(path.resolve(), *stamp_of(path))
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}): give a zip or tar of images") from None
-    made = folder / (path.name.partition(".")[0] + ".tar")
+    unpacked = folder / (path.name.partition(".")[0] + ".tar")
     with locked(folder / "lock"):
-        if not made.exists():
+        if not unpacked.exists():
             try:
                 with (
                     _PACKERS[packer](os.fspath(path)) as source,
@@ -97,8 +162,8 @@ def plain(path: Path) -> Path:
                         raise
             except (OSError, EOFError, lzma.LZMAError) as error:
                 raise UserError(f"cannot unpack {path} into {folder}: {error}") from None
-            Path(target.name).replace(made)
-    return made
+            Path(target.name).replace(unpacked)
+    return unpacked
 
 
 def _copy(source: IO[bytes], target: IO[bytes], path: Path) -> None:

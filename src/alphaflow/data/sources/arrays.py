@@ -1,50 +1,76 @@
 """Images as arrays: .npy and .npz files, mapped where that can be done."""
 
+import contextlib
 import math
 import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alphaflow.errors import UserError, choose
+from alphaflow.npy import read_header
 
+from .archive_members import members_of
 from .base import Names, digest_of
 from .cache import key_of, stamp_of
-from .classes import NONE, Classes, by_value
-from .members import members_of
+from .classes import NONE, Labelled, few, from_values
+from .splits import split_of
 
 _IMAGES = ("images", "image", "x", "data", "arr_0")
 _LABELS = ("labels", "label", "y", "targets", "arr_1")
+_PAIRS = (
+    ("images", "labels"),
+    ("image", "label"),
+    ("x", "y"),
+    ("X", "Y"),
+    ("X", "y"),
+    ("data", "labels"),
+    ("imgs", "labels"),
+)
+"""Words in the names of an array of images and of its labels: x_train goes with y_train."""
 
 Array = NDArray[np.generic]
 
 
 class Arrays:
-    """Images in one array, uint8: (N, H, W, 3), (N, H, W, 1), (N, 3, H, W), (N, 1, H, W) or (N, H, W).
+    """Images in one array of uint8.
 
-    An .npy is mapped; of an .npz the array is read into memory.
+    Its shape is (N, H, W, 3), (N, H, W, 1), (N, 3, H, W), (N, 1, H, W) or (N, H, W); or it holds rows, (N, 3·S²),
+    which
+    are three planes of S × S as in CIFAR's and ImageNet's small sets, or (N, S²) without colours. An .npy is
+    mapped;
+    the array of an .npz is read into memory.
 
     Args:
         path: the .npy or .npz. In an .npz the images are the array named images, x, data or arr_0, or the only
-        one of
-            uint8 that fits.
-        address: what to call it.
+            one of uint8 that fits, or that of the training split.
+        name: the name of the array of images in the .npz; "" to find it.
+        address: what messages call the file.
         labels: an .npy of labels, or the name of an array in the .npz; `None`: the one named labels, y or arr_1 if
-            there is one; "none" for no labels.
+            there is one, or y_train beside x_train, and the like; "none" for no labels.
 
     Raises:
-        UserError: no such file, no array of images, another type or shape, labels of another length, or an
-        array that
-            needs pickle.
+        UserError: there is no such file or no array of images, its type or shape is another, its labels have
+            another
+            length, or an array needs pickle.
     """
 
-    def __init__(self, path: Path, *, address: str | None = None, labels: str | None = None) -> None:
+    def __init__(
+        self, path: Path, name: str = "", *, address: str | None = None, labels: str | None = None
+    ) -> None:
         self.address = address or str(path)
-        arrays = _load(path, self.address)
-        name = _choose_images(arrays, self.address)
+        arrays, objects = _load(path, self.address)
+        passed = [f"the array {one} of Python objects" for one in objects]
+        name, others = _choose_images(arrays, name, self.address)
+        self.passed_over = (*passed, *others)
         self._pixels, self._last = _oriented(arrays[name], f"{self.address}: {name}" if name else self.address)
-        self.labels, self.class_names = self._classes(arrays, labels)
+        labelled = self._classes(arrays, name, labels)
+        self.labels, self.class_names, self.origin, unseen = labelled
+        self.passed_over += unseen
         sizes = np.array(arrays[name].shape, np.int64)
         self.digest = digest_of(Names([path.name, name]), sizes, self.labels, self.class_names)
         self.stamp = key_of(*stamp_of(path))
@@ -59,74 +85,188 @@ class Arrays:
         image = self._pixels[index]
         return np.array(image if self._last else image.transpose(1, 2, 0))
 
-    def _classes(self, arrays: dict[str, Array], labels: str | None) -> Classes:
+    def _classes(self, arrays: Mapping[str, Array], images: str, labels: str | None) -> Labelled:
         if labels == NONE:
-            return None, ()
+            return Labelled()
         if labels is None:
-            labels = next((name for name in _LABELS if name in arrays), None)
+            beside = [images.replace(part, other) for part, other in _PAIRS if part in images]
+            labels = next((name for name in (*beside, *_LABELS) if name in arrays and name != images), None)
             if labels is None:
-                return None, ()
+                return Labelled(passed_over=self._could_be_labels(arrays, images))
             values = arrays[labels]
         elif labels.endswith(".npy"):
-            values = _load(Path(labels), labels)[""]
+            values = _load(Path(labels), labels)[0][""]
         else:
             values = arrays[choose(f"array of {self.address}", labels, [name for name in arrays if name])]
-        if values.shape not in ((len(self),), (len(self), 1)) or values.dtype.kind not in "iuU":
+        if values.shape not in ((len(self),), (len(self), 1)) or not _are_labels(values):
             raise UserError(
                 f"{self.address}: labels {labels} are {values.dtype} {values.shape}, not {len(self)} whole "
-                f"numbers "
-                "or words: give one for each image"
+                f"numbers or words: {_remedy(values)}"
             )
-        return by_value(values.reshape(-1).tolist())
+        one_by_one = map(_plain, values.reshape(-1).tolist())
+        return from_values(list(one_by_one), self.address, f"the array {labels}", self.name)
+
+    def _could_be_labels(self, arrays: Mapping[str, Array], images: str) -> tuple[str, ...]:
+        """Return what to say of arrays that are long enough to hold labels, and have other names."""
+        about = arrays.about() if isinstance(arrays, _Lazy) else {}
+        fitting = [
+            name
+            for name, (shape, dtype) in about.items()
+            if name != images and shape in ((len(self),), (len(self), 1)) and dtype.kind in "iufUS"
+        ]
+        sentence = f"no array of labels among {few(fitting, 8)}: --data.labels ARRAY takes one"
+        return (sentence,) if fitting else ()
 
 
-def _load(path: Path, address: str) -> dict[str, Array]:
-    """The arrays of a file by name; "" in an .npy."""
+def _are_labels(values: Array) -> bool:
+    whole = values.dtype.kind == "f" and bool((np.isfinite(values) & (values == np.floor(values))).all())
+    return values.dtype.kind in "iuUS" or whole
+
+
+def _plain(value: Any) -> Any:
+    """Return text for words that were kept as bytes, as HDF5 and C have them; other values as they are."""
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+
+
+def _remedy(values: Array) -> str:
+    if values.dtype.kind == "b" and values.ndim == 1:
+        return "save them as numbers, labels.astype(int)"
+    if values.ndim == 2 and values.shape[1] > 1:
+        return "save the class of each, such as labels.argmax(1)"
+    return "give one for each image"
+
+
+class _Lazy(Mapping[str, Array]):
+    """The arrays of an .npz, each read when it is first asked for."""
+
+    def __init__(self, path: Path, names: Sequence[str], address: str) -> None:
+        self.path, self.names, self.address = path, names, address
+        self._kept: dict[str, Array] = {}
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self.names:
+            raise KeyError(name)
+        if name not in self._kept:
+            with _whole(self.address), np.load(self.path, allow_pickle=False) as file:
+                self._kept[name] = file[name]
+        return self._kept[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def about(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Return shape and type of each array, from the headers alone."""
+        with zipfile.ZipFile(self.path) as archive:
+            return {name: _header(archive, f"{name}.npy") for name in self.names}
+
+
+@contextlib.contextmanager
+def _whole(address: str) -> Iterator[None]:
+    """Turn what numpy raises on files that are no arrays into a `UserError` of one line."""
     try:
-        if path.suffix.lower() == ".npy":
-            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
-        members = members_of(path, called=address)  # unsafe members and declared sizes
-        with np.load(path, allow_pickle=False) as kept, zipfile.ZipFile(path) as archive:
-            for name, size in zip(members.names, members.sizes.tolist()):
-                _check_header(archive, name, size, address)
-            return {name: kept[name] for name in kept.files}
+        yield
     except OSError as error:
         raise UserError(f"cannot read {address} ({error.strerror or error}): give an .npy or .npz") from None
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{address} is no whole array file ({error}): write it with numpy.save or savez") from None
+        words = str(error).replace(" when allow_pickle=False", "")
+        raise UserError(f"{address} is no whole array file ({words}): write it with numpy.save or savez") from None
 
 
-def _check_header(archive: zipfile.ZipFile, name: str, size: int, address: str) -> None:
-    """An array that declares more than its member holds would be given memory before that is noticed."""
+def _load(path: Path, address: str) -> tuple[Mapping[str, Array], list[str]]:
+    """Return the arrays of a file by name ("" in an .npy), and the names of those that hold Python objects."""
+    with _whole(address):
+        if path.suffix.lower() == ".npy":
+            with path.open("rb") as file:
+                if read_header(file)[2].hasobject:
+                    raise ValueError("it holds Python objects, which are not read")
+            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}, []
+        members = members_of(path, called=address)  # refuses unsafe members, and has the declared sizes
+        names, objects = [], []
+        with zipfile.ZipFile(path) as archive:
+            for member, size in zip(members.names, members.sizes.tolist()):
+                shape, dtype = _header(archive, member)
+                name = member.removesuffix(".npy")
+                if dtype.hasobject:
+                    objects.append(name)
+                    continue
+                if math.prod(shape) * dtype.itemsize > size:
+                    raise UserError(
+                        f"{address}!{member} is refused: it declares an array of {shape} in {size} bytes"
+                    )
+                names.append(name)
+        if not names:
+            held = f"only Python objects ({', '.join(objects)})" if objects else "nothing"
+            raise ValueError(f"it holds {held}, and no arrays of numbers")
+        return _Lazy(path, names, address), objects
+
+
+def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return shape and type from the header alone: numpy would take memory for all that an array declares."""
     with archive.open(name) as member:
-        version = np.lib.format.read_magic(member)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(member)
-    if math.prod(shape) * dtype.itemsize > size:
-        raise UserError(f"{address}!{name} is refused: it declares an array of {shape} in {size} bytes")
+        shape, _, dtype = read_header(member)
+    return shape, dtype
 
 
-def _choose_images(arrays: dict[str, Array], address: str) -> str:
-    for name in ("", *_IMAGES):
+def _choose_images(arrays: Mapping[str, Array], asked: str, address: str) -> tuple[str, list[str]]:
+    """Return the name of the array of images, and which others there are, in words."""
+    if not isinstance(arrays, _Lazy):
+        if asked:
+            raise UserError(f"{address}: an .npy holds one array without a name: leave #{asked} away")
+        return "", []
+    if asked:
+        return choose(f"array of {address.rpartition('#')[0]}", asked, arrays), []
+    for name in _IMAGES:
         if name in arrays:
-            return name
-    fitting = [name for name, array in arrays.items() if array.dtype == np.uint8 and array.ndim in (3, 4)]
+            return name, []
+    about = arrays.about()
+    fitting = [name for name, (shape, dtype) in about.items() if dtype == np.uint8 and len(shape) in (3, 4)]
+    training = [name for name in fitting if split_of(_without_images(name)) == "train"]
+    if len(fitting) > 1 and len(training) == 1:
+        others = ", ".join(name for name in fitting if name != training[0])
+        return training[0], [f"the arrays {others} (to take one of them: {address}#{fitting[-1]})"]
     if len(fitting) == 1:
-        return fitting[0]
-    held = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items())
-    raise UserError(f"{address} holds no array named images, x or arr_0, but {held}: name one images")
+        return fitting[0], []
+    held = ", ".join(f"{name} {dtype} {shape}" for name, (shape, dtype) in about.items())
+    example = (fitting or list(about))[0]
+    raise UserError(
+        f"{address} holds no array named images, x or arr_0, but {held}: say which by its name, such as "
+        f"'{address}#{example}'"
+    )
+
+
+def _without_images(name: str) -> str:
+    """Return the name without the words for images: `train` for x_train and train_images."""
+    words = [
+        word for word in name.lower().split("_") if word not in ("x", "images", "image", "data", "imgs", "img")
+    ]
+    return "_".join(words)
 
 
 def _oriented(array: Array, what: str) -> tuple[NDArray[np.uint8], bool]:
-    """The images with a channel axis, and whether it is the last."""
+    """Return the images with a channel axis, and whether it is the last."""
     if array.dtype != np.uint8:
         raise UserError(f"{what} is of type {array.dtype}: images must be uint8, 0 to 255")
+    if array.ndim == 2:
+        for planes in (3, 1):
+            side = math.isqrt(array.shape[1] // planes)
+            if side > 1 and planes * side**2 == array.shape[1]:
+                array = array.reshape(len(array), planes, side, side)
+                break
     if array.ndim == 3:
+        if array.shape[2] in (1, 3, 4) and array.shape[0] > 4 and array.shape[1] > 4:
+            raise UserError(
+                f"{what} has the shape {array.shape}, which is one picture: images must be (N, H, W, 3); write it "
+                "with a first axis, array[None], or as a PNG"
+            )
         array = array[..., None]
     if array.ndim != 4 or 0 in array.shape or not {array.shape[3], array.shape[1]} & {1, 3}:
         raise UserError(
-            f"{what} has the shape {array.shape}: images must be (N, H, W, 3), (N, 3, H, W) or (N, H, W)"
+            f"{what} has the shape {array.shape}: images must be (N, H, W, 3), (N, 3, H, W), (N, H, W), "
+            "or rows of 3·S² or S² numbers"
         )
     return array, array.shape[3] in (1, 3)  # type: ignore[return-value]

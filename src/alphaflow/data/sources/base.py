@@ -1,4 +1,4 @@
-"""What every source of images offers: images by number, not yet decoded.
+"""Every source of images offers the same: images by number, not yet decoded.
 
 A source knows names, sizes and labels, and hands out one encoded file (or one array of pixels) at a time. What is
 done with it, decoding into memory, into a cache file or through a VAE, is not its business.
@@ -11,8 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-"""What counts as an image among the files of a folder or an archive."""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp")
+"""Endings of the files in a folder or an archive that count as images."""
 
 Labels = NDArray[np.int64]
 
@@ -23,35 +23,36 @@ class Source(Protocol):
 
     @property
     def address(self) -> str:
-        """What the user typed."""
+        """The address, as the user typed it."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """One name a class, in the order of the labels; empty without classes."""
+        """One name for each class, in the order of the labels; empty without classes."""
 
     @property
     def labels(self) -> Labels | None:
-        """int64 (N,), each in [0, len(class_names)); `None` without classes."""
+        """Classes, int64 (N,), each in [0, len(class_names)); `None` without classes."""
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits: of names, sizes, labels and class names. No pixels are read for it."""
+        """16 hexadecimal digits of names, sizes, labels and class names. No pixels are read for it."""
 
     @property
     def stamp(self) -> str:
-        """Changes when the files on this machine do, even where the digest cannot tell: caches are kept by it."""
+        """A word that changes when the files on this machine do, even where the digest cannot tell. Caches are
+        kept by it."""
 
     def __len__(self) -> int:
-        """Number of images N, broken ones included."""
+        """Return the number of images N, broken ones included."""
 
     def name(self, index: int) -> str:
-        """What to call an image in a message: a path, `archive.zip!cats/1.png`, `row 17 of table.parquet`."""
+        """Return what a message calls an image: a path, `archive.zip!cats/1.png`, `row 17 of table.parquet`."""
 
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
-        """One image: an encoded file, or pixels, uint8 (H, W, 3) or (H, W, 1).
+        """Return one image: an encoded file, or pixels, uint8 (H, W, 3) or (H, W, 1).
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the image cannot be read.
         """
 
 
@@ -65,10 +66,10 @@ class Names(Sequence[str]):
 
     @classmethod
     def packed(cls, blob: bytes, ends: NDArray[np.int64]) -> "Names":
-        """From the two fields of another one."""
-        made = cls(())
-        made.blob, made.ends = blob, ends
-        return made
+        """Build the names from the two fields of another `Names`."""
+        names = cls(())
+        names.blob, names.ends = blob, ends
+        return names
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -92,9 +93,9 @@ class Names(Sequence[str]):
 def digest_of(
     names: Names, sizes: NDArray[np.int64] | None, labels: Labels | None, class_names: Sequence[str]
 ) -> str:
-    """16 hexadecimal digits that change with any name, size, label or class name, and with their order."""
-    made = hashlib.sha256(b"source 1")
+    """Return 16 hexadecimal digits that change with any name, size, label or class name, and with their order."""
+    digest = hashlib.sha256(b"source 1")
     for part in (names.ends, sizes, labels):
-        made.update(b"|-" if part is None else b"|" + np.ascontiguousarray(part, dtype="<i8").tobytes())
-    made.update(b"|" + names.blob + b"|" + "\0".join(class_names).encode("utf-8", "surrogateescape"))
-    return made.hexdigest()[:16]
+        digest.update(b"|-" if part is None else b"|" + np.ascontiguousarray(part, dtype="<i8").tobytes())
+    digest.update(b"|" + names.blob + b"|" + "\0".join(class_names).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]

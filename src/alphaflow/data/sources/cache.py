@@ -1,15 +1,14 @@
-"""A folder of things that can be made again: listings, unpacked archives, decoded pixels."""
+"""A folder of files that can be made again: listings, unpacked archives, decoded pixels."""
 
 import contextlib
 import hashlib
-import tempfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alphaflow.places import cache_folder, locked
+from alphaflow.files import beside, cache_folder, locked
 
 __all__ = ["Arrays", "cache_folder", "key_of", "load_index", "locked", "stamp_of", "store_index"]
 
@@ -17,18 +16,19 @@ Arrays = dict[str, NDArray[np.generic]]
 
 
 def key_of(*parts: object) -> str:
-    """A file name for what depends on these parts."""
+    """Return a file name for what depends on these parts."""
     return hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "surrogateescape")).hexdigest()[:24]
 
 
 def stamp_of(path: Path) -> NDArray[np.int64]:
-    """Size and time of change of a file: what it is compared by."""
+    """Return a file's size in bytes and its time of change in nanoseconds, by which it is compared."""
     state = path.stat()
     return np.array([state.st_size, state.st_mtime_ns], np.int64)
 
 
 def load_index(path: str, stamp: NDArray[np.int64] | None = None) -> Arrays | None:
-    """What `store_index` kept for a path; `None` if there is nothing, it is damaged, or the stamp is another."""
+    """Return what `store_index` kept for a path; `None` if there is nothing, it is damaged, or the stamp is
+    another."""
     file = cache_folder("index") / f"{key_of(path)}.npz"
     try:
         with np.load(file, allow_pickle=False) as kept:
@@ -44,11 +44,5 @@ def store_index(path: str, arrays: Arrays) -> None:
     folder = cache_folder("index")
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
-            try:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-            except BaseException:
-                temporary.unlink()
-                raise
-        temporary.replace(folder / f"{key_of(path)}.npz")
+        with beside(folder / f"{key_of(path)}.npz") as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]

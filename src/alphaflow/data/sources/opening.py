@@ -1,4 +1,4 @@
-"""From an address to a source."""
+"""An address becomes a source of images."""
 
 import os
 from collections.abc import Sequence
@@ -8,18 +8,21 @@ from alphaflow.errors import UserError
 
 from . import table
 from .archive import COMPRESSED, ENDINGS, Archive, plain
+from .archive_members import members_of
 from .arrays import Arrays
 from .base import Source
-from .classes import NONE, is_image
+from .classes import FOLDERS, NONE, is_hidden, is_image
 from .hub import PREFIX, is_saved, open_hub
-from .members import members_of
+from .label_files import is_label_file
 from .remote import expand, fetch, is_remote
 from .shards import Shards, is_shard
+from .splits import of_one_split, split_of, tell_mixed
 from .tree import Tree
 
 _TABLES = (*table.PARQUET, *table.ARROW)
 _TARS = (".tar", *COMPRESSED)
 _ARRAYS = (".npy", ".npz")
+_FOLDERS = 64  # the most sub-folders among which the one with the tables is looked for
 
 
 def open_source(address: str, *, labels: str | None = None) -> Source:
@@ -28,35 +31,60 @@ def open_source(address: str, *, labels: str | None = None) -> Source:
     Args:
         address: one of
             a folder with one sub-folder for each class, or with images directly inside;
-            a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz of one;
-            .parquet or .arrow files, or a folder of them;
-            tars in WebDataset's layout, or a folder of them;
-            a .npy or .npz;
+            a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz of one, with `#FOLDER` for a part of it;
+            .parquet or .arrow files, or a folder of them, with `#SPLIT`;
+            tars in WebDataset's layout, or a folder of them, with `#SPLIT`;
+            a .npy or .npz, with `#ARRAY`;
             a folder that `datasets` has saved, or `hf://OWNER/NAME`, with `#SPLIT`.
             Several files are named by a pattern (`data/*.parquet`) or by braces (`shard-{000..123}.tar`), files
-            elsewhere by a URL that fsspec knows (http, https, s3, …).
-        labels: where the labels come from; `None`: from the data's own, that is folders, .cls members, the
-        column or
-            array named label. Otherwise FILE.csv, a column, an array, FILE.npy for arrays, a value in the .json
-            members of shards, or "none" for no labels.
+            elsewhere by a URL that fsspec knows (http, https, s3, …). Of several splits train is taken.
+        labels: where the labels come from; `None`: from the data's own, that is dataset.json, .json files,
+            folders, .cls members, the column or array named label. Otherwise FILE.csv or FILE.csv#COLUMN, a
+            column, an array, FILE.npy for arrays, a value in the .json beside each image, "folders", or "none"
+            for no labels.
 
     Raises:
-        UserError: nothing there that could be read, and what to give instead.
+        UserError: nothing there can be read; the message says what to give instead.
     """
+    try:
+        return _open(address, labels)
+    except OSError as error:
+        raise UserError(f"cannot read {address} ({error.strerror or error})") from None
+
+
+def _open(address: str, labels: str | None) -> Source:
     if address.startswith(PREFIX) or is_saved(Path(address.partition("#")[0])):
         return open_hub(address, labels=labels)
-    paths = fetch(_urls(address)) if is_remote(address) else _files(address)
+    place, part = _parted(address)
+    if is_remote(place):
+        paths = fetch(_urls(place))
+    else:
+        paths = _files(place)
+    many = any(mark in place for mark in "*?[") or Path(place).is_dir()
+    if len(paths) > 1 and not (many or part):
+        tell_mixed(paths, address)
     if _all(paths, table.PARQUET) or _all(paths, table.ARROW):
-        return table.open_tables(paths, address=address, labels=labels)
-    if _all(paths, _TARS) and (len(paths) > 1 or _wants_shards(paths[0], address, labels)):
-        return Shards(paths, address=address, labels=labels)
+        paths, rest = of_one_split(paths, part, address) if many or part else (paths, [])
+        return table.open_tables(paths, address=address, labels=labels, passed_over=rest)
+    if _all(paths, _TARS) and (len(paths) > 1 or (not part and _wants_shards(paths[0], address, labels))):
+        paths, rest = of_one_split(paths, part, address) if many or part else (paths, [])
+        return Shards(paths, address=address, labels=labels, passed_over=rest)
     if len(paths) > 1:
         raise UserError(f"{address} names {len(paths)} files: several may be tars, or tables of one kind")
     if _all(paths, ENDINGS):
-        return Archive(paths[0], address=address, labels=labels)
+        return Archive(paths[0], part, address=address, labels=labels)
     if _all(paths, _ARRAYS):
-        return Arrays(paths[0], address=address, labels=labels)
-    return Tree(address, labels=labels)
+        return Arrays(paths[0], part, address=address, labels=labels)
+    return Tree(Path(place) / part if part else place, labels=labels)
+
+
+def _parted(address: str) -> tuple[str, str]:
+    """Return the address of files, and the part of them that is meant: `photos.zip#train` is photos.zip and
+    train."""
+    if "#" not in address or Path(address).exists():
+        return address, ""
+    place, _, part = address.partition("#")
+    return place, part
 
 
 def _all(paths: Sequence[Path], endings: Sequence[str]) -> bool:
@@ -64,45 +92,79 @@ def _all(paths: Sequence[Path], endings: Sequence[str]) -> bool:
 
 
 def _wants_shards(path: Path, address: str, labels: str | None) -> bool:
-    """Whether one tar is a shard rather than a tree: by its members, or because labels name a value of a .json."""
-    named = labels is not None and labels != NONE and not labels.lower().endswith((".csv", ".tsv", ".txt"))
+    """Return whether one tar is a shard rather than a tree: by its members, or because labels name a value of a
+    .json."""
+    named = labels is not None and labels not in (NONE, FOLDERS) and not is_label_file(labels)
     return named or is_shard(members_of(plain(path), called=address))
 
 
 def _urls(address: str) -> list[str]:
-    urls, known = expand(address), (*ENDINGS, *_TABLES, *_ARRAYS)
-    if not _all([Path(url.partition("?")[0]) for url in urls], known):
-        raise UserError(f"{address} is of no kind that can be read: it must end in {', '.join(known)}")
+    urls, endings = expand(address), (*ENDINGS, *_TABLES, *_ARRAYS)
+    if not _all([Path(url.partition("?")[0]) for url in urls], endings):
+        raise UserError(f"{address} is of no kind that can be read: it must end in {', '.join(endings)}")
     return urls
 
 
 def _files(address: str) -> list[Path]:
-    """The files that an address names: one, those of a pattern, or the tables or tars of a folder."""
+    """Return the files that an address names: one, those of a pattern, or the tables or tars of a folder."""
     path = Path(address)
     if path.is_dir():
         return _held(path) or [path]
     if path.exists():
         return [path]
-    found: list[Path] = []
-    for one in map(Path, expand(address)):
-        root = Path(one.anchor)
-        matching = sorted(root.glob(str(one.relative_to(root)))) if any(c in str(one) for c in "*?[") else [one]
+    files: list[Path] = []
+    for expanded in map(Path, expand(address)):
+        root = Path(expanded.anchor)
+        matching = (
+            sorted(root.glob(str(expanded.relative_to(root))))
+            if any(c in str(expanded) for c in "*?[")
+            else [expanded]
+        )
         if not matching:
-            raise UserError(f"nothing matches {one}: give an address of images")
-        found += matching
-    return found
+            raise UserError(f"nothing matches {expanded}: give an address of images")
+        files += matching
+    return files
 
 
-def _held(folder: Path) -> list[Path]:
-    """The tables or tars of a folder that holds neither images nor folders beside them."""
-    if not folder.is_dir():
-        return []
+def _held(folder: Path, depth: int = 3) -> list[Path]:
+    """Return the tables or tars of a folder that holds no images.
+
+    If it has none, they are those of the only folder in it that does, as in the clone of a repository of the
+    Hugging Face
+    hub.
+    """
     with os.scandir(folder) as entries:
-        shown = [entry for entry in entries if not entry.name.startswith(".")]
-        if any(is_image(entry.name) or entry.is_dir() for entry in shown):
-            return []
-    for endings in (table.PARQUET, table.ARROW, _TARS):
-        found = sorted(folder / entry.name for entry in shown if entry.name.lower().endswith(tuple(endings)))
-        if found:
-            return found
-    return []
+        shown = [entry for entry in entries if not is_hidden(entry.name)]
+    inner = sorted(entry.name for entry in shown if entry.is_dir())
+    if any(is_image(entry.name) for entry in shown):
+        return []
+    tables = _ending(folder, shown, table.PARQUET) or _ending(folder, shown, table.ARROW)
+    tars = _ending(folder, shown, _TARS)
+    if (tables or tars) and not any(_holds_images(folder / name) for name in inner):
+        others = tars and tables and tables[0].suffix.lower() in table.PARQUET and table.without_images(tables[0])
+        return tars if others or not tables else tables  # img2dataset writes such tables beside its tars
+    if tables or tars or not depth or len(inner) > _FOLDERS:
+        return []
+    within = {name: held for name in inner if (held := _held(folder / name, depth - 1))}
+    if not within or any(_holds_images(folder / name) for name in inner if name not in within):
+        return []
+    if len(within) > 1 and not all(split_of(name) for name in within):
+        first = next(iter(within))
+        raise UserError(
+            f"{folder} holds tables in several folders ({', '.join(within)}): give one of them, such as "
+            f"{folder / first}"
+        )
+    return [path for held in within.values() for path in held]
+
+
+def _ending(folder: Path, entries: Sequence[os.DirEntry[str]], endings: Sequence[str]) -> list[Path]:
+    return sorted(folder / entry.name for entry in entries if entry.name.lower().endswith(tuple(endings)))
+
+
+def _holds_images(folder: Path) -> bool:
+    """Return whether there is an image below a folder; the search stops at the first."""
+    for _, inner, files in os.walk(folder):
+        inner[:] = [name for name in inner if not is_hidden(name)]
+        if any(map(is_image, files)):
+            return True
+    return False

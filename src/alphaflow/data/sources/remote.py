@@ -4,23 +4,27 @@ Training visits images in a random order, epoch after epoch: fetching a file onc
 requests. The processes of a machine share the files.
 """
 
+import errno
 import re
+import socket
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from alphaflow.errors import UserError
 
 from .cache import cache_folder, key_of, locked
 
+_HINTS = {401: ": it wants a login", 403: ": it does not give this to you", 404: ": look at the address"}
 _AT_ONCE = 8  # files fetched at the same time
 _TELLING = ("size", "ETag", "etag", "LastModified", "last_modified", "mtime", "created")
 
 
 def is_remote(address: str) -> bool:
-    """Whether an address is a URL."""
+    """Return whether an address is a URL."""
     return "://" in address
 
 
@@ -40,10 +44,10 @@ def expand(address: str) -> list[str]:
 
 
 def fetch(addresses: Sequence[str]) -> list[Path]:
-    """Where the files of URLs lie in the cache, once fetched; of those with `*`, all that match.
+    """Return where the files of URLs lie in the cache, once fetched; a URL with `*` stands for all that match.
 
     Raises:
-        UserError: an unknown protocol or one whose package is missing, no such file, or a failure on the way.
+        UserError: the protocol is unknown or its package missing, there is no such file, or fetching fails.
     """
     urls: list[str] = []
     for address in addresses:
@@ -51,10 +55,10 @@ def fetch(addresses: Sequence[str]) -> list[Path]:
         if "*" not in address:
             urls.append(address)
             continue
-        found = _asked(address, lambda fs=fs, path=path: sorted(fs.glob(path)))
-        if not found:
+        matches = _asked(address, lambda fs=fs, path=path: sorted(fs.glob(path)))
+        if not matches:
             raise UserError(f"nothing matches {address}: give an address of images")
-        urls += [fs.unstrip_protocol(one) for one in found]
+        urls += [fs.unstrip_protocol(match) for match in matches]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return list(pool.map(_fetch, urls))
 
@@ -81,7 +85,7 @@ def _fetch(url: str) -> Path:
 
 
 def _system(url: str) -> Any:
-    """The file system of a URL, and the path in it."""
+    """Return the file system of a URL, and the path in it."""
     from fsspec.core import url_to_fs
 
     try:
@@ -93,11 +97,35 @@ def _system(url: str) -> Any:
 
 
 def _asked(url: str, ask: Any) -> Any:
-    """What a file system answers, with its failures in one line."""
+    """Return what a file system answers, and turn its failures into a `UserError` of one line."""
     try:
         return ask()
     except Exception as error:  # each file system has exceptions of its own
         if isinstance(error, UserError):
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"cannot fetch {url}: {reason}") from None
+        raise UserError(f"cannot fetch {url}: {_reason(error, url)}") from None
+
+
+def _reason(error: BaseException, url: str) -> str:
+    """Return in words why a file cannot be fetched: an error's cause often knows more than the error."""
+    chain: list[BaseException] = []
+    while error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__ or getattr(error, "os_error", None) or error
+    for link in reversed(chain):
+        status, said = getattr(link, "status", None), getattr(link, "message", "")
+        if isinstance(status, int):
+            hint = _HINTS.get(status, "")
+            return f"the server answers {status} {said}".rstrip() + hint
+        if isinstance(link, socket.gaierror) or "DNS" in type(link).__name__:
+            return f"there is no host {urlsplit(url).hostname}, or no network: look at the address"
+        if isinstance(link, ConnectionRefusedError) or getattr(link, "errno", None) == errno.ECONNREFUSED:
+            return f"nothing listens at {urlsplit(url).netloc}: look at the address"
+        if isinstance(link, TimeoutError):
+            return "it took too long: try again"
+    for link in reversed(chain):
+        words = " ".join(str(link).split())
+        if words and words != url and words not in url:
+            return words
+    missing = any(isinstance(link, FileNotFoundError) for link in chain)
+    return "there is no such file" if missing else type(chain[0]).__name__

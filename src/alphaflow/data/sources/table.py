@@ -11,11 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from alphaflow.errors import UserError, choose
+from alphaflow.errors import UserError, choose, missing
 
 from .base import SUFFIXES, Names, digest_of
 from .cache import key_of, stamp_of
-from .classes import NONE, Classes, by_value
+from .classes import NONE, Labelled, few, from_values, shown, word_of
+from .decoding import other_format
 
 PARQUET = (".parquet", ".pq")
 ARROW = (".arrow", ".feather", ".ipc")
@@ -25,32 +26,32 @@ _GROUPS = 4  # Parquet row groups that are held at once
 
 
 def need_pyarrow() -> ModuleType:
-    """The package pyarrow, or a `UserError` that says how to get it."""
+    """Return the package pyarrow; raise a `UserError` that says how to get it if it is missing."""
     try:
         import pyarrow
     except ModuleNotFoundError:
-        raise UserError("Parquet and Arrow files need pyarrow: pip install 'alphaflow[tables]'") from None
+        raise missing("Parquet and Arrow files need pyarrow", "tables") from None
     return pyarrow
 
 
 class Rows(Protocol):
-    """What `Table` needs of a table."""
+    """The rows of a table, as `Table` needs them."""
 
     @property
     def schema(self) -> Any:
-        """A pyarrow schema."""
+        """The schema, of pyarrow."""
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
 
     def column(self, name: str) -> list[Any]:
-        """All values of a column."""
+        """Return all values of a column."""
 
     def value(self, index: int, name: str) -> Any:
-        """One value."""
+        """Return one value of a column."""
 
     def place(self, index: int) -> str:
-        """What to call a row."""
+        """Return what messages call a row."""
 
 
 class Table:
@@ -59,17 +60,21 @@ class Table:
 
     Args:
         rows: the table.
-        address: what to call it.
-        folder: what paths in it are relative to; `None` if it may not hold any.
-        labels: the column of labels; `None`: the one that is a ClassLabel by Hugging Face's account, or else
-        the first
-            named label, class, or the like; "none" for no labels. Class names are those of the ClassLabel, or
-            else the values that occur.
-        files: names and sizes of the files it came from, for the digest.
+        address: what messages call it.
+        folder: the folder that paths in it are relative to; `None` if it may not hold any.
+        labels: the column of labels; `None`: the one that Hugging Face declares a ClassLabel, or else the first
+            named
+            label, class, or the like; "none" for no labels. Class names are those of the ClassLabel, or else the
+                values
+            that occur.
+        files: names and sizes of the files that the table came from, for the digest.
         stamp: see `Source`.
+        passed_over: what of the address is not in `rows`, in words.
 
     Raises:
-        UserError: no column of images, or several; no such column of labels; a row without a label.
+        UserError: the table has no rows, no column of images or several, or no such column of labels; or a row has
+            no
+            label.
     """
 
     def __init__(
@@ -81,12 +86,16 @@ class Table:
         labels: str | None,
         files: dict[str, int],
         stamp: str,
+        passed_over: Sequence[str] = (),
     ) -> None:
-        self.address, self.stamp = address, stamp
+        self.address, self.stamp, self.passed_over = address, stamp, tuple(passed_over)
         self._rows, self._folder = rows, folder
         self._features = _features(rows.schema)
         self._column = self._image_column()
-        self.labels, self.class_names = self._classes(labels)
+        if not len(rows):
+            raise UserError(f"{address} is a table without rows: give one with images")
+        self.labels, self.class_names, self.origin, unseen = self._classes(labels)
+        self.passed_over += unseen
         sizes = np.array([*files.values(), len(rows)], np.int64)
         self.digest = digest_of(Names([*files, self._column]), sizes, self.labels, self.class_names)
 
@@ -96,12 +105,12 @@ class Table:
     def name(self, index: int) -> str:
         return self._rows.place(index)
 
-    def read(self, index: int) -> bytes:
+    def read(self, index: int) -> bytes | NDArray[np.uint8]:
         value = self._rows.value(index, self._column)
         if isinstance(value, dict):
             value = value.get("bytes") or value.get("path")
         if isinstance(value, bytes):
-            return value
+            return other_format(value)  # Hugging Face's library writes TIFF for palettes, CMYK and 16 bits
         if not value:
             raise OSError("the row holds no image")
         if self._folder is None:
@@ -113,68 +122,79 @@ class Table:
         return path.read_bytes()
 
     def _image_column(self) -> str:
-        import pyarrow as pa
-
-        found = []
-        for field in self._rows.schema:
-            kind = field.type
-            encoded = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-            nested = pa.types.is_struct(kind) and {"bytes", "path"} & {inner.name for inner in kind}
-            text = (pa.types.is_string(kind) or pa.types.is_large_string(kind)) and field.name in (
-                *_IMAGE_COLUMNS,
-                "path",
-                "file_name",
-            )
-            if encoded or nested or text:
-                found.append(field.name)
-        declared = [name for name in found if self._features.get(name, {}).get("_type") == "Image"]
-        named = [name for name in found if name.lower() in _IMAGE_COLUMNS]
-        for some in (declared, named, found):
+        columns = image_columns(self._rows.schema)
+        declared = [name for name in columns if self._features.get(name, {}).get("_type") == "Image"]
+        named = [name for name in columns if name.lower() in _IMAGE_COLUMNS]
+        for some in (declared, named, columns):
             if len(some) == 1:
                 return some[0]
-        if found:
+        if columns:
             raise UserError(
-                f"{self.address} has several columns of images ({', '.join(found)}): write a table with one "
-                f"of them, "
-                "or call it image"
+                f"{self.address} has several columns of images ({', '.join(columns)}): write a table with one "
+                "of them, or call it image"
             )
         raise UserError(
             f"{self.address} has no column of encoded images among {', '.join(self._rows.schema.names)}: it needs "
             "one of bytes, or of paths named image"
         )
 
-    def _classes(self, labels: str | None) -> Classes:
+    def _classes(self, labels: str | None) -> Labelled:
         names = self._rows.schema.names
         if labels == NONE:
-            return None, ()
+            return Labelled()
         if labels is None:
             declared = [name for name in names if self._features.get(name, {}).get("_type") == "ClassLabel"]
-            usual = [name for name in _LABEL_COLUMNS if name in names and name != self._column]
+            plain = {name.lower(): name for name in reversed(names) if name != self._column}
+            usual = [name if name in names else plain[name] for name in _LABEL_COLUMNS if name in plain]
             if not (len(declared) == 1 or usual):
-                return None, ()
+                others = [name for name in names if name != self._column]
+                sentence = f"no column of labels among {few(others, 8)}: --data.labels COLUMN takes one"
+                return Labelled(passed_over=(sentence,) if others else ())
             labels = declared[0] if len(declared) == 1 else usual[0]
         else:
             choose(f"column of {self.address}", labels, names)
         values = self._rows.column(labels)
-        known = self._features.get(labels, {}).get("names")
+        class_names = self._features.get(labels, {}).get("names")
+        texts = [word_of(value) for value in values]
         wrong = [
             k
-            for k, value in enumerate(values)
-            if isinstance(value, bool)
-            or not isinstance(value, (int, str))
-            or (known and not (isinstance(value, int) and 0 <= value < len(known)))
+            for k, (value, text) in enumerate(zip(values, texts))
+            if text is None or (class_names and not (isinstance(value, int) and 0 <= value < len(class_names)))
         ]
         if wrong:
             raise UserError(
                 f"{self.address}: column {labels} holds {values[wrong[0]]!r} in {self._rows.place(wrong[0])}, "
-                f"which is "
-                f"no label ({len(wrong)} such rows): name another column, or none"
+                f"which is no label ({len(wrong)} such rows): name another column, or none"
             )
-        return (np.array(values, np.int64), tuple(known)) if known else by_value(values)
+        if class_names:
+            return Labelled(
+                np.array(values, np.int64), tuple(map(shown, class_names)), f"labels from the column {labels}"
+            )
+        return from_values(texts, self.address, f"the column {labels}", self.name)
+
+
+def image_columns(schema: Any) -> list[str]:
+    """Return the columns that could hold images: of bytes, of `{bytes, path}`, or of paths under a telling
+    name."""
+    import pyarrow as pa
+
+    columns = []
+    for field in schema:
+        kind = field.type
+        encoded = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        nested = pa.types.is_struct(kind) and {"bytes", "path"} & {inner.name for inner in kind}
+        text = (pa.types.is_string(kind) or pa.types.is_large_string(kind)) and field.name in (
+            *_IMAGE_COLUMNS,
+            "path",
+            "file_name",
+        )
+        if encoded or nested or text:
+            columns.append(field.name)
+    return columns
 
 
 def _features(schema: Any) -> dict[str, dict[str, Any]]:
-    """What Hugging Face's library has noted about the columns."""
+    """Return what Hugging Face's library has noted about the columns."""
     try:
         noted = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, ValueError, TypeError):
@@ -182,8 +202,26 @@ def _features(schema: Any) -> dict[str, dict[str, Any]]:
     return {name: kind for name, kind in noted.items() if isinstance(kind, dict)}
 
 
-def open_tables(paths: Sequence[Path], *, address: str, labels: str | None) -> Table:
-    """The rows of Parquet or Arrow files, one after the other."""
+def without_images(path: Path) -> bool:
+    """Return whether a Parquet file is a table of something else, such as the addresses from which images were
+    fetched."""
+    try:
+        from pyarrow import ArrowException, parquet
+    except ModuleNotFoundError:
+        return True
+    try:
+        return not image_columns(parquet.read_schema(path))
+    except (OSError, ArrowException):
+        return False
+
+
+def open_tables(
+    paths: Sequence[Path], *, address: str, labels: str | None, passed_over: Sequence[str] = ()
+) -> Table:
+    """Open the rows of Parquet or Arrow files, one after the other.
+
+    passed_over: other files of the address, in words.
+    """
     need_pyarrow()
     import pyarrow as pa
 
@@ -196,10 +234,16 @@ def open_tables(paths: Sequence[Path], *, address: str, labels: str | None) -> T
             labels=labels,
             files={path.name: path.stat().st_size for path in paths},
             stamp=key_of(*(number for path in paths for number in stamp_of(path))),
+            passed_over=passed_over,
         )
     except OSError as error:
         raise UserError(f"cannot read {address}: {error}") from None
     except pa.ArrowException as error:
+        for path in paths:
+            if path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):
+                raise UserError(
+                    f"{path} is a pointer of Git LFS, not the table: git lfs pull fetches it"
+                ) from None
         raise UserError(f"{address} is no whole table ({error}): fetch or write it anew") from None
 
 
@@ -218,7 +262,7 @@ def _map(paths: Sequence[Path]) -> Any:
 
 
 class ArrowRows:
-    """A pyarrow table, mapped from a file or in memory: any row at once."""
+    """A pyarrow table, mapped from a file or in memory, of which any row can be read at once."""
 
     def __init__(self, table: Any, path: Path | str, schema: Any = None) -> None:
         self.table, self.path, self.schema = table, path, schema or table.schema
@@ -237,9 +281,9 @@ class ArrowRows:
 
 
 class ParquetRows:
-    """Parquet files, of which a row group at a time is unpacked: quick in order, slow in any other.
+    """Parquet files, unpacked one row group at a time: quick in order, slow in any other.
 
-    The data sets are decoded or encoded in order, once, so that no copy that allows any order is made.
+    Data sets are decoded or encoded in order, once, so no copy that allows any order is made.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:

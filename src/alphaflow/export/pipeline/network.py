@@ -20,16 +20,17 @@ class FlowMapNetwork(ModelMixin, ConfigMixin):
     """The average velocity from time t (noise at 1) back to r (data at 0).
 
     Args:
-        network: of `KINDS`. settings: its constructor's arguments.
+        network: the kind of network, one of `KINDS`.
+        settings: the arguments of its constructor.
         predicts: "velocity", or "data" for a network that predicts f, with u = (z - f) / t.
-        shape: of a sample, (C, H, W) or (C, T, H, W).
+        shape: that of a sample, (C, H, W) or (C, T, H, W).
         num_classes, class_names: 0 and none without classes; index `num_classes` is no class.
         guides: the times between which plain guidance can be applied; None: it cannot.
         scales: the least and largest guidance scale of a network that takes it as an input, class_labels (B, 4)
-            beside the class; None: it does not. intervals: whether it takes the interval of t to guide in as well.
+            beside the class; None: it does not.
+        intervals: whether it takes the interval of t to guide in as well.
         latent_divisor, latent_offset: the autoencoder's latents are sample · divisor + offset, a number a channel
-            or, as lists of rows, for each place;
-            none where samples are pixels in [-1, 1].
+            or, as lists of rows, for each place; none where samples are pixels in [-1, 1].
     """
 
     _no_split_modules = ("Block", "ResidualBlock")
@@ -54,8 +55,12 @@ class FlowMapNetwork(ModelMixin, ConfigMixin):
         self.net = DataPrediction(net) if predicts == "data" else net
 
     def forward(self, sample: Tensor, r: Tensor, t: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """u, like `sample` (B, *shape); r, t (B,) with 0 <= r <= t <= 1; class_labels (B,) int64, None, or
-        where `scales` are given (B, 4) float32: class, guidance scale, and start and end of its interval."""
+        """Return u, like `sample` (B, *shape).
+
+        r and t are (B,) with 0 <= r <= t <= 1; class_labels (B,) int64, None, or where `scales` are given (B, 4)
+        float32:
+        class, guidance scale, and start and end of its interval.
+        """
         for buffer in self.buffers():  # positions, which diffusers leaves in float32
             if buffer.dtype != self.dtype:
                 buffer.data = buffer.data.to(self.dtype)

@@ -15,7 +15,8 @@ class FlowMapPipeline(DiffusionPipeline):
     """Generates by jumps from noise to data.
 
     Args:
-        transformer: the network, a `FlowMapNetwork`. scheduler: a `FlowMapScheduler`.
+        transformer: the network, a `FlowMapNetwork`.
+        scheduler: a `FlowMapScheduler`.
         vae: an `AutoencoderKL` where the network makes latents; None where it makes pixels.
     """
 
@@ -43,22 +44,25 @@ class FlowMapPipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Generate.
+        """Generate samples.
 
         Args:
             class_labels: a class for each sample, by number or name; None: no class.
-            num_inference_steps: network evaluations. timesteps: falling times instead, as in (1, 0.5, 0).
-            guidance_scale: 1 for none. A network that takes it as an input is told it; for others, trained with
+            num_inference_steps: network evaluations.
+            timesteps: falling times instead, as in (1, 0.5, 0).
+            guidance_scale: 1 for none. A network that takes it as an input gets it; for others, trained with
                 dropped labels, any other doubles the cost.
             guidance_interval: the times between which to guide, for a network that takes these as well.
             num_images: how many, where neither labels nor latents say it.
+            generator: draws the noise.
             latents: the noise to begin with, (N, *shape), instead of fresh noise by `generator`.
             output_type: "pil": images, of a video a list of frames; "np": uint8 (N, H, W, C), of videos
                 (N, T, H, W, C); "pt": float (N, C, H, W) or (N, C, T, H, W) in about [-1, 1]; "latent": samples as
                 the network makes them.
+            return_dict: whether the result is an object with `images`; else it is a tuple of them alone.
 
         Returns:
-            Its `images` hold them; a tuple of one without `return_dict`.
+            The samples.
         """
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f"unknown output_type {output_type!r}: choose pil, np, pt or latent")
@@ -83,8 +87,10 @@ class FlowMapPipeline(DiffusionPipeline):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def _told(self, y: Tensor | None, scale: float, interval: tuple[float, float]) -> tuple[Tensor | None, float]:
-        """Labels that tell of guidance, and the scale that remains to be applied; both as they are for networks
-        that take no such input."""
+        """Return labels that hold the guidance, and the scale that remains to be applied.
+
+        Both stay as they are for networks that take no such input.
+        """
         config, (start, end) = self.transformer.config, interval
         if (start, end) != (0, 1) and (not config.intervals or scale == 1):
             raise ValueError(
@@ -104,7 +110,7 @@ class FlowMapPipeline(DiffusionPipeline):
         return torch.stack(columns, dim=1), 1.0
 
     def _velocity(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None, scale: float) -> Tensor:
-        """u, guided where the network was trained for that."""
+        """Return u, guided where the network was trained for that."""
         if scale == 1:
             return self.transformer(z, r, t, y)
         guides, null = self.transformer.config.guides, self.transformer.config.num_classes
@@ -121,7 +127,7 @@ class FlowMapPipeline(DiffusionPipeline):
         return unconditional + scales * (conditional - unconditional)
 
     def _labels(self, labels: Any, device: Any) -> Tensor | None:
-        """Numbers (N,) of classes, by number or name."""
+        """Return the numbers (N,) of classes, given by number or name."""
         if labels is None:
             return None
         names, count = list(self.transformer.config.class_names), self.transformer.config.num_classes
@@ -147,7 +153,8 @@ class FlowMapPipeline(DiffusionPipeline):
         return [_picture(image) for image in pixels]
 
     def _decode(self, z: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) in about [-1, 1] of samples; of clips, (B, 3, T, H, W), decoded frame by frame."""
+        """Return pixels (B, 3, H, W) in about [-1, 1] of samples; of clips, (B, 3, T, H, W), decoded frame by
+        frame."""
         if z.ndim == 5:
             return self._decode(z.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(z), -1)).transpose(1, 2)
         config = self.transformer.config
@@ -160,7 +167,7 @@ class FlowMapPipeline(DiffusionPipeline):
 
 
 def _by_channel(table: Tensor) -> Tensor:
-    """(C, 1, 1) of a number a channel; a number for each place, (C, h, w), stays."""
+    """Return a number a channel as (C, 1, 1); a number for each place, (C, h, w), stays."""
     return table[:, None, None] if table.ndim == 1 else table
 
 

@@ -14,9 +14,10 @@ from torch import Tensor
 
 @dataclass
 class FlowMapSchedulerOutput(BaseOutput):
-    """prev_sample: at the end of the step, (B, *shape)."""
+    """The output of a step."""
 
     prev_sample: Tensor
+    """The sample at the end of the step, (B, *shape)."""
 
 
 class FlowMapScheduler(SchedulerMixin, ConfigMixin):
@@ -62,11 +63,11 @@ class FlowMapScheduler(SchedulerMixin, ConfigMixin):
         self.ends = torch.tensor(timesteps[1:], dtype=torch.float32, device=device)
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
-        """The sample as it is: this network wants no scaling."""
+        """Return the sample as it is: this network wants no scaling."""
         return sample
 
     def asks_for(self, timestep: float | Tensor) -> Tensor:
-        """The r for which the network must give u at this `timestep`, ()."""
+        """Return the r for which the network must give u at this `timestep`, ()."""
         if self.config.method == "consistency":
             return torch.zeros_like(self.ends[0])
         return self.timesteps[self._step_of(timestep)] if self.config.method == "euler" else self._end_of(timestep)
@@ -79,11 +80,13 @@ class FlowMapScheduler(SchedulerMixin, ConfigMixin):
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
     ) -> FlowMapSchedulerOutput | tuple[Tensor]:
-        """From `timestep` to the next.
+        """Take the step from `timestep` to the next.
 
         Args:
-            model_output: u for the r that `asks_for` gives, (B, *shape). sample: z at `timestep`.
-            generator: of the fresh noise of "consistency".
+            model_output: u for the r that `asks_for` gives, (B, *shape).
+            timestep: the time at which the step begins.
+            sample: z at `timestep`.
+            generator: draws the fresh noise of "consistency".
         """
         t, r = self.timesteps[self._step_of(timestep)].to(sample), self._end_of(timestep).to(sample)
         if self.config.method == "consistency":

@@ -1,0 +1,1 @@
+"""Videos, moving digits, and latents of clips."""

@@ -1,0 +1,1 @@
+"""Samples against data: prepared, collected, scored, recorded and compared."""

@@ -1,0 +1,1 @@
+"""A trained network that draws: samples, and files of them."""

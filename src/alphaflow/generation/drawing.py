@@ -1,0 +1,105 @@
+"""`alphaflow sample` writes what a generator draws into a file, 64 samples at a time."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..errors import UserError
+from ..progress import ProgressBar
+from .generator import Generator
+from .outputs import ENDINGS, VIDEO_ENDINGS, Write, check_folder, check_samples, ending_of, samples_into
+from .sampler import Sampler
+from .videos import check_videos, videos_into
+
+log = logging.getLogger("alphaflow")
+
+MOST = 100_000_000
+"""The largest number of samples in one draw; their classes alone take 800 MB."""
+
+LOG_EVERY = 60.0
+"""The seconds between log lines on the progress of a draw, where no terminal shows a bar."""
+
+
+def check_draw(
+    data: Mapping[str, Any], out: str, count: int, *, columns: int | None = None, rate: float | None = None
+) -> None:
+    """Check that so many samples can be written to `out`, before a network is loaded.
+
+    data: the record that `data_record` returns. rate: the frames a second of videos.
+
+    Raises:
+        UserError: see `check_samples`, `check_videos`; or a rate was given for samples that do not move.
+    """
+    channels, *sides = data["shape"]
+    videos = len(sides) == 3
+    if rate is not None and not videos:
+        raise UserError(
+            f"--rate {rate:g} is for videos, and this model makes {data['kind']}s: leave it out", status=2
+        )
+    if "latents" in data:  # how large they are once decoded is not known yet
+        if not ending_of(out, VIDEO_ENDINGS if videos else ENDINGS):
+            check_folder(Path(out), count)
+    elif videos:
+        check_videos(out, (*sides, channels), count, columns, rate=8.0 if rate is None else rate)
+    else:
+        check_samples(out, (*sides, channels), count, columns)
+
+
+def draw_into(
+    generator: Generator,
+    labels: Tensor,
+    out: str,
+    sampler: Sampler,
+    *,
+    columns: int | None = None,
+    rate: float = 8.0,
+) -> None:
+    """Draw a sample for each label, and write each block of samples at once.
+
+    out, columns, rate: see `samples_into`, `videos_into`.
+
+    Raises:
+        UserError: see `samples_into`, `videos_into`, `Generator.samples`.
+    """
+    write: Write | None = None
+    with _progress(len(labels)) as advance, contextlib.ExitStack() as opened:
+        for chunk in generator.chunks(labels, sampler):
+            shown = generator.pictures(chunk)
+            if write is None:
+                write = opened.enter_context(_file(out, shown.shape[1:], labels.numpy(), columns, rate))
+            write(shown)
+            advance(len(shown))
+
+
+def _file(out: str, shape: Sequence[int], labels: Any, columns: int | None, rate: float) -> Any:
+    if len(shape) == 4:
+        return videos_into(out, shape, labels.astype(np.int64), columns, rate=rate)
+    return samples_into(out, shape, labels.astype(np.int64), columns)
+
+
+@contextlib.contextmanager
+def _progress(count: int) -> Iterator[Any]:
+    """Yield a function that takes each number of samples done, and shows a bar on a terminal or logs a line
+    a minute."""
+    with ProgressBar("sampling", 0, count, unit="samples") as bar:
+        start = logged = time.monotonic()
+        done = 0
+
+        def advance(more: int) -> None:
+            nonlocal done, logged
+            done += more
+            bar.update(done)
+            now = time.monotonic()
+            if not bar.shown and now - logged >= LOG_EVERY and done < count:
+                rate = done / (now - start)
+                left = (count - done) / rate / 60
+                log.info("%s of %s samples, %.1f a second, %.0f min left", f"{done:,}", f"{count:,}", rate, left)
+                logged = now
+
+        yield advance

@@ -1,1 +1,0 @@
-"""Other people's formats: what they hand us, and what we hand on."""

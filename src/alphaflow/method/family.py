@@ -1,0 +1,196 @@
+"""The members of the family, each a setting of `AlphaFlow`.
+
+Keyword arguments are the fields of `AlphaFlow`; they override what a member prescribes. `MEMBERS` has the names
+that config files and the command line use. `statement` says an objective in one line, beside what was published.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ..errors import choose
+from . import schedules
+from .alpha import RandomSplit, StepSize
+from .objective import AlphaFlow
+from .times import Constant, Larger, LogitNormal, Times, Uniform, words
+from .weighting import AnchorWeight, Weight
+
+_TO_DATA = Times(coupling="minimum", t=LogitNormal(), r=Constant(0.0))
+_SORTED_FIRST = Times(flow=Larger(LogitNormal()))
+"""MeanFlow's: the pair is drawn and sorted on all rows, and r = t set on some of them afterwards."""
+
+
+def FlowMatching(**settings: Any) -> AlphaFlow:
+    """Flow matching (arXiv 2210.02747; FM′ in α-Flow): every row has r = t and the target v. Needs many steps."""
+    return AlphaFlow(**{"alpha": 1.0, "flow_ratio": 1.0, **settings})
+
+
+def TrajectoryFlowMatching(**settings: Any) -> AlphaFlow:
+    """Trajectory flow matching (α-Flow, arXiv 2510.20771): α = 1, the target v for any (r, t). L_TFM = L_{α=1}."""
+    return AlphaFlow(**{"alpha": 1.0, **settings})
+
+
+def MeanFlow(**settings: Any) -> AlphaFlow:
+    """MeanFlow (arXiv 2505.13447): α = 0, the target v - (t - r) du/dt; 75 % of rows with r = t.
+
+    As in MeanFlow's code, t is the larger of two draws on r = t rows, too, and a row's loss is S / (S + c) of the
+    sum S over its dimensions; α-Flow's draws once there and weighs by the mean.
+    """
+    recipe = {"alpha": 0.0, "flow_ratio": 0.75, "times": _SORTED_FIRST, "weight": Weight(kind="power")}
+    return AlphaFlow(**{**recipe, **settings})
+
+
+def Shortcut(**settings: Any) -> AlphaFlow:
+    """Shortcut models (arXiv 2410.12557): α = ½ with the model's own shift velocity, on dyadic intervals.
+
+    A quarter of the rows bootstraps; the rest are flow matching. L_SC = ½ L_{1/2}, hence the uniform weight.
+    """
+    recipe = {
+        "alpha": 0.5,
+        "shift": "model",
+        "flow_ratio": 0.75,
+        "times": Times(coupling="dyadic", t=Uniform()),
+        "weight": Weight(kind="uniform"),
+    }
+    return AlphaFlow(**{**recipe, **settings})
+
+
+def ConsistencyTraining(delta: float | None = None, **settings: Any) -> AlphaFlow:
+    """Consistency training (arXiv 2303.01469): r = 0, no r = t rows, the weights of α-Flow's Theorem 1.
+
+    delta: the step t - s in time, so α = δ / t and the loss is E[‖f_t - f_s‖² / (t δ)]; None: its limit δ → 0,
+    whose gradient is that of 2 E[(1/t) fᵀ df⁻/dt]. Here u(z, 0, t) = (z - f(z, t)) / t; for a network that
+    predicts f, the data, wrap it in `models.DataPrediction`.
+
+    Raises:
+        ValueError: delta outside (0, 1].
+    """
+    recipe = {
+        "alpha": 0.0 if delta is None else StepSize(delta),
+        "flow_ratio": 0.0,
+        "times": _TO_DATA,
+        "weight": Weight(kind="definition"),
+    }
+    return AlphaFlow(**{**recipe, **settings})
+
+
+def SplitMeanFlow(**settings: Any) -> AlphaFlow:
+    """SplitMeanFlow (arXiv 2507.16884): the interval-splitting identity at a random split, both parts u⁻."""
+    recipe = {
+        "alpha": RandomSplit(Uniform()),
+        "shift": "model",
+        "flow_ratio": 0.5,
+        "weight": Weight(kind="power"),
+    }
+    return AlphaFlow(**{**recipe, **settings})
+
+
+def FACM(**settings: Any) -> AlphaFlow:
+    """Flow-anchored consistency (arXiv 2507.03738): r = 0 rows with a relaxed target, anchored by r = t rows."""
+    recipe = {
+        "alpha": 0.0,
+        "flow_ratio": 0.5,
+        "times": _TO_DATA,
+        "weight": AnchorWeight(),
+        "relaxation": 0.5,
+        "cosine": 1.0,
+    }
+    return AlphaFlow(**{**recipe, **settings})
+
+
+def ImprovedMeanFlow(**settings: Any) -> AlphaFlow:
+    """Improved MeanFlow (arXiv 2512.02012): the v-loss ‖u + (t - r) du⁻/dt - v‖², tangent (u⁻(z, t, t), 0, 1)."""
+    recipe = {
+        "alpha": 0.0,
+        "shift": "velocity",
+        "flow_ratio": 0.5,
+        "times": _SORTED_FIRST,
+        "weight": Weight(kind="power"),
+    }
+    return AlphaFlow(**{**recipe, **settings})
+
+
+def _discrete_consistency(**settings: Any) -> AlphaFlow:
+    return ConsistencyTraining(delta=1 / 64, **settings)
+
+
+MEMBERS: dict[str, Callable[..., AlphaFlow]] = {
+    "alphaflow": AlphaFlow,
+    "meanflow": MeanFlow,
+    "tfm": TrajectoryFlowMatching,
+    "fm": FlowMatching,
+    "shortcut": Shortcut,
+    "consistency": ConsistencyTraining,
+    "discrete-consistency": _discrete_consistency,
+    "splitmeanflow": SplitMeanFlow,
+    "facm": FACM,
+    "imeanflow": ImprovedMeanFlow,
+}
+
+
+def member(name: str, steps: int) -> AlphaFlow:
+    """The member as it was published, its curriculum spread over a run of `steps` steps.
+
+    Raises:
+        UserError: (a ValueError) an unknown name; the nearest is suggested.
+    """
+    choose("objective", name, MEMBERS, status=2)
+    published = MEMBERS[name]()
+    if callable(published.alpha):
+        return replace(published, alpha=schedules.sigmoid(0, steps))
+    return published
+
+
+def statement(objective: AlphaFlow, name: str, steps: int) -> str:
+    """An objective in one line: member, α, ṽ, share of rows with r = t, times, weight, guidance.
+
+    What differs from the member of this name as it was published is followed by the published value in brackets.
+    Guidance and a teacher change which velocity is learned, by any member, and are told without brackets.
+
+    steps: the length of the run, over which a published curriculum is spread.
+    """
+    ours, published = _parts(objective), _parts(member(name, steps))
+    told = []
+    for part, value in ours.items():
+        own = published[part]
+        departs = value != own and not (name == "alphaflow" and _varies(part, objective, steps))
+        if value or own:
+            none = "as elsewhere" if part == "times where r = t" else "none"
+            told.append(f"{part} {value or none}" + (f" [published: {own or none}]" if departs else ""))
+    teacher = "; velocities of a teacher" if objective.teacher is not None else ""
+    guidance = str(objective.guidance) if objective.guidance is not None else "none"
+    return f"{name}: {'; '.join(told)}{teacher}; guidance {guidance}"
+
+
+def as_it_runs(line: str) -> str:
+    """A statement without what was published instead."""
+    return re.sub(r" \[published: [^]]*\]", "", line)
+
+
+def _varies(part: str, objective: AlphaFlow, steps: int) -> bool:
+    """Whether this is one of the values that α-Flow's own runs have: a sigmoid within the run, 25 or 50 % of rows,
+    targets cut at 4 or not at all."""
+    alpha = objective.alpha
+    if part == "α" and isinstance(alpha, schedules.Curve):
+        whole = schedules.sigmoid(alpha.start, alpha.end)
+        return alpha == whole and 0 <= alpha.start < alpha.end <= steps
+    return {"r = t on": objective.flow_ratio in (0.25, 0.5), "clip": objective.clip in (None, 4)}.get(part, False)
+
+
+def _parts(objective: AlphaFlow) -> dict[str, str]:
+    """What an objective is made of, in words; empty where it makes no use of it."""
+    alpha, ratio = objective.alpha, objective.flow_ratio
+    far, flow = ratio != 1, ratio != 0
+    law = words(objective.times.flow) if objective.times.flow is not None else ""
+    return {
+        "α": f"{alpha:g}" if isinstance(alpha, int | float) else str(alpha),
+        "ṽ": objective.shift if far and alpha != 1 else "data",
+        "r = t on": f"{100 * ratio:.4g} % of rows" if isinstance(ratio, int | float) else str(ratio),
+        "times": str(objective.times) if far else law or words(objective.times.t),
+        "times where r = t": law if far and flow else "",
+        "weight": str(objective.weight),
+        "clip": "" if objective.clip is None else f"±{objective.clip:g}",
+        "relaxation": "" if objective.relaxation is None else f"{objective.relaxation:g}",
+        "cosine": f"{objective.cosine:g}" if objective.cosine else "",
+    }

@@ -1,0 +1,220 @@
+"""The α-Flow family: one objective, of which every method here is a setting.
+
+    L_α(θ) = E[ α⁻¹ ‖ u_θ(z_t, r, t) - ( α ṽ_{s,t} + (1 - α) u_θ⁻(z_s, r, s) ) ‖² ]
+
+Source: α-Flow (arXiv 2510.20771), Definition 1, Theorem 1 and Algorithm 1. `docs/family.md` has the table of
+members; `family.py` has their constructors.
+"""
+
+from dataclasses import dataclass, field
+from typing import get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..derivatives.total import METHODS, Method
+from ..errors import choose
+from ..path import Network, Points, expand, interpolate, predict
+from ..rng import Random, as_random, send
+from . import schedules
+from .alpha import Alpha, RandomSplit, StepSize, extremes
+from .guidance import Guidance
+from .residuals import measure
+from .schedules import Schedule
+from .targets import Shift, check_alpha, predict_with_target
+from .times import Times
+from .weighting import AnchorWeight, Weight
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one evaluation of an objective gives.
+
+    loss: scalar with gradient. per_sample: weighted losses (B,), detached.
+    metrics: detached scalars by name; `residual` is the one to watch.
+    r, t: the rows' times (B,). residual: the rows' un-weighted squared errors (B,), mean over dimensions.
+    """
+
+    loss: Tensor
+    per_sample: Tensor
+    metrics: dict[str, Tensor | float]
+    r: Tensor
+    t: Tensor
+    residual: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlphaFlow:
+    """The family's objective. Call it as `objective(net, x, y, step=k)`; call backward on `.loss`.
+
+    alpha: a number, a schedule of the step, or `RandomSplit` / `StepSize` for a value per row.
+    flow_ratio: the share of rows with r = t (flow matching), a number or a schedule. They come first.
+    times: how (r, t) are drawn. shift, derivative: those of `average_velocity_target`; under shift "model", r = t
+        rows and α = 1 teach the data, the others make u consistent with itself.
+    weight: the weight per row. clip: bound on the targets of rows with r < t where α > 0 (α-Flow's release: 4);
+        at α = 1 that cuts (guided) velocities, at α = 0 and on r = t rows nothing is cut.
+    guidance: classifier-free guidance in training, or None.
+    teacher: distil this network u(z, r, t, y): on all rows its velocity u(z, t, t, y), without gradient, stands
+        for noise - x. The targets lose that noise; their mean given z stays, where the teacher is exact. Under
+        `Guided` it teaches a guided sampler; `guidance` then comes on top, and the two scales multiply. Rows with
+        dropped labels keep their class's velocity, whose mean given z is that of no class. It is evaluated once
+        for all rows, plain and whole on each process, in the mode it is in: call `teacher.eval()` first.
+    relaxation: FACM's: pull the target towards u⁻ by the share (1 - t)^p, the change cut to ±1; None: off.
+    cosine: weight of 1 - cos(u, v) over the channels on the r = t rows (FACM's anchor).
+
+    Raises:
+        ValueError: a setting out of its range, or settings that would learn nothing of the data.
+    """
+
+    alpha: Alpha = field(default_factory=lambda: schedules.sigmoid(0, 400_000))
+    flow_ratio: float | Schedule = 0.25
+    times: Times = field(default_factory=Times)
+    shift: Shift = "data"
+    derivative: Method = "auto"
+    weight: Weight | AnchorWeight = field(default_factory=Weight)
+    clip: float | None = None
+    guidance: Guidance | None = None
+    teacher: Network | None = field(default=None, repr=False)
+    relaxation: float | None = None
+    cosine: float = 0.0
+
+    def __post_init__(self) -> None:
+        for value in extremes(self.alpha):
+            check_alpha(value)
+        for value in extremes(self.flow_ratio):
+            _check_flow_ratio(value)
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"clip {self.clip:g} must be positive, or None")
+        choose("shift", self.shift, get_args(Shift))
+        choose("derivative", self.derivative, METHODS)  # now, not when the schedule reaches 0
+        if isinstance(self.teacher, nn.Module) and self.teacher.training:
+            raise ValueError(
+                "the teacher is in training mode, where dropout and batch statistics would change what it says: "
+                "call teacher.eval() first"
+            )
+        if self._never_drops():
+            raise ValueError(
+                "guidance drops labels where r = t only (drop_where 'flow'), and flow_ratio 0 has no such rows: "
+                "set flow_ratio above 0, or another drop_where"
+            )
+        if self._never_sees_the_data():
+            raise ValueError(
+                "shift 'model' with flow_ratio 0 never sees the data: every target is made of the network's own "
+                "velocities, and u = 0 fits them all; set flow_ratio above 0, or another shift"
+            )
+
+    def __call__(
+        self,
+        net: Network,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        step: int = 0,
+        generator: torch.Generator | Random | None = None,
+        flow_rows: int | None = None,
+    ) -> Output:
+        """Evaluate the objective on a batch.
+
+        Args:
+            net: u(z, r, t, y), any callable; gradients flow to it once.
+            x: data (B, *shape). y: classes (B,) int64 or None.
+            step: the training step, for the schedules.
+            generator: where noise, times and label drops come from.
+            flow_rows: how many of the first rows have r = t, where this is part of a batch; None: by `flow_ratio`.
+        """
+        return self.evaluate(net, self.draw(net, x, y, step=step, generator=generator, flow_rows=flow_rows))
+
+    def draw(
+        self,
+        net: Network,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        step: int = 0,
+        generator: torch.Generator | Random | None = None,
+        flow_rows: int | None = None,
+    ) -> Points:
+        """The points of one evaluation: what is random in it, or decided on the host; arguments as above."""
+        random = as_random(generator, len(x))
+        flow_rows = self.flow_rows(len(x), step) if flow_rows is None else flow_rows
+        noise = random.normal("noise", x.shape[1:], x.device).to(x)
+        r_host, t_host = self.times.draw(random, flow_rows)
+        r, t = send(r_host, x), send(t_host, x)
+        z, v = interpolate(x, noise, t)
+        if self.teacher is not None:
+            with torch.no_grad():
+                v = predict(self.teacher, z, t, t, y).to(v)
+        if self.guidance is not None:
+            flow = (r_host == t_host, self._flow_share(step))
+            v, y = self.guidance(net, z, v, t_host, y, random, flow=flow)
+        alpha: float | Tensor | None = self.alpha_at(step)
+        if alpha is None:
+            alpha = send(self.alpha.rows(random, t_host), x)  # type: ignore[union-attr]
+        check_alpha(alpha)
+        return Points(z, v, r, t, y, alpha, flow_rows)
+
+    def evaluate(self, net: Network, points: Points) -> Output:
+        """The objective at given points: a function of tensors alone, which `torch.compile` takes whole."""
+        v, r, t = points.v, points.r, points.t
+        u, target = predict_with_target(net, points, shift=self.shift, derivative=self.derivative)
+        target = self._shape_target(target, u.detach(), points)
+        error = (u - target).square().flatten(1).mean(1)
+
+        share = 1.0 if points.regime == "derivative" else points.alpha  # α⁻¹ ‖…‖² has its limit with α² in ‖…‖²
+        a = torch.where(r < t, share, torch.ones_like(t))
+        weight = self.weight(error.detach(), a, v[0].numel(), r, t)
+        per_sample = weight * error
+        if self.cosine:
+            anchor = 1 - F.cosine_similarity(u, v, dim=1).reshape(len(v), -1).mean(1)
+            per_sample = per_sample + self.cosine * torch.where(r == t, anchor, 0.0)
+        loss = per_sample.mean()
+        with torch.no_grad():
+            metrics = measure(u, v, target, r, t)
+            metrics["alpha"] = a[points.flow_rows :].mean() if points.by_row else points.alpha
+            metrics["flow_ratio"] = points.flow_rows / len(v)
+            metrics["loss"] = loss.detach()
+        return Output(loss, per_sample.detach(), metrics, r, t, error.detach())
+
+    def alpha_at(self, step: int) -> float | None:
+        """α at a step; None where it is drawn row by row."""
+        if isinstance(self.alpha, RandomSplit | StepSize):
+            return None
+        return self.alpha(step) if callable(self.alpha) else float(self.alpha)
+
+    def flow_rows(self, batch: int, step: int) -> int:
+        """⌊B · ratio⌋, the number of rows with r = t."""
+        return int(batch * self._flow_share(step) + 1e-9)
+
+    def _flow_share(self, step: int) -> float:
+        ratio = self.flow_ratio(step) if callable(self.flow_ratio) else self.flow_ratio
+        _check_flow_ratio(ratio)
+        return ratio
+
+    def _never_drops(self) -> bool:
+        where = self.guidance.drop_where if self.guidance is not None and self.guidance.drop else ""
+        return where == "flow" and not callable(self.flow_ratio) and self.flow_ratio == 0
+
+    def _never_sees_the_data(self) -> bool:
+        """v enters a target where r = t, under the other shifts, and where α = 1."""
+        fixed = not callable(self.flow_ratio) and self.flow_ratio == 0
+        reaches_1 = isinstance(self.alpha, StepSize) or 1 in extremes(self.alpha)
+        return self.shift == "model" and fixed and not reaches_1
+
+    def _shape_target(self, target: Tensor, u: Tensor, points: Points) -> Tensor:
+        """The target clipped and relaxed on the rows with r < t, where asked to; those with r = t keep v."""
+        clip = None if points.regime == "derivative" else self.clip
+        if clip is None and self.relaxation is None:
+            return target
+        first = points.flow_rows
+        far, u, rows = target[first:], u[first:], points.rows(first)
+        shaped = far if clip is None else far.clamp(-clip, clip)
+        if self.relaxation is not None:
+            share = 1 - (1 - expand(rows.t, u)) ** self.relaxation
+            shaped = u - share * (u - shaped).clamp(-1, 1)
+        return torch.cat([target[:first], torch.where(expand(rows.r == rows.t, u), far, shaped)])
+
+
+def _check_flow_ratio(value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"flow_ratio {value:g} lies outside [0, 1]: it is the share of rows with r = t")

@@ -1,0 +1,147 @@
+"""What the network should predict: the average-velocity targets of the family.
+
+    two-point    α ṽ + (1 - α) u⁻(z_s, r, s),   s = α r + (1 - α) t,   z_s = z_t - (t - s) ṽ
+    derivative   v - (t - r) du⁻/dt             the limit α → 0
+
+Source: α-Flow (arXiv 2510.20771), Definition 1 and Algorithm 1. Definition 1 prints z_t + (t - s) ṽ, a
+misprint; the sign here is the algorithm's. u⁻ is the network under stop-gradient.
+"""
+
+from contextlib import nullcontext
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..derivatives.total import METHODS, Method, choose_method, du_dt
+from ..errors import choose
+from ..path import Network, Points, expand, move, predict
+from ..rng import global_state, is_same, replayed, set_apart
+
+Shift = Literal["data", "model", "velocity"]
+
+
+def predict_with_target(
+    net: Network, points: Points, *, shift: Shift = "data", derivative: Method = "auto"
+) -> tuple[Tensor, Tensor]:
+    """u at the points with its graph, and the target of each row without one, both (B, *shape).
+
+    The first `flow_rows` have the target v and need no evaluation for it; but one row always takes part, so that
+    processes which evaluate a network together call it equally often.
+
+    A network that draws random numbers (dropout) is evaluated for the target from where it drew for u, and on all
+    rows, so that it draws the same.
+    """
+    start = min(points.flow_rows, len(points.z) - 1)
+    differentiates = points.regime == "derivative"
+    if differentiates and derivative == "auto":
+        derivative = choose_method(net, points, start=start)
+    if differentiates and derivative == "fused":
+        u, _, target = meanflow_target(net, points, shift, derivative, start=start)
+        return u, torch.cat([points.v[:start], target])
+    before = None if torch.compiler.is_compiling() else global_state(points.z.device)
+    u = predict(net, points.z, points.r, points.t, points.y)
+    if points.regime == "flow":
+        return u, points.v.detach()
+    first, again = start, net
+    if before is not None and not is_same(before, global_state(points.z.device)):
+        first, again = 0, replayed(net, before, points.z.device)
+    with nullcontext() if again is net else set_apart(points.z.device):
+        target = target_of(again, points.rows(first), shift, derivative)
+    return u, torch.cat([points.v[:start], target[start - first :]])
+
+
+@torch.no_grad()
+def target_of(net: Network, points: Points, shift: Shift, derivative: Method) -> Tensor:
+    """The target of each row (B, *shape), where u is not needed; see `average_velocity_target`."""
+    if points.regime == "flow":
+        return points.v.detach()
+    if points.regime == "derivative":
+        return meanflow_target(net, points, shift, derivative)[2]
+    return torch.where(expand(points.r == points.t, points.z), points.v, _two_point_target(net, points, shift))
+
+
+def meanflow_target(
+    net: Network, points: Points, shift: Shift, derivative: Method, *, start: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """u, du/dt and the target at α = 0, the latter two on the rows `start` and later; u as `du_dt` gives it.
+
+    The tangent in z is v, or with other shifts the network's own u(z, t, t).
+    """
+    rows = points.rows(start)
+    with torch.no_grad():
+        tangent = rows.v if shift == "data" else predict(net, rows.z, rows.t, rows.t, rows.y)
+    u, slope = du_dt(net, points, derivative, tangent=tangent, start=start)
+    with torch.no_grad():
+        target = (tangent if shift == "model" else rows.v) - expand(rows.t - rows.r, rows.z) * slope
+        return u, slope, torch.where(expand(rows.r == rows.t, rows.z), rows.v, target)
+
+
+def _two_point_target(net: Network, points: Points, shift: Shift) -> Tensor:
+    z, v, r, t, y, alpha = points.z, points.v, points.r, points.t, points.y, points.alpha
+    s = t - alpha * (t - r)
+    if shift == "data":
+        carrier = near = v
+    elif shift == "model":
+        carrier = near = predict(net, z, s, t, y)
+    else:
+        carrier, near = predict(net, z, t, t, y), v
+    far = predict(net, move(z, carrier, t, s), r, s, y)
+    if not isinstance(alpha, Tensor):
+        return alpha * near + (1 - alpha) * far
+    share = expand(alpha, z)
+    return torch.where(share == 1, v, share * near + (1 - share) * far)  # far may be 0 / 0 at s = 0
+
+
+def average_velocity_target(
+    net: Network,
+    z: Tensor,
+    v: Tensor,
+    r: Tensor,
+    t: Tensor,
+    alpha: float | Tensor,
+    y: Tensor | None = None,
+    *,
+    shift: Shift = "data",
+    derivative: Method = "auto",
+) -> Tensor:
+    """The regression target for u(z, r, t, y), without a gradient.
+
+    Args:
+        net: the network u(z, r, t, y).
+        z, v: points on the path and (guided) velocities there, (B, *shape).
+        r, t: times (B,), r <= t. Rows with r == t give v.
+        alpha: in [0, 1]; a tensor, () or (B,) for a value per row, in (0, 1]. At 1 the target is v and no network
+            is evaluated, whatever `shift` (at s = r the network's own velocity would teach nothing); between 0
+            and 1 it is evaluated at (z_s, r, s), at 0 its derivative is taken.
+        y: classes (B,) or None.
+        shift: the velocity ṽ that leads from z_t to z_s.
+            "data": v. "model": u⁻(z_t, s, t), as in Shortcut models; at α = 0, u⁻(z_t, t, t).
+            "velocity": z_s by u⁻(z_t, t, t) but v in the target; at α = 0 improved MeanFlow (2512.02012).
+        derivative: how du/dt is taken at α = 0; see `alphaflow.derivatives.total`.
+
+    Returns:
+        (B, *shape), detached.
+
+    Raises:
+        ValueError: alpha outside [0, 1] (a tensor of values: outside (0, 1], looked at on the CPU only, since
+            elsewhere it would stall the step), or an unknown `shift` or `derivative`.
+    """
+    choose("shift", shift, get_args(Shift))
+    choose("derivative", derivative, METHODS)
+    check_alpha(alpha)
+    return target_of(net, Points(z, v, r, t, y, alpha), shift, derivative)
+
+
+def check_alpha(alpha: float | Tensor) -> None:
+    """Refuse, with a ValueError, what `average_velocity_target` refuses as α."""
+    if not isinstance(alpha, Tensor):
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha {alpha:g} lies outside [0, 1]: 1 is flow matching, 0 is MeanFlow")
+    elif alpha.is_cpu and not torch.compiler.is_compiling():
+        bad = alpha[~((alpha > 0) & (alpha <= 1))]
+        if len(bad):
+            raise ValueError(
+                f"alpha {bad[0]:g} in a tensor of alphas lies outside (0, 1]: a derivative (0) is taken for whole "
+                "batches only, give the number 0"
+            )

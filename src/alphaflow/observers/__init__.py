@@ -1,0 +1,1 @@
+"""What looks at a run while it trains, and leaves no trace in it."""

@@ -1,0 +1,1 @@
+"""Processes that train, evaluate or encode together."""

@@ -1,0 +1,351 @@
+"""How several processes share one run: the only file that knows ranks.
+
+Launched by torchrun, every process runs the same program. A step's batch is cut into n = world × accumulate parts,
+part j being rows j, j + n, j + 2n, …; random numbers belong to samples, and the first rows of the *whole* batch
+have r = t. So losses and weights do not depend on how many processes there are (but for rounding).
+
+ddp: each process holds everything, gradients are averaged.  fsdp: weights, gradients, moments and averages are
+sharded (FSDP2).  hsdp: sharded within a group of processes, by default a machine's, replicated over groups.
+"""
+
+import atexit
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, Shard
+from torch.nn.parallel import DistributedDataParallel
+
+from ..derivatives.dual import Dual, make
+from ..errors import UserError
+from ..method.objective import AlphaFlow
+from ..runs.checkpoint import Piece
+from ..runs.config import ParallelConfig
+from .blocks import blocks_of
+from .channels import StoreBoard, Writers, die_with_parent, exchange, fresh_store, leave
+
+
+def environment_number(name: str, default: int, *, least: int = 0) -> int:
+    """What torchrun sets, or `default` without it; an error where somebody else has set it to no such number."""
+    word = os.environ.get(name, str(default))
+    if not word.strip().isdecimal() or int(word) < least:
+        raise UserError(
+            f"the environment's {name} is {word!r}, not a whole number of at least {least}: unset it, or launch "
+            "with torchrun"
+        )
+    return int(word)
+
+
+class Part(NamedTuple):
+    """Rows `start`, `start + stride`, … of a step's batch."""
+
+    start: int
+    stride: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, None, self.stride)
+
+    def below(self, limit: int) -> int:
+        """How many of its rows are among the first `limit` of the batch."""
+        return len(range(self.start, limit, self.stride))
+
+
+class Parallel:
+    """This process among the others. With one process every method is the identity.
+
+    Raises:
+        UserError: several processes, and a strategy that leaves them nothing to share.
+    """
+
+    _store: Any = None  # one connection for all runs of this process
+
+    def __init__(self, config: ParallelConfig | None = None) -> None:
+        self.config = config or ParallelConfig()
+        self.world = environment_number("WORLD_SIZE", 1, least=1)
+        self.rank = environment_number("RANK", 0)
+        if self.rank >= self.world:
+            raise UserError(
+                f"RANK {self.rank} is none of the WORLD_SIZE {self.world} processes: launch them with torchrun"
+            )
+        self.strategy = self.config.strategy if self.world > 1 else "none"
+        self._limit = timedelta(minutes=2 * self.config.timeout)  # the watchdog, which knows names, comes first
+        self._host: Any = None
+        self._mesh_: DeviceMesh | None = None
+        self._votes: list[tuple[Tensor, Any]] = []
+        if self.world > 1 and self.strategy == "none":
+            raise UserError(
+                f"{self.world} processes were started, and parallel.strategy 'none' leaves each to itself: "
+                "choose ddp, fsdp or hsdp",
+                status=2,
+            )
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    @property
+    def host(self) -> Any:
+        """The group over which processes exchange what lies in main memory; None for one that is alone."""
+        return self._host
+
+    @property
+    def sharded(self) -> bool:
+        """Whether an evaluation of the network is a collective."""
+        return self.strategy in ("fsdp", "hsdp")
+
+    def device(self, chosen: torch.device) -> torch.device:
+        """This process's own device, after which it can talk to the others."""
+        if self.world == 1:
+            return chosen
+        if chosen.type == "cuda":
+            chosen = torch.device("cuda", environment_number("LOCAL_RANK", 0))
+            torch.cuda.set_device(chosen)
+        if not self.main:
+            logging.getLogger("alphaflow").setLevel(logging.ERROR)
+        if not dist.is_initialized():
+            die_with_parent()
+            backend = "nccl" if chosen.type == "cuda" else "gloo"
+            store, _, _ = next(dist.rendezvous("env://"))
+            store = fresh_store(store, self.rank, self.world, self._limit)
+            dist.init_process_group(
+                backend, store=store, rank=self.rank, world_size=self.world, timeout=self._limit
+            )
+            Parallel._store = store
+            atexit.register(leave)
+        if self._host is None:
+            self._host = dist.new_group(backend="gloo", timeout=self._limit)
+            self._mesh_ = self._mesh(chosen)
+        return chosen
+
+    def parts(self, accumulate: int) -> list[Part]:
+        """The parts of each batch that are this process's."""
+        stride = self.world * accumulate
+        return [Part(k * self.world + self.rank, stride) for k in range(accumulate)]
+
+    def check_batch(self, batch_size: int, accumulate: int) -> None:
+        """Refuse a batch that does not divide evenly: the mean of the parts would not be the batch's."""
+        if batch_size % (self.world * accumulate):
+            raise UserError(
+                f"batch_size {batch_size} does not divide into {self.world} processes × accumulate = {accumulate} "
+                "equal parts: change one of them",
+                status=2,
+            )
+
+    # ------------------------------------------------------------------ modules
+
+    def suit(self, objective: AlphaFlow, *, compiled: bool) -> AlphaFlow:
+        """An objective that every process evaluates with as many collectives.
+
+        Raises:
+            UserError: sharded weights do not go with what the settings ask for.
+        """
+        if not self.sharded:
+            return objective
+        if compiled:
+            raise UserError(
+                "--compile does not go with sharded weights: choose --compile-blocks, or --parallel.strategy ddp",
+                status=2,
+            )
+        if objective.derivative == "reverse":
+            raise UserError(
+                "derivative 'reverse' needs all weights after the forward pass, when sharded ones are gone: "
+                "choose --parallel.strategy ddp or --objective.derivative difference",
+                status=2,
+            )
+        return objective
+
+    def shard(self, net: nn.Module) -> None:
+        """With fsdp or hsdp: shard a network in place, each block on its own."""
+        if not self.sharded:
+            return
+        for block in list(blocks_of(net)):
+            if not isinstance(block, FSDPModule):
+                fully_shard(block, mesh=self._mesh_, reshard_after_forward=True)
+                _carry_tangents(block)
+        # the root's too, or an average's network would go on with the weights of its first evaluation
+        fully_shard(net, mesh=self._mesh_, reshard_after_forward=True)
+        _carry_tangents(net)
+
+    def wrap(self, step: nn.Module) -> nn.Module:
+        """A module whose forward is the whole objective: the derivative inside it, or gradients go unaveraged."""
+        if self.strategy != "ddp":
+            return step
+        # gloo's threads would take the processor from the backward pass that they are meant to hide behind
+        bucket = 4096 if dist.get_backend() == "gloo" else None
+        return DistributedDataParallel(
+            step, forward_sync_buffers=False, gradient_as_bucket_view=True, bucket_cap_mb=bucket
+        )
+
+    @contextlib.contextmanager
+    def syncing(self, step: nn.Module, last: bool) -> Iterator[None]:
+        """Average gradients over processes in the last part of a step only."""
+        if isinstance(step, DistributedDataParallel) and not last:
+            with step.no_sync():
+                yield
+            return
+        for module in step.modules():
+            if isinstance(module, FSDPModule):
+                module.set_requires_gradient_sync(last, recurse=False)
+        yield
+
+    def _mesh(self, device: torch.device) -> DeviceMesh | None:
+        if not self.sharded:
+            return None
+        if self.strategy == "fsdp":
+            return init_device_mesh(device.type, (self.world,))
+        size = self.config.shard_size or int(os.environ.get("LOCAL_WORLD_SIZE", str(self.world)))
+        if self.world % size:
+            raise UserError(
+                f"parallel.shard_size {size} does not divide {self.world} processes into equal groups", status=2
+            )
+        return init_device_mesh(device.type, (self.world // size, size), mesh_dim_names=("replicate", "shard"))
+
+    # ------------------------------------------------------------------ values
+
+    def vote(self, flag: bool) -> bool:
+        """Whether any process said so in the *last* vote: answers come a step late, and nobody waits."""
+        if self.world == 1:
+            return flag
+        answer = self.count_votes()
+        mine = torch.tensor([int(flag)])
+        self._votes.append((mine, dist.all_reduce(mine, group=self._host, async_op=True)))
+        return answer
+
+    def count_votes(self) -> bool:
+        """The answer of the last vote, now."""
+        answer = False
+        while self._votes:
+            votes, work = self._votes.pop()
+            work.wait()
+            answer = bool(votes.item())
+        return answer
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over processes of a tensor that each has, by value."""
+        if self.world == 1:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        return total / self.world
+
+    def sum_of_shards(self, values: Tensor) -> Tensor:
+        """Sum of what was computed from this process's rows of sharded tensors; of whole ones it is whole."""
+        if not self.sharded:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        copies = self._mesh_.size(0) if self._mesh_ is not None and self._mesh_.ndim == 2 else 1
+        return total / copies
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows of all processes, (world · B, …); each has the same number."""
+        if self.world == 1:
+            return rows
+        parts = [torch.empty_like(rows) for _ in range(self.world)]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    def exchange(self, value: Any) -> list[Any]:
+        """What each process says, in the order of ranks; values must be JSON's."""
+        return [value] if self.world == 1 else exchange(value, self._host, self.world)
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        self.exchange(None)
+
+    def writers(self) -> Writers:
+        """All processes, on a new channel, for a thread that writes checkpoints; all must call."""
+        group = None if self.world == 1 else dist.new_group(backend="gloo", timeout=self._limit)
+        return Writers(self.rank, self.world, group)
+
+    def board(self) -> StoreBoard | None:
+        """Where processes post where they are; None for one that is alone."""
+        return None if self.world == 1 else StoreBoard(self._store, self.rank, self.world, self.config.timeout)
+
+    # ------------------------------------------------------------------ tensors on disk
+
+    def pieces(self, tensors: Mapping[str, Tensor]) -> dict[str, Piece]:
+        """What this process writes of them: its rows of sharded ones, an even share of those that all hold."""
+        pieces, loads = {}, [0] * self.world
+        for name, tensor in tensors.items():
+            if isinstance(tensor, DTensor):
+                start = _first_row(tensor)
+                rows = tensor.to_local()
+                if _is_first_copy(tensor) and len(rows):
+                    pieces[name] = Piece(rows, tuple(tensor.shape), start)
+                continue
+            writer = loads.index(min(loads))
+            loads[writer] += tensor.numel() + 1
+            if writer == self.rank:
+                pieces[name] = Piece(tensor, tuple(tensor.shape))
+        return pieces
+
+
+def load_into(tensor: Tensor, read: Callable[[slice | None], Tensor]) -> None:
+    """Fill a tensor, or this process's rows of a sharded one, with what `read` gives."""
+    with torch.no_grad():
+        if isinstance(tensor, DTensor):
+            start, rows = _first_row(tensor), tensor.to_local()
+            rows.copy_(read(slice(start, start + len(rows))))
+        else:
+            tensor.copy_(read(None))
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor in one piece, on every process (all must call); any other as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _first_row(tensor: DTensor) -> int:
+    """Where this process's rows begin: FSDP2 cuts dimension 0 as `torch.chunk` does."""
+    for dimension, placement in enumerate(tensor.placements):
+        if isinstance(placement, Shard):
+            assert placement.dim == 0
+            mesh = tensor.device_mesh
+            size = -(-tensor.shape[0] // mesh.size(dimension))
+            return min(size * mesh.get_local_rank(dimension), tensor.shape[0])
+    return 0
+
+
+def _is_first_copy(tensor: DTensor) -> bool:
+    """Whether no process of lower rank holds the same rows."""
+    mesh = tensor.device_mesh
+    return all(
+        mesh.get_local_rank(dimension) == 0
+        for dimension, placement in enumerate(tensor.placements)
+        if not isinstance(placement, Shard)
+    )
+
+
+def _carry_tangents(module: nn.Module) -> None:
+    """Take tangents past FSDP's hook before a module's forward, which puts a node of autograd around its inputs.
+
+    That node keeps the primal alone. So one hook before it takes tensors with tangents apart, and one after it
+    puts them together again.
+    """
+    carried: list[dict[Any, Dual]] = []
+
+    def open_up(_: nn.Module, args: Any, kwargs: Any) -> Any:
+        inputs = {**dict(enumerate(args)), **kwargs}
+        carried.append({key: value for key, value in inputs.items() if isinstance(value, Dual)})
+        plain = {key: value.primal if isinstance(value, Dual) else value for key, value in inputs.items()}
+        return tuple(plain[k] for k in range(len(args))), {key: plain[key] for key in kwargs}
+
+    def close(_: nn.Module, args: Any, kwargs: Any) -> Any:
+        inputs = {**dict(enumerate(args)), **kwargs}
+        for key, dual in carried.pop().items():
+            inputs[key] = make(inputs[key], dual.tangent, dual.start, dual.rows)
+        return tuple(inputs[k] for k in range(len(args))), {key: inputs[key] for key in kwargs}
+
+    module.register_forward_pre_hook(open_up, prepend=True, with_kwargs=True)
+    module.register_forward_pre_hook(close, with_kwargs=True)

@@ -1,0 +1,271 @@
+"""From settings to objects: data set, network, objective."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import models
+from ..data import TOYS, Dataset, Digits, Images, Latents, MovingDigits, Toy, VideoClips
+from ..data.sources import open_source
+from ..data.videos.latents import ClipLatents
+from ..derivatives.total import METHODS
+from ..errors import UserError, choose
+from ..method import schedules, times
+from ..method.family import as_it_runs, member, statement
+from ..method.guidance import Guidance
+from ..method.objective import AlphaFlow
+from ..method.self_steering import STATE, SelfSteering
+from ..method.weighting import Weight
+from ..rng import hash_key
+from .config import Config, DataConfig, ModelConfig, from_dict
+
+log = logging.getLogger("alphaflow")
+
+
+def build_dataset(config: DataConfig, class_names: Sequence[str] | None = None) -> Dataset:
+    """The data set that the settings name. class_names: of images, the order of the classes that a run
+    recorded."""
+    if config.name == "toy":
+        choose("toy", config.toy, TOYS, status=2)
+        return Toy(config.toy)
+    if config.name == "folder":
+        if not config.path:
+            raise UserError("no images given: add --data.path DIR, or another address of images", status=2)
+        source = open_source(config.path, labels=config.labels or None)
+        return Images(
+            source,
+            config.size,
+            crop=config.crop,
+            tolerance=config.tolerance,
+            memory=config.memory,
+            class_names=class_names,
+        )
+    if config.name == "clips":
+        if not config.path:
+            raise UserError("no videos given: add --data.path DIR, or a list of them", status=2)
+        return VideoClips(
+            config.path, frames=config.frames, rate=config.rate, size=config.size, tolerance=config.tolerance
+        )
+    if config.name == "moving-digits":
+        return MovingDigits(config.frames, config.size)
+    if config.name in ("latents", "clip-latents"):
+        if not config.path:
+            raise UserError("no latents given: add --data.path DST, as `alphaflow encode` made it", status=2)
+        latents = Latents(config.path)
+        return latents if config.name == "latents" else ClipLatents(latents, config.frames)
+    return Digits()
+
+
+def build_model(config: ModelConfig, shape: Sequence[int], num_classes: int, seed: int = 0) -> nn.Module:
+    """The network for samples of `shape`, initialised from `seed` on the CPU."""
+    if config.guided and num_classes == 0:
+        raise UserError("model.guided needs classes, and this data set has none: leave it out", status=2)
+    if len(shape) != _DIMENSIONS[config.name]:
+        raise UserError(
+            f"a network of kind {config.name!r} does not fit samples of shape {tuple(shape)}", status=2
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(hash_key(seed, "weights"))
+        try:
+            net = _NETWORKS[config.name](config, shape, num_classes)
+        except ValueError as error:
+            raise UserError(str(error), status=2) from None
+    return models.DataPrediction(net) if config.predicts == "data" else net
+
+
+def _dit(config: ModelConfig, shape: Sequence[int], num_classes: int) -> nn.Module:
+    return models.DiT(
+        input_size=(shape[1], shape[2]),
+        patch=config.patch,
+        channels=shape[0],
+        width=config.width,
+        depth=config.depth,
+        heads=config.heads,
+        activation=config.activation,
+        num_classes=num_classes,
+        guided=config.guided,
+    )
+
+
+def _video_dit(config: ModelConfig, shape: Sequence[int], num_classes: int) -> nn.Module:
+    return models.VideoDiT(
+        input_size=(shape[2], shape[3]),
+        frames=shape[1],
+        patch=config.patch,
+        channels=shape[0],
+        width=config.width,
+        depth=config.depth,
+        heads=config.heads,
+        num_classes=num_classes,
+        attention=config.attention,
+        activation=config.activation,
+        guided=config.guided,
+    )
+
+
+def _mlp(config: ModelConfig, shape: Sequence[int], num_classes: int) -> nn.Module:
+    return models.MLP(
+        shape[0], width=config.width, depth=config.depth, num_classes=num_classes, guided=config.guided
+    )
+
+
+def _unet(config: ModelConfig, shape: Sequence[int], num_classes: int) -> nn.Module:
+    multipliers = (1, *(2,) * (config.depth - 1))
+    net = models.UNet(
+        shape[0],
+        width=config.width,
+        multipliers=multipliers,
+        num_classes=num_classes,
+        guided=config.guided,
+    )
+    if shape[1] % net.divisor or shape[2] % net.divisor:
+        raise ValueError(
+            f"images of {shape[1]}×{shape[2]} do not halve {config.depth - 1} times: choose a smaller model.depth"
+        )
+    return net
+
+
+_NETWORKS = {"dit": _dit, "video-dit": _video_dit, "mlp": _mlp, "unet": _unet}
+_DIMENSIONS = {"dit": 3, "video-dit": 4, "mlp": 1, "unet": 3}
+"""Of a sample: (C, H, W), (C, T, H, W) or (D,)."""
+
+
+def build_objective(config: Config, num_classes: int) -> AlphaFlow:
+    """The member of the family that the settings name, with the fields that they set."""
+    settings, horizon = config.objective, config.schedule_steps or config.steps
+    choose("derivative", settings.derivative, METHODS, status=2)
+    try:
+        published = member(settings.name, horizon)
+        changes: dict[str, Any] = {"derivative": settings.derivative, "times": _times(config, published.times)}
+        if settings.alpha is not None:
+            curves = {"self": SelfSteering}
+            changes["alpha"] = _plain(schedules.parse(settings.alpha, horizon, "alpha schedule", curves))
+        if settings.flow_ratio is not None:
+            changes["flow_ratio"] = _plain(schedules.parse(settings.flow_ratio, horizon, "flow ratio schedule"))
+        if settings.weight is not None:
+            changes["weight"] = Weight(kind=settings.weight, power=settings.weight_power, c=settings.weight_c)
+        if settings.shift is not None:
+            changes["shift"] = settings.shift
+        if settings.clip is not None:
+            changes["clip"] = settings.clip
+        if settings.relaxation is not None:
+            changes["relaxation"] = settings.relaxation
+        changes["guidance"] = _guidance(config, num_classes)
+        return dataclasses.replace(published, **changes)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error), status=2) from None
+
+
+def state_objective(config: Config, objective: AlphaFlow) -> str:
+    """The objective of a run in one line, with what departs from its member's published definition marked."""
+    return statement(objective, config.objective.name, config.schedule_steps or config.steps)
+
+
+def stated(record: Mapping[str, Any]) -> str:
+    """The objective of a run in one line, from its config.yaml; of one without it, as it would go on."""
+    if record.get("objective"):
+        return str(record["objective"])
+    config = from_dict(record["settings"], "config.yaml")
+    return state_objective(config, build_objective(config, record["data"]["num_classes"]))
+
+
+def refuse_other_objective(statement: str, record: Mapping[str, Any], folder: Path) -> None:
+    """An error if a run began with another objective than its settings now stand for: a member may have changed.
+
+    statement: what they stand for now. record: the run's config.yaml.
+    """
+    if not record.get("objective"):
+        log.warning("%s does not note its objective; it goes on as below", folder)
+        return
+    began, now = as_it_runs(record["objective"]), as_it_runs(statement)
+    if began != now:
+        version = record.get("versions", {}).get("alphaflow", "as it was then")
+        raise UserError(
+            f"{folder} began with the objective {began!r}, and its settings now stand for {now!r}: go on with "
+            f"alphaflow {version}, and with config.yaml as it was written"
+        )
+
+
+def _plain(schedule: schedules.Schedule) -> schedules.Schedule | float:
+    return schedule.value if isinstance(schedule, schedules.constant) else schedule
+
+
+def _times(config: Config, prescribed: times.Times) -> times.Times:
+    settings = config.objective
+    changes: dict[str, Any] = {}
+    if settings.coupling is not None:
+        changes["coupling"] = settings.coupling
+    for name, text in (("t", settings.t_law), ("r", settings.r_law), ("flow", settings.flow_law)):
+        if text is not None:
+            changes[name] = times.parse(text)
+    if isinstance(prescribed.flow, times.Larger) and "t" in changes and "flow" not in changes:
+        changes["flow"] = times.Larger(changes["t"])  # MeanFlow's: t of the pair, whatever its law
+    return dataclasses.replace(prescribed, **changes)
+
+
+def _guidance(config: Config, num_classes: int) -> Guidance | None:
+    settings = config.objective
+    _check_told(config)
+    if settings.omega == 1 and settings.kappa == 0 and settings.label_drop == 0:
+        return None
+    if num_classes == 0:
+        raise UserError("guidance needs classes, and this data set has none: leave omega, kappa, label_drop alone")
+    return Guidance(
+        null=num_classes,
+        omega=settings.omega,
+        kappa=settings.kappa,
+        t_min=settings.guide_from,
+        t_max=settings.guide_to,
+        drop=settings.label_drop,
+        scales=(settings.scales[0], settings.scales[1]) if settings.scales else None,
+        intervals=settings.intervals,
+        guide_dropped=settings.guide_dropped,
+        drop_where=settings.drop_where,
+    )
+
+
+def _check_told(config: Config) -> None:
+    """Refuse a network that is told what nobody draws, or not told what is drawn."""
+    settings = config.objective
+    if settings.scales and not config.model.guided:
+        raise UserError("objective.scales are for networks that are told the scale: add --model.guided", status=2)
+    if settings.intervals and not settings.scales:
+        raise UserError("objective.intervals goes with objective.scales: add --objective.scales 1 4", status=2)
+    if not config.model.guided:
+        return
+    if not settings.scales:
+        raise UserError(
+            "model.guided needs objective.scales, between which to draw what it is told: add --objective.scales "
+            "1 4",
+            status=2,
+        )
+    if len(settings.scales) != 2 or settings.scales[0] != 1:
+        said = " ".join(f"{scale:g}" for scale in settings.scales)
+        raise UserError(
+            f"objective.scales {said}: give 1, which classes alone mean, and the largest scale: 1 4", status=2
+        )
+    if settings.label_drop == 0:
+        raise UserError(
+            "objective.scales lead away from the velocity without a class, which nothing would teach: add "
+            "--objective.label-drop 0.1",
+            status=2,
+        )
+
+
+def load_steering(objective: AlphaFlow, state: Mapping[str, Any]) -> None:
+    """Bring an α that steers itself to where a checkpoint's `state` says it was; nothing to any other."""
+    if isinstance(objective.alpha, SelfSteering):
+        objective.alpha.load(state.get("observers", {}).get(STATE, {}))
+
+
+def may_differentiate(objective: AlphaFlow, steps: int) -> bool:
+    """Whether α is 0 at some step of a run of so many, or may come to it."""
+    steered = isinstance(objective.alpha, SelfSteering)
+    return steered or 0.0 in {objective.alpha_at(k) for k in (0, steps // 2, steps)}

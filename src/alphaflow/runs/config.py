@@ -1,0 +1,389 @@
+"""The settings of a run: frozen dataclasses, one field a setting, each with its meaning below it.
+
+A recipe is a value of `Config`; the command line changes single fields by their dotted names; a run's
+`config.yaml` holds all of them, resolved. This module loads neither torch nor anything else heavy.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from ..errors import UserError
+from .conditions import (
+    ALPHAS,
+    AT_ADDRESS,
+    AVERAGED,
+    CLIPPED,
+    DETECTORS,
+    DIAGNOSED,
+    DIFFERENTIATED,
+    DROPPED,
+    GUIDED,
+    INTERVALS,
+    LABELLED,
+    MONITORED,
+    NOT_DYADIC,
+    ON_GPU,
+    PICTURES,
+    SHARED,
+    SHIFTED,
+    SPIKES,
+    STORED,
+    TOYS,
+    TRANSFORMER,
+    WAYS,
+    WEIGHTED,
+    WIDEST,
+    of_data,
+    of_model,
+)
+from .constraints import Anything, Law, Name, OneOf, Range, Schedule, check_values
+from .yaml_settings import read
+
+STEPS = 10**12
+"""More than any run has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    name: Literal["digits", "toy", "folder", "latents", "moving-digits", "clips", "clip-latents"] = "digits"
+    """Which data: scikit-learn's digits, a 2-D toy, images at an address (folder), latents made of them,
+    videos of digits that move, video files, or latents of their frames."""
+    path: Annotated[str, Anything(), AT_ADDRESS] = ""
+    """folder: the address: a directory with one sub-directory for each class, or another form that docs/data.md
+    lists. clips: such a directory of videos, or a list, .txt or .csv. latents:
+    the DST of `alphaflow encode`."""
+    labels: Annotated[str, Anything(), of_data("folder")] = ""
+    """folder: where labels come from, if not from the data's own: FILE.csv or FILE.csv#COLUMN, a column, a value
+    of the .json beside each image, folders, or none."""
+    size: Annotated[int, Range(1, 16384), of_data("folder", "moving-digits", "clips")] = 64
+    """folder: images are resized and cropped to size × size pixels. moving-digits, clips: of a frame."""
+    frames: Annotated[int, Range(1, 4096), of_data("moving-digits", "clips", "clip-latents")] = 8
+    """moving-digits, clips, clip-latents: frames of a video."""
+    rate: Annotated[float, Range(above=0, high=1000), of_data("clips")] = 8.0
+    """clips: frames a second that are taken of a file."""
+    crop: Annotated[Literal["lanczos", "box"], of_data("folder")] = "lanczos"
+    """folder: the central square by Lanczos (α-Flow's), or halved by box and then bicubic (ADM's, DiT's,
+    SiT's)."""
+    memory: Annotated[float, Range(0), of_data("folder")] = 4.0
+    """folder: sets that decoded take more than this many GB go into a file of the cache; 0: all."""
+    flip: Annotated[bool, PICTURES] = False
+    """Mirror images left-right with probability 1/2; latents: take that of the mirrored image."""
+    tolerance: Annotated[float, Range(0, 1), of_data("folder", "clips")] = 0.1
+    """folder, clips: share of unreadable files above which training does not start."""
+    toy: Annotated[str, OneOf(TOYS), of_data("toy")] = "checkerboard"
+    """toy: checkerboard, moons, gaussians or spirals."""
+    classes: Annotated[str, Anything(), LABELLED] = ""
+    """Train on these classes only, by number or name: 0,3,7-9 or cat,dog."""
+    balanced: Annotated[bool, LABELLED] = False
+    """Draw every class equally often, instead of every sample once an epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    name: Literal["dit", "video-dit", "mlp", "unet"] = "dit"
+    """The network: a diffusion transformer for images or for videos, an MLP for points, a U-Net for pixels."""
+    width: Annotated[int, Range(1, 65536)] = 96
+    """Channels: tokens of the DiT, hidden units of the MLP, the first level of the U-Net."""
+    depth: Annotated[int, Range(1, 1024)] = 4
+    """Blocks (DiT, MLP) or levels (U-Net)."""
+    heads: Annotated[int, Range(1, 1024), TRANSFORMER] = 4
+    """dit: attention heads."""
+    patch: Annotated[int, Range(1, 1024), TRANSFORMER] = 2
+    """dit: pixels along the side of a patch."""
+    activation: Annotated[Literal["gelu-tanh", "gelu", "silu"], TRANSFORMER] = "gelu-tanh"
+    """dit: of the blocks' MLPs. gelu-tanh is DiT's; silu is the quickest on a CPU."""
+    attention: Annotated[Literal["joint", "factorised"], of_model("video-dit")] = "joint"
+    """video-dit: each token sees all of the video, or by turns its frame and its place in all frames."""
+    predicts: Literal["velocity", "data"] = "velocity"
+    """What the network's output means: the average velocity u, or the data f with u = (z - f) / t."""
+    guided: Annotated[bool, LABELLED] = False
+    """The network takes the scale and the interval of guidance as inputs: one serves all of objective.scales."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Unset fields (None) keep what the named member of the family prescribes."""
+
+    name: Annotated[str, OneOf(tuple(ALPHAS))] = "alphaflow"
+    """The member: alphaflow, meanflow, imeanflow, tfm, fm, shortcut, consistency, discrete-consistency,
+    splitmeanflow, facm. One other than the recipe's comes as it was published, without what the recipe tuned for
+    its own; guidance stays."""
+    alpha: Annotated[str | None, Schedule(0, 1, steering=True), INTERVALS] = None
+    """Schedule of α: a number, or e.g. sigmoid(0%, 100%), linear(0, 500), step(50%); self: α falls when what the
+    network sees of its trajectories' curvature has settled (docs/claims.md)."""
+    flow_ratio: Annotated[str | None, Schedule(0, 1)] = None
+    """Share of rows with r = t: a number or a schedule, e.g. linear(0%, 100%, first=0.75, last=0.25)."""
+    shift: Annotated[Literal["data", "model", "velocity"] | None, SHIFTED] = None
+    """The velocity that leads from z_t to z_s."""
+    derivative: Annotated[str, OneOf(WAYS), DIFFERENTIATED] = "auto"
+    """How du/dt is taken: auto, forward, reverse, difference."""
+    coupling: Annotated[Literal["sorted", "minimum", "scaled", "truncated", "dyadic"] | None, INTERVALS] = None
+    """How r goes with t."""
+    t_law: Annotated[str | None, Law()] = None
+    """Distribution of t: logit-normal(-0.4, 1), uniform, constant(1), beta(2, 1), arctan(0, 1)."""
+    r_law: Annotated[str | None, Law(), INTERVALS, NOT_DYADIC] = None
+    """Distribution of r, or of r / t under the coupling `scaled`."""
+    flow_law: Annotated[str | None, Law()] = None
+    """Distribution of t on rows with r = t; unset: the member's, which is that of t, or for meanflow and imeanflow
+    max(LAW) of it, the larger of two draws."""
+    weight: Literal["adaptive", "scaled", "power", "definition", "uniform"] | None = None
+    """Loss weight per row."""
+    weight_power: Annotated[float, Range(0, 100), WEIGHTED] = 1.0
+    """Exponent of the weight."""
+    weight_c: Annotated[float | None, Range(above=0), WEIGHTED] = None
+    """Constant in the weight's denominator."""
+    clip: Annotated[float | None, Range(above=0), CLIPPED] = None
+    """Bound on the targets of rows with r < t while α > 0."""
+    relaxation: Annotated[float | None, Range(0), INTERVALS] = None
+    """Pull targets where r < t towards u by the share (1 - t)^relaxation, the change cut to ±1 (FACM's)."""
+    omega: Annotated[float, Range(0), LABELLED] = 1.0
+    """Guidance in training: weight ω of the data's velocity."""
+    kappa: Annotated[float, Range(below=1, note="the scale is omega / (1 - kappa)"), LABELLED] = 0.0
+    """Guidance in training: weight κ of the network's own conditional velocity."""
+    guide_from: Annotated[float, Range(0, 1), GUIDED] = 0.0
+    """Guidance in training: smallest t."""
+    guide_to: Annotated[float, Range(0, 1), GUIDED] = 1.0
+    """Guidance in training: largest t."""
+    label_drop: Annotated[float, Range(0, 1), LABELLED] = 0.0
+    """Share of labels replaced by "no class"."""
+    drop_where: Annotated[Literal["interval", "everywhere", "flow"], DROPPED] = "interval"
+    """Where labels drop: within the guided interval (α-Flow's release), at every t, or on rows with r = t only
+    (the share is still that of all rows)."""
+    guide_dropped: Annotated[bool, DROPPED] = False
+    """Guide rows with dropped labels as well, by the null class alone (α-Flow's release); else they keep v."""
+    scales: Annotated[tuple[float, ...], Range(above=0, high=1e6), LABELLED] = ()
+    """With model.guided: 1 and the largest scale, between which each row's is drawn, log-uniformly, instead of
+    omega / (1 - kappa)."""
+    intervals: bool = False
+    """With scales: each row's interval of t is drawn as well, from U(0, ½) to U(½, 1)."""
+
+    def of_member(self, name: str) -> "ObjectiveConfig":
+        """These settings for another member: all that says how a recipe trains its own is as published again.
+
+        What is learned stays, that is guidance (but for what it does with dropped labels), and so does the way to
+        du/dt. With the recipe's own name nothing changes.
+        """
+        if name == self.name:
+            return self
+        kept = "derivative omega kappa guide_from guide_to label_drop scales intervals".split()
+        return ObjectiveConfig(name=name, **{key: getattr(self, key) for key in kept})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    teacher: Annotated[str, Anything(or_none=True)] = ""
+    """Learn from this model's velocity instead of the samples': the folder of a run (its averaged weights), or of
+    an exported or imported model, or its address on the hub; empty: from the samples."""
+    guidance: Annotated[float, Range(0, note="1 guides nothing")] = 1.0
+    """Scale of guidance on the teacher, which the network in training then needs no more; 1: none."""
+    guide_from: Annotated[float, Range(0, 1)] = 0.0
+    """Smallest t at which the teacher is guided."""
+    guide_to: Annotated[float, Range(0, 1)] = 1.0
+    """Largest t at which the teacher is guided."""
+
+    def check(self) -> None:
+        """Refuse what does not go together; of single values see `check_values`."""
+        interval = (self.guide_from, self.guide_to)
+        if not self.teacher and (self.guidance != 1 or interval != (0, 1)):
+            raise UserError("distill.guidance is a teacher's: name it by --distill.teacher DIR", status=2)
+        if not self.guide_from < self.guide_to:
+            raise UserError(
+                f"distill.guide_from {self.guide_from:g} and guide_to {self.guide_to:g} must rise within 0 … 1",
+                status=2,
+            )
+        if self.guidance == 1 and interval != (0, 1):
+            raise UserError(
+                "distill.guide_from and guide_to go with distill.guidance: at scale 1 there is nothing to confine",
+                status=2,
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    lr: Annotated[float, Range(above=0)] = 1e-4
+    """Learning rate of Adam."""
+    beta1: Annotated[float, Range(0, below=1)] = 0.9
+    """Decay of Adam's first moment."""
+    beta2: Annotated[float, Range(0, below=1)] = 0.95
+    """Decay of Adam's second moment."""
+    weight_decay: Annotated[float, Range(0)] = 0.0
+    """Decoupled weight decay (AdamW)."""
+    warmup: Annotated[int, Range(0, STEPS)] = 0
+    """Steps over which the learning rate rises to its value."""
+    decay: Annotated[str, Schedule(0)] = "constant(1)"
+    """Schedule that multiplies the learning rate, e.g. linear(60%, 100%)."""
+    clip: Annotated[float, Range(0, note="0 bounds nothing")] = 16.0
+    """Bound on the norm of the whole gradient."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EMAConfig:
+    half_life: Annotated[float, Range(0, note="0 keeps no average")] = 6931.0
+    """Half-life of the averaged weights in steps."""
+    ramp: Annotated[float, Range(above=0), AVERAGED] = 0.05
+    """The half-life is at most this share of the steps done."""
+    profiles: Annotated[tuple[float, ...], Range(above=0, high=WIDEST)] = ()
+    """Widths, as shares of the run, of power-function averages to store beside it, for instance 0.05 0.1: two are
+    enough to make any other width afterwards (`alphaflow ema`)."""
+    store_every: Annotated[int, Range(0, STEPS), STORED] = 0
+    """Steps between stored averages; 0: a twentieth of the run. Each is as large as the network's weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    strategy: Literal["none", "ddp", "fsdp", "hsdp"] = "ddp"
+    """How the processes that torchrun starts share the work: weights whole on each (ddp), sharded over all (fsdp),
+    sharded within a machine and replicated over machines (hsdp). With one process they are the same."""
+    timeout: Annotated[float, Range(above=0, high=1e6, unit="minutes")] = 30.0
+    """Minutes without progress after which a process counts as hung: it is named, and all end."""
+    shard_size: Annotated[int, Range(0, 2**20), SHARED] = 0
+    """hsdp: processes over which one copy of the weights is sharded; 0: those of one machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorConfig:
+    every: Annotated[int, Range(0, STEPS)] = 0
+    """Steps between scores of the averaged weights on a few samples, written to metrics.jsonl; 0: none."""
+    count: Annotated[int, Range(8, 2**20), MONITORED] = 1024
+    """Samples drawn for a score. Scores of one count compare with each other only."""
+    nfe: Annotated[int, Range(1, 10_000), MONITORED] = 1
+    """Evaluations a sample."""
+    detector: Annotated[str, OneOf(DETECTORS, or_none=True), MONITORED] = ""
+    """Whose features the Fréchet distance compares: inception, dinov2, clip, clip-l, i3d; empty: that of the
+    package which fits the data, or none, and then the score is the energy distance."""
+    detector_path: Annotated[str, Anything(or_none=True), MONITORED] = ""
+    """Its file, or a folder with it; empty: the cache, into which it is fetched once."""
+    vae: Annotated[str, Anything(), MONITORED, of_data("latents", "clip-latents")] = ""
+    """latents: where the autoencoder that decodes for the detector is, if not where it was."""
+    reference: Annotated[str, Anything(or_none=True), MONITORED] = ""
+    """Statistics of the real images, made by `alphaflow stats`; empty: of up to 10,000 of the run's own data."""
+
+    def __post_init__(self) -> None:
+        if self.detector_path and not self.detector:
+            raise UserError(
+                "monitor.detector_path goes with monitor.detector: say whose weights it holds", status=2
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnosisConfig:
+    every: Annotated[int, Range(0, STEPS)] = 0
+    """Steps between diagnoses of the gradients (`alphaflow diagnose`), written to diagnosis/; 0: none."""
+    batches: Annotated[int, Range(2, 10**6), DIAGNOSED] = 16
+    """Batches of each; one costs about ten steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    recipe: Annotated[str, Anything()] = "digits"
+    """The recipe this run started from."""
+    steps: Annotated[int, Range(1, STEPS)] = 1000
+    """Optimizer steps of the whole run."""
+    schedule_steps: Annotated[int, Range(0, STEPS)] = 0
+    """What 100 % means in schedules; 0: `steps`. A lengthened run keeps its own."""
+    init: Annotated[str, Anything()] = ""
+    """Begin where this run ended: weights, averages and moments from its newest checkpoint; steps count anew."""
+    seed: Annotated[int, Range(-(2**63), 2**63 - 1)] = 0
+    """Of weights, data order, noise and times."""
+    batch_size: Annotated[int, Range(1, 2**24)] = 128
+    """Samples a step."""
+    accumulate: Annotated[int, Range(1, 2**24)] = 1
+    """Parts into which a batch is cut to save memory; the gradient is their mean."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the network (autocast); weights stay float32."""
+    tf32: Annotated[bool, ON_GPU] = True
+    """cuda: float32 matrix products in TF32, with 10 bits of mantissa, several times as fast."""
+    compile: bool = False
+    """Compile the objective with torch.compile: slow to start, then faster, above all on GPUs."""
+    compile_blocks: bool = False
+    """Compile each block of the network by itself: starts sooner than `compile`, and goes with sharded weights."""
+    recompute: bool = False
+    """Keep only the inputs of the network's blocks and compute the rest again in the backward pass: less memory,
+    one forward pass more."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto: cuda where there is one."""
+    log_every: Annotated[int, Range(1, STEPS)] = 20
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_every: Annotated[int, Range(1, STEPS)] = 500
+    """Steps between checkpoints; the last step always writes one."""
+    keep_checkpoints: Annotated[int, Range(1, STEPS)] = 2
+    """How many of the newest checkpoints stay."""
+    keep_every: Annotated[int, Range(0, STEPS)] = 0
+    """Checkpoints at multiples of this many steps stay for good; 0: none does."""
+    sample_every: Annotated[int, Range(1, STEPS)] = 250
+    """Steps between sample grids."""
+    max_bad_steps: Annotated[int, Range(1, STEPS)] = 10
+    """Consecutive steps with a non-finite loss or gradient, each skipped, after which the run goes back to its
+    last checkpoint and on with other data; the second time it stops."""
+    spike_factor: Annotated[float, Range(0)] = 10.0
+    """A logged residual is told as a leap when it lies this far above what nine in ten lately were; 0: never."""
+    spike_rollback: Annotated[bool, SPIKES] = False
+    """Let a leap of the residual, too, send the run back to its last checkpoint, once."""
+    peak_tflops: Annotated[float, Range(0, 1e6)] = 0.0
+    """What one device is capable of, in 10¹² operations a second, for the share of it in use (`mfu`); 0: what
+    plain matrix products reach."""
+    wandb: Annotated[str, Name("/\\#?%:", 128, or_none=True)] = ""
+    """Project on Weights & Biases to log to as well; empty: none."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema: EMAConfig = field(default_factory=EMAConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    diagnosis: DiagnosisConfig = field(default_factory=DiagnosisConfig)
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        self.distill.check()
+        if self.compile and (self.compile_blocks or self.recompute):
+            raise UserError("compile does not go with compile_blocks or recompute: choose", status=2)
+        if self.batch_size % self.accumulate:
+            raise UserError(
+                f"batch_size {self.batch_size} does not divide into accumulate = {self.accumulate} equal parts",
+                status=2,
+            )
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain nested dictionaries, for YAML."""
+    return dataclasses.asdict(config)
+
+
+def with_changes(config: Config, changes: Mapping[str, Any]) -> Config:
+    """Some settings replaced, by their dotted names: {"steps": 2000, "distill.teacher": "runs/fm"}."""
+    for name, value in changes.items():
+        group, _, key = name.rpartition(".")
+        inner = dataclasses.replace(getattr(config, group), **{key: value}) if group else value
+        config = dataclasses.replace(config, **{group or key: inner})
+    return config
+
+
+def from_dict(values: dict[str, Any], where: str, kind: type = Config) -> Any:
+    """Build a config from what `to_dict` gave; `where` names the file it was in.
+
+    Raises:
+        UserError: an unknown setting (the nearest is suggested), a value of another type, or one out of its range.
+    """
+    return read(values, where, kind)
+
+
+def dotted_names(kind: type = Config, prefix: str = "", only: type | None = None) -> list[str]:
+    """All settings, or those of one type, by their names on the command line, as in `objective.flow-ratio`.
+
+    The recipe is none: it is the first word of the command.
+    """
+    names = []
+    for key, hint in typing.get_type_hints(kind).items():
+        if key == "recipe":
+            continue
+        name = prefix + key.replace("_", "-")
+        if dataclasses.is_dataclass(hint):
+            names += dotted_names(typing.cast(type, hint), name + ".", only)
+        elif only is None or hint is only:
+            names.append(name)
+    return names

@@ -1,0 +1,431 @@
+"""Latents that others made are what they are: which files are samples, what their labels are, what is left out."""
+
+import json
+import logging
+import pickle
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from alphaflow.cli import run
+from alphaflow.data import Latents
+from alphaflow.encoding import Settings, convert, open_foreign
+from alphaflow.encoding.forms import BadLabel, class_of, moments_of
+from alphaflow.errors import UserError
+
+N = 8
+SETTINGS = Settings(flips="none")
+
+
+def moments(k: int = 0) -> np.ndarray:
+    return np.random.default_rng(k).normal(size=(8, 4, 4)).astype(np.float32)
+
+
+def write(root, count=N, folder=lambda k: "", **fields):
+    """`count` samples .npz with moments and what the functions `fields` give for the number."""
+    for k in range(count):
+        path = root / folder(k) / f"{k:02d}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, moments=moments(k), **{name: field(k) for name, field in fields.items()})
+    return root
+
+
+def labels_of(root, out, labels="auto", **words):
+    convert(open_foreign(str(root), labels), out, SETTINGS, **words)
+    data = Latents(out)
+    return None if data.labels() is None else data.labels().tolist()
+
+
+def refused(words, capsys) -> str:
+    """The one line that a command ends with."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run(words) == 1
+    lines = [line for line in capsys.readouterr().err.strip().splitlines() if line.startswith("alphaflow: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def encode(source, out, *more):
+    return ["encode", str(source), str(out), "--from", "latents", *more]
+
+
+# ---------------------------------------------------------------------------------- which files are samples
+
+
+def test_shards_beside_statistics_are_refused_with_what_is_understood(tmp_path, capsys) -> None:
+    """LightningDiT's folder, of which the statistics alone have a suffix that is read."""
+    (tmp_path / "src").mkdir()
+    tensors = {"latents": torch.randn(5, 4, 4, 4), "labels": torch.arange(5)}
+    save_file(tensors, tmp_path / "src" / "latents_rank00_shard000.safetensors")
+    torch.save({"mean": torch.zeros(1, 4, 1, 1), "std": torch.ones(1, 4, 1, 1)}, tmp_path / "src/latents_stats.pt")
+    said = refused(encode(tmp_path / "src", tmp_path / "out"), capsys)
+    assert "latents_stats.pt (statistics)" in said and "latents_rank00_shard000.safetensors" in said
+    assert "latents [5, 4, 4, 4]" in said and "labels [5]" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["latents_stats.pt", "stats.npz", "statistics.pkl", "vae_stats_256.pt", "mean.npy", "latents_std.npy"]
+)
+def test_statistics_beside_samples_are_no_sample_and_are_told(tmp_path, caplog, name) -> None:
+    caplog.set_level(logging.INFO, logger="alphaflow")
+    write(tmp_path / "src")
+    content = {"mean": torch.zeros(1, 4, 1, 1), "std": torch.ones(1, 4, 1, 1)}
+    path = tmp_path / "src" / name
+    if name.endswith(".pt"):
+        torch.save(content, path)
+    elif name.endswith(".npy"):
+        np.save(path, np.zeros(4))
+    elif name.endswith(".npz"):
+        np.savez(path, mean=np.zeros(4), std=np.ones(4))
+    else:
+        path.write_bytes(pickle.dumps({"mean": np.zeros(4)}))
+    (tmp_path / "src" / "notes.txt").write_text("x")
+    manifest = convert(open_foreign(str(tmp_path / "src")), tmp_path / "out", SETTINGS)
+    assert manifest is not None and (manifest.fingerprint.count, manifest.skipped) == (N, 0)
+    assert f"passed over: {name} (statistics), 1 .txt (notes.txt)" in caplog.text
+
+
+def test_names_with_mean_and_std_and_a_number_are_samples(tmp_path) -> None:
+    """EDM2's: img-mean-std-00000000.npy."""
+    for k in range(3):
+        np.save(tmp_path / f"img-mean-std-{k:08d}.npy", moments(k))
+    assert len(open_foreign(str(tmp_path))) == 3
+
+
+def test_statistics_under_another_name_are_no_latent(tmp_path) -> None:
+    for sample in (
+        {"mean": torch.zeros(1, 4, 1, 1), "std": torch.ones(1, 4, 1, 1)},
+        {"mean": np.zeros(4), "std": np.ones(4)},
+    ):
+        with pytest.raises(UserError, match="statistics of latents, and no latents"):
+            moments_of(sample, None)
+
+
+def test_shards_that_outweigh_the_samples_are_asked_about(tmp_path, capsys) -> None:
+    write(tmp_path / "src", 1)
+    (tmp_path / "src" / "part-0.tar").write_bytes(bytes(100_000))
+    said = refused(encode(tmp_path / "src", tmp_path / "out"), capsys)
+    assert "only 1 .npy" in said and "part-0.tar holds many samples, and such files are not read" in said
+
+
+# ---------------------------------------------------------------------------------- what is left of a refusal
+
+
+@pytest.mark.parametrize("wrong", [("--second", "none", "--multiplied", "1e30"), ("--second", "std"), ()])
+def test_a_refused_command_can_be_mended(tmp_path, capsys, wrong) -> None:
+    """By other words, or by other files: nothing is left that the next would be measured by."""
+    for k in range(N):
+        (tmp_path / "src").mkdir(exist_ok=True)
+        np.save(tmp_path / "src" / f"{k:02d}.npy", np.abs(moments(k)) if k < 4 else moments(k))
+    if not wrong:
+        for k in (3, 6):
+            (tmp_path / "src" / f"{k:02d}.npy").write_bytes(b"")
+    words = encode(tmp_path / "src", tmp_path / "out", "--shard-images", "2")
+    refused([*words, *(("--second", "logvar") if "--second" not in wrong else ()), *wrong], capsys)
+    left = {path.name for path in (tmp_path / "out").iterdir()} if (tmp_path / "out").exists() else set()
+    assert left <= {"skipped.txt"}
+    if not wrong:
+        for k in (3, 6):
+            np.save(tmp_path / "src" / f"{k:02d}.npy", moments(k))
+    assert run([*words, "--second", "logvar"]) == 0
+    assert len(Latents(tmp_path / "out")) == N and not (tmp_path / "out" / "skipped.txt").exists()
+
+
+# ---------------------------------------------------------------------------------- forms
+
+
+def test_a_variance_is_its_logarithm_and_no_array_is_dropped_in_silence() -> None:
+    mean, spread = moments()[:4], np.exp(moments(1)[:4])
+    wanted = moments_of({"mean": mean, "logvar": np.log(spread)}, None).moments
+    for center, key, value in (
+        ("mean", "var", spread),
+        ("mu", "variance", torch.from_numpy(spread)),
+        ("mean", "log_var", np.log(spread)),
+        ("mu", "sigma", np.sqrt(spread)),
+    ):
+        found = moments_of({center: mean, key: value, "label": 3, "path": "a.png", "text": np.zeros((7, 9))}, None)
+        assert found.variance and np.allclose(found.moments, wanted, atol=1e-5), key
+    for key, other in (("latent", "logsigma"), ("mean", "mean_flip"), ("moments", "moments_2"), ("mean", "cov")):
+        with pytest.raises(UserError, match=rf"its {other} \(4, 4, 4\) beside {key} .* is not understood"):
+            moments_of({key: mean, other: spread}, None)
+    with pytest.raises(UserError, match="below 0, which are no variances"):
+        moments_of({"mean": mean, "var": -spread}, None)
+
+
+def test_tensors_of_every_kind_are_read_or_refused():
+    """As they come out of a network, packed, conjugated; of what is none, nothing is made."""
+    plain = torch.randn(4, 3, 3)
+    wanted = moments_of(plain, "none").moments
+    negative = torch.complex(plain, -plain).conj().imag  # a view with its sign to be changed
+    for latent in (torch.nn.Parameter(plain.clone()), plain.to_sparse(), negative):
+        found = moments_of({"latent": latent, "label": torch.tensor(1.0, requires_grad=True)}, "none")
+        assert np.array_equal(found.moments, wanted) and found.label == 1
+    for other, said in (
+        (plain.to(torch.complex64), "of complex64, not of numbers"),
+        (plain > 0, "of bool, not of numbers"),
+        (plain.to("meta"), "without numbers"),
+        ((plain, 3), "a tuple of 2 unlike parts, not an array"),
+    ):
+        with pytest.raises(UserError, match=said):
+            moments_of(other, "none")
+    with pytest.raises(BadLabel, match="is no number of a class"):
+        class_of(torch.tensor(1j))
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 4), (32, 32, 4), (1, 16, 16, 8)])
+def test_channels_that_come_last_are_refused_with_what_makes_them_first(shape) -> None:
+    array = np.zeros(shape, np.float32)
+    for sample in (array, {"moments": array}, {"mean": array, "std": array}, {"latent": torch.from_numpy(array)}):
+        with pytest.raises(UserError, match=r"looks like \(h, w, channels\).*moveaxis\(array, -1, 0\)"):
+            moments_of(sample, "none")
+
+
+# ---------------------------------------------------------------------------------- labels
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (3, 3),
+        (np.int32(3), 3),
+        (3.0, 3),
+        ("3", 3),
+        ([3], 3),
+        (torch.tensor([3]), 3),
+        (torch.tensor(3.0, dtype=torch.bfloat16), 3),
+        (np.eye(4)[2], 2),
+        ([0, 0, 1], 2),
+        (None, None),
+        (0, 0),
+    ],
+)
+def test_a_label_that_is_clear_is_taken(value, found) -> None:
+    assert class_of(value) == found
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(-1, 1.7, 10**12, 10**30, 2**20, float("nan"), float("inf"), "cat", "-1", ""),
+        *([0.2, 0.8], [0, 0], [1, 1], [[1], [1]], [1, [2]], {"a": 1}, torch.zeros(2, 2), np.array(["a", "b"])),
+        *(True, np.bool_(False), np.array([True]), torch.tensor(True)),
+    ],
+)
+def test_a_label_that_is_no_class_is_refused(value) -> None:
+    with pytest.raises(BadLabel, match=r"^label "):
+        class_of(value)
+
+
+@pytest.mark.parametrize("value", [-1, 1.7, 10**12, "cat", [0.5, 0.5], True, [0, 1, 0]])
+def test_a_wrong_label_names_its_sample_and_leaves_nothing(tmp_path, capsys, value) -> None:
+    """In the sample, in dataset.json, in a .json beside, in a label file: always with the name."""
+    good = lambda k: value if k == 5 else k % 2  # noqa: E731
+    for k in range(N):
+        (tmp_path / "own").mkdir(exist_ok=True)
+        torch.save({"moments": torch.from_numpy(moments(k)), "label": good(k)}, tmp_path / "own" / f"{k:02d}.pt")
+    write(tmp_path / "edm")
+    rows = [[f"{k:02d}.npz", good(k)] for k in range(N)]
+    (tmp_path / "edm" / "dataset.json").write_text(json.dumps({"labels": rows}))
+    write(tmp_path / "side")
+    for k in range(N):
+        (tmp_path / "side" / f"{k:02d}.json").write_text(json.dumps({"class": good(k)}))
+    for name in ("own", "edm", "side"):
+        said = refused(encode(tmp_path / name, tmp_path / "out"), capsys)
+        assert "05.pt" in said or "05.npz" in said
+        assert "label" in said and "--labels none" in said
+        assert not (tmp_path / "out").exists()
+        assert run(encode(tmp_path / name, tmp_path / f"{name}-out", "--labels", "none")) == 0
+        assert Latents(tmp_path / f"{name}-out").num_classes == 0
+
+
+@pytest.mark.parametrize("odd", [[0, 1, 0], [0, 1], 1])
+def test_vectors_of_other_lengths_and_numbers_are_not_mixed(tmp_path, capsys, odd) -> None:
+    label = lambda k: odd if k == 5 else [1, 0, 0, 0]  # noqa: E731
+    write(tmp_path / "own", label=label)
+    write(tmp_path / "edm")
+    rows = [[f"{k:02d}.npz", label(k)] for k in range(N)]
+    (tmp_path / "edm" / "dataset.json").write_text(json.dumps({"labels": rows}))
+    for name in ("own", "edm"):
+        said = refused(encode(tmp_path / name, tmp_path / "out", "--second", "logvar"), capsys)
+        assert "05.npz" in said and "and the first sample's is a vector of 4 numbers" in said
+
+
+def test_a_folder_that_was_there_is_left_as_it_was(tmp_path, capsys) -> None:
+    write(tmp_path / "src", label=lambda k: -1)
+    (tmp_path / "out").mkdir()
+    refused(encode(tmp_path / "src", tmp_path / "out"), capsys)
+    assert list((tmp_path / "out").iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    write(tmp_path / "good")
+    assert "is not empty" in refused(encode(tmp_path / "good", tmp_path / "mine"), capsys)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"labels": 3}', '{"labels": [["a"]]}', '{"labels": [1]}', "[" * 9999]
+)
+def test_a_dataset_json_that_is_none_is_said_so(tmp_path, capsys, content) -> None:
+    write(tmp_path / "src")
+    (tmp_path / "src" / "dataset.json").write_text(content)
+    assert "cannot understand dataset.json" in refused(encode(tmp_path / "src", tmp_path / "out"), capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_beside_samples(tmp_path) -> None:
+    """α-Flow's own layout: x.pkl with x.json; in a folder and in a zip; DiT's pair of folders."""
+    expected = [(3 * k) % 5 for k in range(N)]
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        for k in range(N):
+            (tmp_path / "src" / "all").mkdir(parents=True, exist_ok=True)
+            mean, logvar = moments(k)[:4], moments(k)[4:]
+            path = tmp_path / "src" / "all" / f"{k:02d}.pkl"
+            path.write_bytes(pickle.dumps({"mean": mean, "logvar": logvar}))
+            path.with_suffix(".json").write_text(json.dumps({"class": expected[k]}))
+            archive.write(path, path.name)
+            archive.write(path.with_suffix(".json"), f"{k:02d}.json")
+            for name, array in (("features", mean[None]), ("labels", np.array([expected[k]]))):
+                folder = tmp_path / "dit" / f"imagenet_{name}"
+                folder.mkdir(parents=True, exist_ok=True)
+                np.save(folder / f"{k}.npy", array)
+    assert labels_of(tmp_path / "src", tmp_path / "a") == expected
+    assert labels_of(tmp_path / "packed.zip", tmp_path / "b") == expected
+    assert labels_of(tmp_path / "dit", tmp_path / "c", second="none") == expected
+    assert Latents(tmp_path / "c").shape == (4, 4, 4) and len(Latents(tmp_path / "c")) == N
+    assert Latents(tmp_path / "a").class_names == ("0", "1", "2", "3", "4")
+
+
+def test_a_json_without_a_label_is_none(tmp_path) -> None:
+    write(tmp_path / "src")
+    for k in range(N):
+        (tmp_path / "src" / f"{k:02d}.json").write_text(json.dumps({"width": 16}))
+    assert labels_of(tmp_path / "src", tmp_path / "out") is None
+    (tmp_path / "src" / "03.json").write_text(json.dumps({"class": 1}))
+    with pytest.raises(UserError, match=r"00.npz has no label, and .*03.npz has one"):
+        labels_of(tmp_path / "src", tmp_path / "other")
+
+
+def test_parts_of_a_data_set_are_no_classes_and_a_lone_folder_is_none(tmp_path, capsys) -> None:
+    write(tmp_path / "both", folder=lambda k: ("train", "val")[k % 2] + "/cat")
+    said = refused(encode(tmp_path / "both", tmp_path / "out"), capsys)
+    assert "splits of a data set (train, val), which are no classes: give one of them" in said
+    assert "both/train" in said
+    for k, pair in enumerate((("trainA", "testA"), ("DIV2K_train_HR", "DIV2K_valid_HR"), ("train.v1", "val.v1"))):
+        write(tmp_path / f"p{k}", folder=lambda n, pair=pair: pair[n % 2])
+        assert f"p{k}/{pair[0]}" in refused(encode(tmp_path / f"p{k}", tmp_path / "out"), capsys)
+    assert run(encode(tmp_path / "p0", tmp_path / "kept", "--labels", "folders", "--second", "logvar")) == 0
+    assert Latents(tmp_path / "kept").class_names == ("testA", "trainA")
+    write(tmp_path / "one", folder=lambda k: "train", label=lambda k: k % 3)  # MeanFlow's own preparation
+    assert labels_of(tmp_path / "one", tmp_path / "a") == [k % 3 for k in range(N)]
+    write(tmp_path / "deep", folder=lambda k: "train/" + ("cat", "dog")[k % 2])
+    labels_of(tmp_path / "deep", tmp_path / "b")
+    assert Latents(tmp_path / "b").class_names == ("cat", "dog")
+
+
+def test_folders_of_numbers_are_in_their_order(tmp_path) -> None:
+    write(tmp_path / "src", 12, folder=str)
+    labels_of(tmp_path / "src", tmp_path / "out")
+    assert Latents(tmp_path / "out").class_names == tuple(map(str, range(12)))
+
+
+def test_folders_that_contradict_the_samples_are_asked_about(tmp_path, capsys) -> None:
+    """Buckets of files by their number would otherwise pass for classes."""
+    write(tmp_path / "src", folder=lambda k: f"0000{k // 4}", label=lambda k: k % 3)
+    said = refused(encode(tmp_path / "src", tmp_path / "out"), capsys)
+    assert "label 0 from folders is not its own, 1" in said and "--labels samples" in said
+    assert labels_of(tmp_path / "src", tmp_path / "a", "samples") == [k % 3 for k in range(N)]
+    assert labels_of(tmp_path / "src", tmp_path / "b", "folders") == [k // 4 for k in range(N)]
+    assert run(encode(tmp_path / "src", tmp_path / "c", "--labels", "column")) == 2
+
+
+def test_full_buckets_of_a_thousand_are_no_classes() -> None:
+    from alphaflow.encoding.listing import by_folders
+
+    thousands = [f"{k // 1000:05d}/img{k:08d}.npy" for k in range(2500)]
+    assert by_folders("x", thousands) == (None, ())
+    assert (
+        by_folders("x", [name.replace("00002/", "02000/").replace("00001/", "01000/") for name in thousands])[1]
+        == ()
+    )
+    assert by_folders("x", thousands[:1999] + thousands[2000:])[1] == ("00000", "00001", "00002")
+
+
+# ---------------------------------------------------------------------------------- what is left out
+
+
+def test_numbers_beyond_float16_and_those_that_are_none_are_left_out_alike(tmp_path, capsys) -> None:
+    (tmp_path / "src").mkdir()
+    for k in range(N):
+        array = moments(k).astype(np.float64)
+        array[0, 0, 0] = {2: 1e5, 3: -7e4, 4: np.nan, 5: 1e60, 6: np.inf}.get(k, 1.0)
+        np.save(tmp_path / "src" / f"{k}.npy", array)
+    words = encode(tmp_path / "src", tmp_path / "out", "--second", "logvar")
+    said = refused(words, capsys)
+    assert f"5 of {N} latents could not be read" in said and "2.npy: it holds numbers beyond 65504" in said
+    listed = (tmp_path / "out" / "skipped.txt").read_text().splitlines()
+    assert len(listed) == 5 and "not all numbers are finite" in listed[2] and str(tmp_path / "out") in said
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run([*words, "--tolerance", "0.7"]) == 0
+    assert len(Latents(tmp_path / "out")) == 3
+    assert (tmp_path / "out" / "skipped.txt").read_text().splitlines() == listed
+
+
+def test_the_first_sample_may_be_broken(tmp_path) -> None:
+    write(tmp_path / "src")
+    (tmp_path / "src" / "00.npz").write_bytes(b"junk")
+    manifest = convert(open_foreign(str(tmp_path / "src")), tmp_path / "out", Settings(tolerance=0.2))
+    assert manifest is not None and manifest.skipped == 1
+    for path in (tmp_path / "src").iterdir():
+        path.write_bytes(b"junk")
+    with pytest.raises(UserError, match=r"00.npz: cannot be read .* \(and none of the first 8 could be read\)"):
+        convert(open_foreign(str(tmp_path / "src")), tmp_path / "other", SETTINGS)
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "0", "-1", "-inf"])
+def test_a_factor_that_is_none_is_a_wrong_word(tmp_path, capsys, value) -> None:
+    write(tmp_path / "src")
+    assert run([*encode(tmp_path / "src", tmp_path / "out"), f"--multiplied={value}"]) == 2
+    assert "--multiplied" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_meanflows_own_preparation_needs_one_word(tmp_path, capsys) -> None:
+    for k in range(N):
+        (tmp_path / "src" / "train").mkdir(parents=True, exist_ok=True)
+        sample = {"image": torch.from_numpy(moments(k)), "label": k % 3}
+        torch.save(sample, tmp_path / "src" / "train" / f"{k:08d}.pt")
+    said = refused(encode(tmp_path / "src", tmp_path / "out"), capsys)
+    assert "keys image, label" in said and "--second logvar" in said
+    assert labels_of(tmp_path / "src", tmp_path / "out", second="logvar") == [k % 3 for k in range(N)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--from latents --size 256",
+        "--from latents --crop box",
+        "--from latents --flips none",
+        "--from latents --precision bf16",
+        "--from latents --batch-size 4",
+        "--from latents --frames 4",
+        "--from latents --rate 8",
+        "--from latents --dry-run",
+        "--from latents --labels x.csv",
+        "--vae none --rate 8",
+        "--vae none --frames 4 --rate 0",
+        "--vae none --frames 4 --rate inf",
+        "--vae none --frames 4 --crop box",
+        "--vae none --batch-size 0",
+        "--vae none --labels none --frames 4",
+    ],
+)
+def test_words_without_effect_are_wrong_words(tmp_path, capsys, line) -> None:
+    (tmp_path / "src").mkdir()
+    assert run(["encode", str(tmp_path / "src"), str(tmp_path / "out"), *line.split()]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1 and not (tmp_path / "out").exists()
