@@ -212,7 +212,8 @@ def test_a_broken_image_is_named_and_skipped(folder, tmp_path, capsys):
         (folder / "dark" / "broken.png").unlink()
 
 
-def test_bench_gives_ratios_to_flow_matching(tmp_path, capsys):
+def test_bench_gives_ratios_to_flow_matching(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(PRESETS, "S", (1, 64, 2))
     out = tmp_path / "b.json"
     words = "--model S/16 --batch 2 --rounds 1 --shares 50 --precision bfloat16 --threads 1".split()
     assert run(["bench", *words, "--ways", "fused", "reverse", "--json", str(out)]) == 0
@@ -222,7 +223,7 @@ def test_bench_gives_ratios_to_flow_matching(tmp_path, capsys):
     assert record["machine"]["cores"] >= 1 and record["out_of_memory"] == []
     assert record["steps"][0]["ratio"] == record["steps"][0]["peak_ratio"] == 1
     assert all(row["peak_ratio"] > 0.5 for row in record["steps"])
-    assert record["gemm_flops_per_second"] > 1e8 and record["peak_bytes_flow_matching"] > 1e7
+    assert record["gemm_flops_per_second"] > 1e8 and record["peak_bytes_flow_matching"] > 1e6
     assert "% of the rate of plain matrix products" in capsys.readouterr().out
 
 

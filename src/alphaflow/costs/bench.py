@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,18 +171,29 @@ def enliven(net: nn.Module) -> None:
 
 
 def _gemm(net: models.DiT, settings: Settings, device: torch.device) -> tuple[Callable[[], object], float]:
-    """Return the products of one MLP layer of the network at this batch, repeated, as the rate to compare with."""
+    """Return products of one MLP layer of the network at this batch, as the rate to compare with, and their FLOPs.
+
+    They are repeated until they take a tenth of a second, whatever the machine's rate.
+    """
     tokens, width = settings.batch * net.grid[0] * net.grid[1], net.config["width"]
     kind = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
     a = torch.randn(tokens, width, device=device, dtype=kind)
     b = torch.randn(width, 4 * width, device=device, dtype=kind)
-    repeats = max(1, int(2e11 / (2 * tokens * width * 4 * width)))
 
-    def run() -> None:
+    def products(repeats: int) -> None:
         for _ in range(repeats):
             torch.mm(a, b)
 
-    return run, repeats * 2.0 * tokens * width * 4 * width
+    products(1)  # warms up
+    repeats, seconds = 1, 0.0
+    while seconds < 0.1:
+        repeats *= 2
+        _wait(device)
+        start = time.perf_counter()
+        products(repeats)
+        _wait(device)
+        seconds = time.perf_counter() - start
+    return partial(products, repeats), repeats * 2.0 * tokens * width * 4 * width
 
 
 def _sampling(net: nn.Module, x: Tensor, y: Tensor, half: bool) -> dict[str, Callable[[], object]]:
