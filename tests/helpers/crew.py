@@ -17,7 +17,7 @@ from alphaflow.cli import run
 from alphaflow.cli.train import parse_settings
 from alphaflow.data import Batch
 from alphaflow.parallel.channels import end_process
-from alphaflow.parallel.parallel import whole
+from alphaflow.parallel.sharded import whole
 from alphaflow.runs.folder import RunFolder
 from alphaflow.training.trainer import Trainer
 

@@ -10,9 +10,9 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from ..parallel.parallel import Parallel
+from ..parallel.sharded import is_sharded
 
 Gradient: TypeAlias = list[Tensor]
 """One tensor for each weight, or this process's rows of each."""
@@ -55,7 +55,7 @@ class Gradients:
             grad, weight.grad = weight.grad, None
             if grad is None:
                 grad = torch.zeros_like(weight)
-            local = grad.to_local() if isinstance(grad, DTensor) else self.parallel.mean(grad)
+            local = grad.to_local() if is_sharded(grad) else self.parallel.mean(grad)
             parts.append(local.detach())
         return parts
 

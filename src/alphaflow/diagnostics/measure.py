@@ -21,7 +21,8 @@ from ..errors import UserError
 from ..method.objective import AlphaFlow
 from ..method.targets import meanflow_target, target_of
 from ..parallel.blocks import prepare_blocks
-from ..parallel.parallel import Parallel, load_into
+from ..parallel.parallel import Parallel
+from ..parallel.sharded import load_into
 from ..path import Points, interpolate
 from ..progress import ProgressBar
 from ..rng import KeyedRandom, hash_key

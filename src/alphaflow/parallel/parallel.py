@@ -12,7 +12,7 @@ import atexit
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -20,17 +20,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, Shard
 from torch.nn.parallel import DistributedDataParallel
 
-from ..derivatives.dual import Dual, make
 from ..errors import UserError
 from ..method.objective import AlphaFlow
 from ..runs.checkpoint import Piece
 from ..runs.config import ParallelConfig
-from .blocks import blocks_of
 from .channels import StoreBoard, Writers, die_with_parent, exchange, fresh_store, leave
+from .sharded import average_gradients, first_row, is_first_copy, is_sharded, shard_blocks
 
 
 def environment_number(name: str, default: int, *, least: int = 0) -> int:
@@ -166,15 +163,8 @@ class Parallel:
 
     def shard(self, net: nn.Module) -> None:
         """With fsdp or hsdp: shard a network in place, each block on its own."""
-        if not self.sharded:
-            return
-        for block in list(blocks_of(net)):
-            if not isinstance(block, FSDPModule):
-                fully_shard(block, mesh=self._mesh_, reshard_after_forward=True)
-                _carry_tangents(block)
-        # the root's too, or an average's network would go on with the weights of its first evaluation
-        fully_shard(net, mesh=self._mesh_, reshard_after_forward=True)
-        _carry_tangents(net)
+        if self.sharded:
+            shard_blocks(net, self._mesh_)
 
     def wrap(self, step: nn.Module) -> nn.Module:
         """A module whose forward is the whole objective: the derivative inside it, or gradients go unaveraged."""
@@ -193,9 +183,8 @@ class Parallel:
             with step.no_sync():
                 yield
             return
-        for module in step.modules():
-            if isinstance(module, FSDPModule):
-                module.set_requires_gradient_sync(last, recurse=False)
+        if self.sharded:
+            average_gradients(step, last)
         yield
 
     def _mesh(self, device: torch.device) -> DeviceMesh | None:
@@ -278,10 +267,10 @@ class Parallel:
         """What this process writes of them: its rows of sharded ones, an even share of those that all hold."""
         pieces, loads = {}, [0] * self.world
         for name, tensor in tensors.items():
-            if isinstance(tensor, DTensor):
-                start = _first_row(tensor)
+            if is_sharded(tensor):
+                start = first_row(tensor)
                 rows = tensor.to_local()
-                if _is_first_copy(tensor) and len(rows):
+                if is_first_copy(tensor) and len(rows):
                     pieces[name] = Piece(rows, tuple(tensor.shape), start)
                 continue
             writer = loads.index(min(loads))
@@ -289,63 +278,3 @@ class Parallel:
             if writer == self.rank:
                 pieces[name] = Piece(tensor, tuple(tensor.shape))
         return pieces
-
-
-def load_into(tensor: Tensor, read: Callable[[slice | None], Tensor]) -> None:
-    """Fill a tensor, or this process's rows of a sharded one, with what `read` gives."""
-    with torch.no_grad():
-        if isinstance(tensor, DTensor):
-            start, rows = _first_row(tensor), tensor.to_local()
-            rows.copy_(read(slice(start, start + len(rows))))
-        else:
-            tensor.copy_(read(None))
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor in one piece, on every process (all must call); any other as it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def _first_row(tensor: DTensor) -> int:
-    """Where this process's rows begin: FSDP2 cuts dimension 0 as `torch.chunk` does."""
-    for dimension, placement in enumerate(tensor.placements):
-        if isinstance(placement, Shard):
-            assert placement.dim == 0
-            mesh = tensor.device_mesh
-            size = -(-tensor.shape[0] // mesh.size(dimension))
-            return min(size * mesh.get_local_rank(dimension), tensor.shape[0])
-    return 0
-
-
-def _is_first_copy(tensor: DTensor) -> bool:
-    """Whether no process of lower rank holds the same rows."""
-    mesh = tensor.device_mesh
-    return all(
-        mesh.get_local_rank(dimension) == 0
-        for dimension, placement in enumerate(tensor.placements)
-        if not isinstance(placement, Shard)
-    )
-
-
-def _carry_tangents(module: nn.Module) -> None:
-    """Take tangents past FSDP's hook before a module's forward, which puts a node of autograd around its inputs.
-
-    That node keeps the primal alone. So one hook before it takes tensors with tangents apart, and one after it
-    puts them together again.
-    """
-    carried: list[dict[Any, Dual]] = []
-
-    def open_up(_: nn.Module, args: Any, kwargs: Any) -> Any:
-        inputs = {**dict(enumerate(args)), **kwargs}
-        carried.append({key: value for key, value in inputs.items() if isinstance(value, Dual)})
-        plain = {key: value.primal if isinstance(value, Dual) else value for key, value in inputs.items()}
-        return tuple(plain[k] for k in range(len(args))), {key: plain[key] for key in kwargs}
-
-    def close(_: nn.Module, args: Any, kwargs: Any) -> Any:
-        inputs = {**dict(enumerate(args)), **kwargs}
-        for key, dual in carried.pop().items():
-            inputs[key] = make(inputs[key], dual.tangent, dual.start, dual.rows)
-        return tuple(inputs[k] for k in range(len(args))), {key: inputs[key] for key in kwargs}
-
-    module.register_forward_pre_hook(open_up, prepend=True, with_kwargs=True)
-    module.register_forward_pre_hook(close, with_kwargs=True)

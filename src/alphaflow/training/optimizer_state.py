@@ -12,7 +12,7 @@ from ..data import Dataset
 from ..errors import UserError
 from ..models.ema import PowerEMA
 from ..observers.base import Observer
-from ..parallel.parallel import load_into
+from ..parallel.sharded import load_into
 from ..runs import checkpoint
 from ..runs.averages import tensors_of
 from ..runs.checkpoint import Checkpoint

@@ -19,7 +19,8 @@ from ..models.ema import EMA, PowerEMA
 from ..observers.base import Observer, RunView
 from ..observers.class_residuals import ClassResiduals
 from ..observers.configured import observers_of
-from ..parallel.parallel import Parallel, whole
+from ..parallel.parallel import Parallel
+from ..parallel.sharded import whole
 from ..parallel.watchdog import Watchdog
 from ..progress import ProgressBar
 from ..rng import hash_key

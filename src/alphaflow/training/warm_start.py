@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import UserError, one_line
-from ..parallel.parallel import Parallel, load_into
+from ..parallel.parallel import Parallel
+from ..parallel.sharded import load_into
 from ..runs import model_folder
 from ..runs.checkpoint import Checkpoint, last_step, newest
 from ..runs.config import ModelConfig
