@@ -8,7 +8,7 @@ from .errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` is the GPU where there is one.
+    """Return the device of that name; `auto` is the GPU where there is one.
 
     Raises:
         UserError: a GPU was asked for where torch sees none, or the name means nothing to torch.

@@ -30,11 +30,11 @@ def choose(kind: str, name: str, names: Iterable[str], *, status: int = 1) -> st
 
 
 def one_line(error: object, most: int | None = None) -> str:
-    """What an exception says, in one line of at most `most` letters; its class where it says nothing."""
+    """Return what an exception says, in one line of at most `most` letters; its class where it says nothing."""
     return " ".join(str(error).split())[:most] or type(error).__name__
 
 
 def missing(what: str, extra: str, error: ImportError | None = None) -> UserError:
-    """The refusal of what needs an extra. what: as in `LMDB needs its package`. error: what Python said."""
+    """Return the refusal of what needs an extra. what: as in `LMDB needs its package`. error: what Python said."""
     said = f" ({error})" if error else ""
     return UserError(f"{what}{said}: pip install 'alphaflow[{extra}]'")

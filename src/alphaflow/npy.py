@@ -35,7 +35,7 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def array_in(data: bytes, file: IO[bytes], header: tuple[tuple[int, ...], bool, np.dtype[Any]]) -> NDArray[Any]:
-    """The array of `data`, whose header was read from `file`; numbers that the caller may change."""
+    """Return the array of `data`, whose header was read from `file`; numbers that the caller may change."""
     shape, columns_first, dtype = header
     count = int(np.prod(shape, dtype=object))
     flat = np.frombuffer(data, dtype, count, file.tell()) if count else np.empty(0, dtype)

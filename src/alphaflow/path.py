@@ -30,7 +30,7 @@ Regime = Literal["flow", "between", "derivative"]
 
 
 def regime_of(alpha: float | Tensor) -> Regime:
-    """The regime of an α; a tensor of values lies between."""
+    """Return the regime of an α; a tensor of values lies between."""
     if isinstance(alpha, Tensor):
         return "between"
     return "derivative" if alpha == 0 else "flow" if alpha == 1 else "between"
@@ -65,13 +65,13 @@ class Points:
         return isinstance(self.alpha, Tensor) and self.alpha.ndim > 0
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Points":
-        """The points with each tensor of rows changed."""
+        """Return the points with each tensor of rows changed."""
         z, v, r, t = (change(part) for part in (self.z, self.v, self.r, self.t))
         alpha = change(self.alpha) if isinstance(self.alpha, Tensor) and self.by_row else self.alpha
         return Points(z, v, r, t, None if self.y is None else change(self.y), alpha, self.flow_rows)
 
     def rows(self, start: int, end: int | None = None) -> "Points":
-        """The rows from `start` on, up to `end`."""
+        """Return the rows from `start` on, up to `end`."""
         return replace(self.map(lambda part: part[start:end]), flow_rows=max(0, self.flow_rows - start))
 
 

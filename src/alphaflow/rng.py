@@ -23,14 +23,14 @@ class Random(Protocol):
     """What objectives and samplers draw from: named streams, one row for each sample of the batch."""
 
     def normal(self, stream: str, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-        """Standard normal (B, *shape), float32."""
+        """Draw standard normal numbers (B, *shape), float32."""
 
     def uniform(self, stream: str) -> Tensor:
         """Uniform in (0, 1), (B,), float64, on the CPU."""
 
 
 def send(drawn: Tensor, to: Tensor | torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """What was drawn on the host, on another device, which the host does not wait for.
+    """Send what was drawn on the host to another device, which the host does not wait for.
 
     An ordinary copy to a GPU waits until it has done all that it was asked for before; one from page-locked memory
     queues behind that. dtype: None for that of `to`, or where `to` is a device for its own.
@@ -66,7 +66,7 @@ def _mix_in_place(h: Tensor) -> Tensor:
 
 
 def hash_key(*parts: int | str) -> int:
-    """A 63-bit key that depends on all parts and on their order."""
+    """Return a 63-bit key that depends on all parts and on their order."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -92,7 +92,7 @@ class KeyedRandom:
         return _mix_in_place(_mix(rows)[:, None] + columns)
 
     def normal(self, stream: str, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-        """Standard normal (B, *shape), float32, on `device`; the same on all devices to rounding."""
+        """Draw standard normal numbers (B, *shape), float32, on `device`; the same on all devices to rounding."""
         count = math.prod(shape)
         bits = self._bits(stream, (count + 1) // 2, device)
         radius = _shift(bits, 40).float().add_(0.5).mul_(2.0**-24).log_().mul_(-2).sqrt_()
@@ -130,12 +130,12 @@ def as_random(generator: "torch.Generator | Random | None", rows: int) -> Random
 
 
 def seeded(*parts: int | str) -> torch.Generator:
-    """A CPU generator that depends on all parts: `seeded(seed, "epoch", 3)`."""
+    """Return a CPU generator that depends on all parts: `seeded(seed, "epoch", 3)`."""
     return torch.Generator().manual_seed(hash_key(*parts))
 
 
 def hash_keys(key: int, *parts: Tensor) -> Tensor:
-    """A 64-bit key, int64 (B,), for each row of the `parts`, int64 (B,) each; depends on their order."""
+    """Return a 64-bit key, int64 (B,), for each row of the `parts`, int64 (B,) each; depends on their order."""
     keys = torch.full_like(parts[0], key)
     for part in parts:
         keys = _mix(keys + part * _signed(_GOLDEN))
@@ -176,7 +176,7 @@ GlobalState = tuple[Tensor, Tensor | None]
 
 
 def global_state(device: torch.device) -> GlobalState:
-    """The state of torch's own generators, on the CPU and on `device`; no device is waited for."""
+    """Return the state of torch's own generators, on the CPU and on `device`; no device is waited for."""
     module = None if device.type in ("cpu", "meta") else torch.get_device_module(device)
     return torch.get_rng_state(), None if module is None else module.get_rng_state(device)
 
@@ -195,7 +195,7 @@ def is_same(a: GlobalState, b: GlobalState) -> bool:
 
 @contextmanager
 def set_apart(device: torch.device) -> Iterator[None]:
-    """What is drawn inside from torch's own generators is not missed outside."""
+    """Put torch's own generators back after the block: what is drawn inside is not missed outside."""
     state = global_state(device)
     try:
         yield
@@ -204,7 +204,7 @@ def set_apart(device: torch.device) -> Iterator[None]:
 
 
 def replayed(net: Callable[..., Any], state: GlobalState, device: torch.device) -> Callable[..., Any]:
-    """The network, each of whose evaluations draws from the same state: one mask for all batches of one size."""
+    """Let each evaluation of a network draw from the same state: one mask for all batches of one size."""
 
     def again(*args: Any, **kwargs: Any) -> Any:
         set_global_state(state, device)

@@ -95,7 +95,7 @@ def _tell(line: str) -> None:
 
 
 def _label(error: Exception) -> str:
-    """What to say before the words of an error that is not ours."""
+    """Return what to say before the words of an error that is not ours."""
     if isinstance(error, MemoryError) or "allocate memory" in str(error) or "OutOfMemory" in type(error).__name__:
         return "there is not enough memory for this, so ask for less (a smaller network, batch or count): "
     return f"{type(error).__name__}: "

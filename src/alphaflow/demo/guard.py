@@ -137,7 +137,7 @@ def _of_this_page(headers: Mapping[bytes, str], host: str) -> bool:
 
 
 async def _body(receive: Any) -> bytes | None:
-    """The body as it arrives, whatever its head said of it; None if the client leaves.
+    """Take the body as it arrives, whatever its head said of it; None if the client leaves.
 
     Raises:
         RefusalError: it is longer than `MOST_BYTES`, or takes longer than `MOST_SECONDS`.

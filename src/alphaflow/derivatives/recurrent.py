@@ -44,7 +44,7 @@ def _own_kernels() -> Iterator[None]:
 
 
 def _rows(func: Any, args: Any, kwargs: Any, like: Dual) -> Narrow:
-    """The input's batch lies first or second, that of the states in the last dimension but one."""
+    """Take rows of the input, batch first or second, and of states, whose batch is the last dimension but one."""
     states = [leaf for leaf in flatten(args[1:2]) if isinstance(leaf, Tensor)]
     place = 0 if func in CELLS or args[-1] is True else 1
     many = 2 if func in CELLS else 3

@@ -41,7 +41,7 @@ class Difference:
 
 
 def open_evaluation(path: Path) -> dict[str, Any]:
-    """The evaluation of a run's folder, or a JSON file of `alphaflow evaluate`.
+    """Return the evaluation of a run's folder, or a JSON file of `alphaflow evaluate`.
 
     Raises:
         UserError: there is none, or it is not one.
@@ -106,7 +106,7 @@ def table(rows: Sequence[Difference]) -> str:
 
 
 def _protocol(result: Mapping[str, Any]) -> str:
-    """What must be the same; seeds and weights may differ."""
+    """Return what must be the same in two evaluations; seeds and weights may differ."""
     given = {"guidance": 1.0, **result}  # which older records do not name
     return str([given.get(key) for key in SETTING if key not in ("seed", "weights")])
 

@@ -105,7 +105,7 @@ def _classes(path: Path, found: NDArray[np.generic], count: int, names: Sequence
 
 
 def _open(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[np.generic]:
-    """An array of the archive: mapped where it lies there as it is, unpacked where it is compressed."""
+    """Return an array of the archive: mapped where it lies there as it is, unpacked where it is compressed."""
     info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED:
         if info.file_size > LARGEST:

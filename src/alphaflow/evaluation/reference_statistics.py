@@ -29,7 +29,7 @@ def reference_of(
     rate: float | None = None,
     share: Share | None = None,
 ) -> Reference:
-    """What `detector` sees in all images of a source; in videos, if it looks at videos.
+    """Return the statistics of what `detector` sees in all images, or videos, of a source.
 
     They are shown to it 64 at a time, as `alphaflow evaluate` does, and summed by groups: the result is the same,
     to the bit, for any number of processes.

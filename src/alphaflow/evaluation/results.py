@@ -18,7 +18,7 @@ SETTING = ("weights", "method", "nfe", "times", "guidance", "labels", "count", "
 
 
 def figure_title(name: str, distance: str) -> str:
-    """A figure's name for people: a Fréchet distance by what the detector's is called, FID for instance."""
+    """Return a figure's name for people: a Fréchet distance by what the detector's is called, FID for instance."""
     if distance != "frechet" and name in ("frechet", "frechet_limit"):
         return distance + ("∞" if name == "frechet_limit" else "")
     return name
@@ -85,7 +85,7 @@ class Evaluation:
         return list(dict.fromkeys(found))
 
     def title(self, name: str) -> str:
-        """A figure's name for people."""
+        """Return a figure's name for people."""
         return figure_title(name, self.distance)
 
     def write(self, path: Path) -> None:
@@ -113,7 +113,7 @@ class Evaluation:
         return f"{scored}against {self.against}{count}{seen}"
 
     def write_csv(self, path: Path) -> None:
-        """A line for each figure of each setting, with its whole protocol beside it."""
+        """Write a line for each figure of each setting, with its whole protocol beside it."""
         text = io.StringIO()
         columns = [*SHARED, *SETTING, "figure", "value", "error", "low", "high", "real_halves"]
         writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -154,7 +154,7 @@ class Evaluation:
         write_bytes(path, memory.getvalue())
 
     def _axes(self) -> Iterator[tuple[str, list[Result], Place, Label]]:
-        """What to draw figures against: its name, the results, each one's place, and the line that it is on."""
+        """Yield what to draw figures against: its name, the results, each one's place and line."""
         scales = len({r.guidance for r in self.results}) > 1
 
         def line(r: Result) -> str:
@@ -183,7 +183,7 @@ def setting_words(result: Mapping[str, Any], unsaid: str = "") -> str:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """What `Evaluation.write` wrote, or None.
+    """Return what `Evaluation.write` wrote, or None.
 
     Raises:
         UserError: it is damaged, or of somebody else's.
@@ -212,7 +212,7 @@ def _cell(result: Result, name: str) -> str:
 
 
 def _draw(panel: Any, name: str, results: list[Result], place: Place, label: Label) -> None:
-    """A line for each label."""
+    """Draw a line for each label."""
     for words in dict.fromkeys(label(r) for r in results):
         line = sorted((r for r in results if label(r) == words and name in r.figures), key=place)
         x, y = [place(r) for r in line], [r.figures[name] for r in line]

@@ -36,7 +36,7 @@ Write = Callable[[NDArray[Any]], None]
 
 
 def ending_of(out: str | Path, endings: Sequence[str] = VIDEO_ENDINGS, *, what: str = "samples") -> str:
-    """The ending of a file that is to hold `what`; "" of a folder, which ends in / or has no ending.
+    """Return the ending of a file that is to hold `what`; "" of a folder, which ends in / or has no ending.
 
     Raises:
         UserError: another ending, no name at all, or something else is there under that name.
@@ -76,7 +76,7 @@ def _listed(endings: Sequence[str], what: str) -> str:
 
 @contextlib.contextmanager
 def replacing(out: Path) -> Iterator[Path]:
-    """A path beside `out` to write to. It takes the place of `out` once the block has ended, and else vanishes.
+    """Give a path beside `out` to write to. It takes the place of `out` after the block, or vanishes if that fails.
 
     Raises:
         UserError: it cannot be written; what was at `out` is still there.
@@ -88,7 +88,7 @@ def replacing(out: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def made_folder(folder: Path, out: Path) -> Iterator[None]:
-    """The folder, with those above it; those that had to be made vanish if the block fails and left them empty.
+    """Make the folder and those above it; what was made vanishes if the block fails and leaves it empty.
 
     Raises:
         UserError: for any error of the system within the block: `out` cannot be written.
@@ -120,7 +120,7 @@ def check_empty(out: Path) -> None:
 def single_files(
     out: Path, labels: NDArray[np.int64], save: Callable[[NDArray[Any], Path], None], ending: str
 ) -> Iterator[Write]:
-    """A folder with a file of each sample, named by its number and class: `000012-class7.png`.
+    """Write a folder with a file of each sample, named by its number and class: `000012-class7.png`.
 
     Raises:
         UserError: the folder holds something, or cannot be written; what was written by then is removed.
@@ -189,7 +189,7 @@ class PNG:
         self._chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, self.COLOURS[channels], 0, 0, 0))
 
     def rows(self, pixels: NDArray[np.uint8]) -> None:
-        """The next rows, uint8 (rows, width, channels) or (rows, width)."""
+        """Write the next rows, uint8 (rows, width, channels) or (rows, width)."""
         flat = pixels.reshape(len(pixels), -1)
         told = np.empty((len(flat), flat.shape[1] + 1), np.uint8)
         told[:, 0] = 2
@@ -265,7 +265,7 @@ def grid_scale(out: Path, shape: Sequence[int], count: int, columns: int | None 
 
 
 def most_that_fit(count: int, fits: Callable[[int], bool]) -> int:
-    """The largest number below `count`, which does not fit, that does."""
+    """Return the largest number of samples that fits; `count` does not."""
     low, high = 0, count
     while high - low > 1:
         middle = (low + high) // 2
@@ -353,7 +353,7 @@ def check_samples(out: str | Path, shape: Sequence[int], count: int, columns: in
 def samples_into(
     out: str | Path, shape: Sequence[int], labels: NDArray[np.int64], columns: int | None = None
 ) -> Iterator[Write]:
-    """What takes images uint8 (B, H, W, C) or points (B, D) until there is one for each label, and writes them to
+    """Give what takes images uint8 (B, H, W, C) or points (B, D) until each label has one, and writes them to
     `FILE.npz` (`images` or `points`, and `labels`), `GRID.png`, or `FOLDER/` with a PNG of each image.
 
     shape: of one, (H, W, C) or (D,).

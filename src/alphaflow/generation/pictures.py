@@ -69,7 +69,7 @@ def scatter(points: NDArray[Any], title: str = "", reference: NDArray[Any] | Non
 
 
 def save_figure(figure: Any, path: Path) -> Path:
-    """A figure of matplotlib as PNG, with folders as needed. Raises `UserError` where it can't be written."""
+    """Write a figure of matplotlib as PNG, with folders as needed. Raises `UserError` if it can't."""
     memory = io.BytesIO()
     figure.savefig(memory, format="png")
     try:
@@ -81,7 +81,7 @@ def save_figure(figure: Any, path: Path) -> Path:
 
 
 def picture(samples: NDArray[Any], columns: int | None = None) -> Image.Image:
-    """The picture that suits the samples: images uint8 (N, H, W, C), videos (N, T, H, W, C), or points (N, 2)."""
+    """Return the picture that suits images uint8 (N, H, W, C), videos (N, T, H, W, C), or points (N, 2)."""
     if samples.ndim == 5:
         return film_strips(samples)
     return image_grid(samples, columns) if samples.ndim == 4 else scatter(samples)
@@ -171,12 +171,12 @@ def _image(image: NDArray[np.uint8]) -> Image.Image:
 
 
 def save_image(image: NDArray[np.uint8], path: Path) -> None:
-    """An image uint8 (H, W, C) as PNG."""
+    """Write an image uint8 (H, W, C) as PNG."""
     _image(image).save(path, format="png")
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:
-    """What to say of it."""
+    """Return the error of a file that cannot be written."""
     return UserError(f"cannot write {path} ({error.strerror or error}): choose another place")
 
 
@@ -217,7 +217,7 @@ def read_images(
 
 
 def _tell_splits(source: Source) -> None:
-    """Splits of a data set are mixed where the folder above them is named."""
+    """Warn that splits of a data set are mixed where the folder above them is named."""
     paths = (source.name(k).removeprefix(source.address).lstrip("/!") for k in range(len(source)))
     splits = sorted(name for name in {path.partition("/")[0] for path in paths if "/" in path} if split_of(name))
     if len(splits) > 1:

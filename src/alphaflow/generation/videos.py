@@ -98,7 +98,7 @@ def videos_into(
     *,
     rate: float = 8.0,
 ) -> Iterator[Write]:
-    """What takes videos uint8 (B, T, H, W, C) until there is one for each label, and writes them.
+    """Give what takes videos uint8 (B, T, H, W, C) until there is one for each label, and writes them.
 
     out: `FILE.gif` or `FILE.mp4`, all in one moving grid; `FILE.png`, each as a row of frames; `FILE.npz` with
         `videos` and `labels`; `FOLDER/`, one GIF for each.
@@ -136,7 +136,7 @@ def moving_grid(videos: NDArray[np.uint8], columns: int | None = None) -> list[I
 
 
 def write_gif(frames: Sequence[Image.Image], out: Path, rate: float) -> None:
-    """An endless GIF of RGB or grey frames, with the colours of all of them in one palette.
+    """Write an endless GIF of RGB or grey frames, with the colours of all of them in one palette.
 
     GIF counts time in hundredths of a second, and viewers slow down what is quicker than 50 frames a second.
     """
@@ -153,7 +153,7 @@ def write_gif(frames: Sequence[Image.Image], out: Path, rate: float) -> None:
 
 
 def write_mp4(frames: Sequence[Image.Image], out: Path, rate: float) -> None:
-    """An MP4, H.264 where PyAV was built with it, else MPEG-4; an odd row or column of pixels is doubled.
+    """Write an MP4: H.264 where PyAV was built with it, else MPEG-4; an odd row or column of pixels is doubled.
 
     Raises:
         UserError: PyAV is not installed.

@@ -78,7 +78,7 @@ class Compiled:
         return output
 
     def flow_rows(self, batch: int, step: int) -> int:
-        """The number of rows with r = t."""
+        """Return the number of rows with r = t."""
         return self.objective.flow_rows(batch, step)
 
     def _method(self, net: Network, points: Points) -> Method:

@@ -130,7 +130,7 @@ MEMBERS: dict[str, Callable[..., AlphaFlow]] = {
 
 
 def member(name: str, steps: int) -> AlphaFlow:
-    """The member as it was published, its curriculum spread over a run of `steps` steps.
+    """Return the member as it was published, its curriculum spread over a run of `steps` steps.
 
     Raises:
         UserError: (a ValueError) an unknown name; the nearest is suggested.
@@ -143,7 +143,7 @@ def member(name: str, steps: int) -> AlphaFlow:
 
 
 def statement(objective: AlphaFlow, name: str, steps: int) -> str:
-    """An objective in one line: member, α, ṽ, share of rows with r = t, times, weight, guidance.
+    """Return an objective in one line: member, α, ṽ, share of rows with r = t, times, weight, guidance.
 
     What differs from the member of this name as it was published is followed by the published value in brackets.
     Guidance and a teacher change which velocity is learned, by any member, and are told without brackets.
@@ -164,7 +164,7 @@ def statement(objective: AlphaFlow, name: str, steps: int) -> str:
 
 
 def as_it_runs(line: str) -> str:
-    """A statement without what was published instead."""
+    """Return a statement without what was published instead."""
     return re.sub(r" \[published: [^]]*\]", "", line)
 
 
@@ -179,7 +179,7 @@ def _varies(part: str, objective: AlphaFlow, steps: int) -> bool:
 
 
 def _parts(objective: AlphaFlow) -> dict[str, str]:
-    """What an objective is made of, in words; empty where it makes no use of it."""
+    """Return what an objective is made of, in words; empty where it makes no use of it."""
     alpha, ratio = objective.alpha, objective.flow_ratio
     far, flow = ratio != 1, ratio != 0
     law = words(objective.times.flow) if objective.times.flow is not None else ""

@@ -135,7 +135,7 @@ class AlphaFlow:
         generator: torch.Generator | Random | None = None,
         flow_rows: int | None = None,
     ) -> Points:
-        """The points of one evaluation: what is random in it, or decided on the host; arguments as above."""
+        """Draw the points of one evaluation: what is random in it, or decided on the host; arguments as above."""
         random = as_random(generator, len(x))
         flow_rows = self.flow_rows(len(x), step) if flow_rows is None else flow_rows
         noise = random.normal("noise", x.shape[1:], x.device).to(x)
@@ -155,7 +155,7 @@ class AlphaFlow:
         return Points(z, v, r, t, y, alpha, flow_rows)
 
     def evaluate(self, net: Network, points: Points) -> Output:
-        """The objective at given points: a function of tensors alone, which `torch.compile` takes whole."""
+        """Evaluate the objective at given points, a function of tensors alone: `torch.compile` takes it whole."""
         v, r, t = points.v, points.r, points.t
         u, target = predict_with_target(net, points, shift=self.shift, derivative=self.derivative)
         target = self._shape_target(target, u.detach(), points)
@@ -202,7 +202,7 @@ class AlphaFlow:
         return self.shift == "model" and fixed and not reaches_1
 
     def _shape_target(self, target: Tensor, u: Tensor, points: Points) -> Tensor:
-        """The target clipped and relaxed on the rows with r < t, where asked to; those with r = t keep v."""
+        """Clip and relax the target on the rows with r < t, where asked to; those with r = t keep v."""
         clip = None if points.regime == "derivative" else self.clip
         if clip is None and self.relaxation is None:
             return target

@@ -84,7 +84,7 @@ def parse(
 
 
 def words(value: Any, makers: Mapping[str, Callable[..., Any]]) -> str:
-    """The text from which `parse` would build this dataclass, with all numbers; `repr` where it has no name."""
+    """Return the text from which `parse` builds this dataclass, with all numbers; `repr` without a name."""
     name = next((name for name, maker in makers.items() if type(value) is maker), None)
     if name is None or not dataclasses.is_dataclass(value):
         return repr(value)

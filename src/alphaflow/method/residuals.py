@@ -8,7 +8,7 @@ BINS = 5
 
 
 def measure(u: Tensor, v: Tensor, target: Tensor, r: Tensor, t: Tensor) -> dict[str, Tensor | float]:
-    """The numbers that tell how training goes, un-weighted, as means over dimensions and rows.
+    """Return the numbers that tell how training goes, un-weighted, as means over dimensions and rows.
 
     residual: ‖u - target‖².  tfm: ‖u - v‖².  tc: 2 (v - target)·u.  residual - (tfm + tc) has no gradient.
     residual_t<k>, residual_d<k>: the residual of rows with t, or t - r > 0, in the k-th fifth of [0, 1]; NaN

@@ -62,7 +62,7 @@ def sample(
 
 
 def plan(times: Sequence[float], method: str | Sequence[str] = "ode") -> list[tuple[float, float, str]]:
-    """The intervals (t, s) of a grid of times, each with its method.
+    """Return the intervals (t, s) of a grid of times, each with its method.
 
     Raises:
         ValueError: as `sample`.
@@ -144,7 +144,7 @@ def invert(
 
 
 def grid(nfe: int, *, start: float = 1.0, midpoint: float | None = None) -> tuple[float, ...]:
-    """Times for `nfe` evaluations: evenly spaced from `start` to 0, or (start, midpoint, 0) for two."""
+    """Return times for `nfe` evaluations: evenly spaced from `start` to 0, or (start, midpoint, 0) for two."""
     if nfe < 1:
         raise ValueError(f"nfe {nfe} must be at least 1")
     if midpoint is not None:

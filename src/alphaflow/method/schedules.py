@@ -106,7 +106,7 @@ def step(at: float, *, first: float = 1.0, last: float = 0.0) -> Curve:
 
 
 def linear(start: float, end: float, *, clamp: float = 0.0, first: float = 1.0, last: float = 0.0) -> Curve:
-    """A straight line from `first` at `start` to `last` at `end`."""
+    """Return a straight line from `first` at `start` to `last` at `end`."""
     return Curve("linear", start, end, clamp=clamp, first=first, last=last)
 
 
@@ -119,7 +119,7 @@ def sigmoid(
     first: float = 1.0,
     last: float = 0.0,
 ) -> Curve:
-    """The paper's curriculum: 1 - sigmoid(γ (k - (start + end)/2) / (end - start)), clamped by η.
+    """Return the paper's curriculum: 1 - sigmoid(γ (k - (start + end)/2) / (end - start)), clamped by η.
 
     γ is `temperature`, η is `clamp`. With the defaults the value moves only between 28.8 % and 71.2 % of the
     way from `start` to `end`.
@@ -179,12 +179,12 @@ def parse(
 
 
 def extremes(schedule: Schedule) -> tuple[float, ...]:
-    """The values between which a schedule of this module stays; nothing for schedules of another kind."""
+    """Return the values between which a schedule of this module stays; nothing for schedules of another kind."""
     if isinstance(schedule, constant):
         return (schedule.value,)
     return (schedule.first, schedule.last) if isinstance(schedule, Curve) else ()
 
 
 def warmup(steps: int) -> Schedule:
-    """A rise from 1/steps to 1 over the first `steps` steps, for the learning rate."""
+    """Return a rise from 1/steps to 1 over the first `steps` steps, for the learning rate."""
     return lambda k: min(1.0, (k + 1) / max(steps, 1))

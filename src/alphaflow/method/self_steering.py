@@ -98,11 +98,11 @@ class SelfSteering:
             self.begun = step
 
     def state(self) -> dict[str, Any]:
-        """What goes on from here depends on, in JSON's values."""
+        """Return what goes on from here depends on, in JSON's values."""
         return {"begun": self.begun, "seen": [list(pair) for pair in self.seen]}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`; an empty one is that of a start."""
+        """Go on from a `state`; an empty one is that of a start."""
         self.begun = state.get("begun")
         self.seen = [(one, other) for one, other in state.get("seen", [])]
 

@@ -53,7 +53,7 @@ def predict_with_target(
 
 @torch.no_grad()
 def target_of(net: Network, points: Points, shift: Shift, derivative: Method) -> Tensor:
-    """The target of each row (B, *shape), where u is not needed; see `average_velocity_target`."""
+    """Return the target of each row (B, *shape), where u is not needed; see `average_velocity_target`."""
     if points.regime == "flow":
         return points.v.detach()
     if points.regime == "derivative":
@@ -105,7 +105,7 @@ def average_velocity_target(
     shift: Shift = "data",
     derivative: Method = "auto",
 ) -> Tensor:
-    """The regression target for u(z, r, t, y), without a gradient.
+    """Return the regression target for u(z, r, t, y), without a gradient.
 
     Args:
         net: the network u(z, r, t, y).

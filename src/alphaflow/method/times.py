@@ -26,10 +26,10 @@ class Distribution(Protocol):
     """A law on [0, 1]."""
 
     def quantile(self, p: Tensor) -> Tensor:
-        """The time below which a share p lies."""
+        """Return the time below which a share p lies."""
 
     def cdf(self, t: Tensor) -> Tensor:
-        """The share below t."""
+        """Return the share below t."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def parse(text: str) -> Distribution:
 
 
 def words(law: Distribution) -> str:
-    """A law as `parse` reads it: `logit-normal(-0.4, 1)`."""
+    """Return a law as `parse` reads it: `logit-normal(-0.4, 1)`."""
     return f"max({words(law.law)})" if isinstance(law, Larger) else parsing.words(law, DISTRIBUTIONS)
 
 
@@ -226,7 +226,7 @@ class Times:
             raise ValueError(f"levels {self.levels} must be at least 1")
 
     def draw(self, random: Random, flow_rows: int = 0) -> tuple[Tensor, Tensor]:
-        """Times of a batch: r, t (B,), float64, CPU. The first `flow_rows` rows have r = t."""
+        """Draw the times of a batch: r, t (B,), float64, CPU. The first `flow_rows` rows have r = t."""
         import torch
 
         t, r = self._pair(random)
@@ -237,7 +237,7 @@ class Times:
         return r, t
 
     def __str__(self) -> str:
-        """The laws of t and r in words, without that of t on rows with r = t."""
+        """Return the laws of t and r in words, without that of t on rows with r = t."""
         if self.coupling == "dyadic":
             return f"on the dyadic grid of {self.levels} levels"
         t, r = words(self.t), words(self.r)

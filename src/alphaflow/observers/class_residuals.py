@@ -52,7 +52,7 @@ class ClassResiduals(Observer):
         self._told = np.zeros(self.count, bool)
 
     def add(self, residual: Tensor, y: Tensor | None) -> None:
-        """Some rows of a step: residuals (B,) and classes (B,), on the device."""
+        """Add some rows of a step: residuals (B,) and classes (B,), on the device."""
         if y is None or not self.count:
             return
         finite = residual.isfinite()
@@ -94,7 +94,7 @@ class ClassResiduals(Observer):
         return {**seen, "above": self._above.tolist(), "told": self._told.tolist()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """What is stored stands for all processes: the first one takes the rows since the last log."""
+        """Go on from what is stored for all processes: the first one takes the rows since the last log."""
         nothing = [0] * self.count
         self._step = state.get("step", 0)
         self._total = np.array(state.get("total", nothing), np.float64)
@@ -108,7 +108,7 @@ class ClassResiduals(Observer):
             )
 
     def _everywhere(self) -> Tensor:
-        """Sums and rows since the last log, of all processes, (2, classes) int64."""
+        """Return sums and rows since the last log, of all processes, (2, classes) int64."""
         return self.parallel.gather(self._since[None]).sum(0)
 
     def _judge(self, means: NDArray[np.float64], median: float) -> None:
@@ -128,7 +128,7 @@ class ClassResiduals(Observer):
 
 
 def class_means(state: Mapping[str, Any]) -> NDArray[np.float64] | None:
-    """The means by class in a checkpoint's state, (classes,), NaN where too few rows were seen; None without."""
+    """Return the means by class in a checkpoint's state, (classes,), NaN of too few rows; None without."""
     mine = state.get("observers", {}).get(ClassResiduals.name)
     return _means(np.array(mine["total"]), np.array(mine["rows"])) if mine else None
 

@@ -104,7 +104,7 @@ class Monitor(Observer):
     # ------------------------------------------------------------------ samples
 
     def _drawn(self, net: Network, seed: int, block: Tensor) -> Tensor:
-        """Samples with these numbers: the same noise for each at every step."""
+        """Draw the samples with these numbers: the same noise for each at every step."""
         numbers = torch.arange(BLOCK) + block[0]
         noise = KeyedRandom(hash_key(seed, "monitor"), numbers).normal("start", self.dataset.shape, self.device)
         y = None if self._labels is None else self._labels[numbers % self.count].to(self.device)
@@ -121,7 +121,7 @@ class Monitor(Observer):
         return features.where(sound[:, None], torch.nan)
 
     def _gathered(self, count: int, see: Callable[[Tensor], Tensor]) -> Tensor:
-        """What `see` makes of the numbers 0 … count - 1, (count, F) on the CPU; all processes must call.
+        """Return what `see` makes of the numbers 0 … count - 1, (count, F) on the CPU; all processes must call.
 
         Process k sees every n-th block of 64 from the k-th on. With sharded weights all must evaluate as often: in
         the last round some see a block that another has.

@@ -30,7 +30,7 @@ def prepare_blocks(net: nn.Module, derivative: str, *, compiled: bool = False, r
 
 
 def blocks_of(net: nn.Module) -> Iterator[nn.Module]:
-    """The children of the network's module lists: transformer blocks, or the levels' layers of a U-Net."""
+    """Yield the children of the network's module lists: transformer blocks, or the levels' layers of a U-Net."""
     for module in net.modules():
         if isinstance(module, nn.ModuleList):
             yield from (child for child in module if not isinstance(child, nn.ModuleList))
@@ -79,7 +79,7 @@ class _Compiled:
 def _forward(
     block: nn.Module, plain: Sequence[Any], tangents: Sequence[Tensor | None], places: Sequence[Any]
 ) -> tuple[Tensor, Tensor | None, Any]:
-    """A block's own forward pass, with tangents taken apart at both ends."""
+    """Run a block's own forward pass, with tangents taken apart at both ends."""
     args = [
         one if tangent is None else make(one, tangent, *place)
         for one, tangent, place in zip(plain, tangents, places)

@@ -31,7 +31,7 @@ from .sharded import average_gradients, first_row, is_first_copy, is_sharded, sh
 
 
 def environment_number(name: str, default: int, *, least: int = 0) -> int:
-    """What torchrun sets, or `default` without it; an error where somebody else has set it to no such number."""
+    """Return what torchrun sets, or `default` without it; an error where it is set to no such number."""
     word = os.environ.get(name, str(default))
     if not word.strip().isdecimal() or int(word) < least:
         raise UserError(
@@ -101,7 +101,7 @@ class Parallel:
         return self.strategy in ("fsdp", "hsdp")
 
     def device(self, chosen: torch.device) -> torch.device:
-        """This process's own device, after which it can talk to the others."""
+        """Return this process's own device, after which it can talk to the others."""
         if self.world == 1:
             return chosen
         if chosen.type == "cuda":
@@ -125,7 +125,7 @@ class Parallel:
         return chosen
 
     def parts(self, accumulate: int) -> list[Part]:
-        """The parts of each batch that are this process's."""
+        """Return the parts of each batch that are this process's."""
         stride = self.world * accumulate
         return [Part(k * self.world + self.rank, stride) for k in range(accumulate)]
 
@@ -141,7 +141,7 @@ class Parallel:
     # ------------------------------------------------------------------ modules
 
     def suit(self, objective: AlphaFlow, *, compiled: bool) -> AlphaFlow:
-        """An objective that every process evaluates with as many collectives.
+        """Return an objective that every process evaluates with as many collectives.
 
         Raises:
             UserError: sharded weights do not go with what the settings ask for.
@@ -167,7 +167,7 @@ class Parallel:
             shard_blocks(net, self._mesh_)
 
     def wrap(self, step: nn.Module) -> nn.Module:
-        """A module whose forward is the whole objective: the derivative inside it, or gradients go unaveraged."""
+        """Wrap a module whose forward is the whole objective: the derivative inside it, or gradients go unaveraged."""
         if self.strategy != "ddp":
             return step
         # gloo's threads would take the processor from the backward pass that they are meant to hide behind
@@ -211,7 +211,7 @@ class Parallel:
         return answer
 
     def count_votes(self) -> bool:
-        """The answer of the last vote, now."""
+        """Return the answer of the last vote, now."""
         answer = False
         while self._votes:
             votes, work = self._votes.pop()
@@ -237,7 +237,7 @@ class Parallel:
         return total / copies
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The rows of all processes, (world · B, …); each has the same number."""
+        """Return the rows of all processes, (world · B, …); each has the same number."""
         if self.world == 1:
             return rows
         parts = [torch.empty_like(rows) for _ in range(self.world)]
@@ -245,7 +245,7 @@ class Parallel:
         return torch.cat(parts)
 
     def exchange(self, value: Any) -> list[Any]:
-        """What each process says, in the order of ranks; values must be JSON's."""
+        """Return what each process says, in the order of ranks; values must be JSON's."""
         return [value] if self.world == 1 else exchange(value, self._host, self.world)
 
     def wait(self) -> None:
@@ -264,7 +264,7 @@ class Parallel:
     # ------------------------------------------------------------------ tensors on disk
 
     def pieces(self, tensors: Mapping[str, Tensor]) -> dict[str, Piece]:
-        """What this process writes of them: its rows of sharded ones, an even share of those that all hold."""
+        """Return what this process writes: its rows of sharded tensors, an even share of those that all hold."""
         pieces, loads = {}, [0] * self.world
         for name, tensor in tensors.items():
             if is_sharded(tensor):

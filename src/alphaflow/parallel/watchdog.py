@@ -29,7 +29,7 @@ class Board(Protocol):
     def post(self, line: str) -> None: ...
 
     def read(self) -> list[str | None]:
-        """The newest line of each process; None where there is none yet."""
+        """Return the newest line of each process; None where there is none yet."""
 
 
 class Watchdog:
@@ -69,7 +69,7 @@ class Watchdog:
             self._thread.join()
 
     def at(self, stage: str, step: int, attempt: int = 0) -> None:
-        """This process begins a stage of a step; `attempt` counts roll-backs, after which steps come again."""
+        """Post that a stage of a step begins; `attempt` counts roll-backs, after which steps come again."""
         self._place = (attempt, step, STAGES.index(stage))
 
     def _watch(self) -> None:

@@ -86,7 +86,7 @@ _EXPECTED = {
 
 
 def _config(name: str) -> Config:
-    """The settings of α-Flow's run; all have Adam at a constant rate, bfloat16 and the paper's seed.
+    """Return the settings of α-Flow's run; all have Adam at a constant rate, bfloat16 and the paper's seed.
 
     Clipping is the default of the release's loss, so all of its runs have it. XL/2+ goes on with the moments and
     the averages of XL/2, so it warms up no second time, and its averages keep their full half-life.
@@ -148,7 +148,7 @@ def _base(name: str) -> Recipe:
 
 
 def _twins(name: str) -> list[Recipe]:
-    """The same run with MeanFlow's, Shortcut's and flow matching's objective."""
+    """Return the same run with MeanFlow's, Shortcut's and flow matching's objective."""
     config = _config(name)
     plain = dataclasses.replace(config.objective, alpha=None, flow_ratio=None, clip=None)
     # with the times where r = t and the weight of α-Flow's other runs, which MeanFlow's own code does not have

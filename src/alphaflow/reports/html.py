@@ -17,7 +17,7 @@ def setting(result: Mapping[str, Any]) -> str:
 
 
 def page(**parts: Any) -> str:
-    """The whole document. parts: what report.html.jinja names."""
+    """Return the whole document. parts: what report.html.jinja names."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
@@ -39,7 +39,7 @@ def score_table(scores: Mapping[str, Any], results: Sequence[Mapping[str, Any]])
 
 
 def copies(scores: Mapping[str, Any]) -> str:
-    """The two figures about memorising by setting, in words; nothing where they were not measured."""
+    """Return the two figures about memorising by setting, in words; nothing where they were not measured."""
     halves = scores["halves"]
     if "copies" not in halves:
         return ""

@@ -98,7 +98,7 @@ def gather(folder: RunFolder, seed: int, device: torch.device | str) -> Material
 
 
 def _pictures(generator: Generator) -> Found:
-    """What makes pictures of samples; latents stay as they are, in false colours, where nothing decodes them."""
+    """Return what makes pictures of samples; latents that nothing decodes are shown in false colours."""
     decoder = generator.decoder
     found = attempt("the autoencoder", lambda: decoder.vae) if decoder else Found()
     return (
@@ -133,7 +133,7 @@ def _scores(folder: RunFolder, generator: Generator, dataset: Found, seed: int) 
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl."""
+    """Return the whole lines of metrics.jsonl."""
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:

@@ -35,7 +35,7 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 def png(image: Image.Image) -> str:
-    """An image as a PNG."""
+    """Return an image as a PNG."""
     memory = io.BytesIO()
     image.save(memory, format="png", optimize=True)
     return data_uri(memory.getvalue(), "image/png")
@@ -76,7 +76,7 @@ def _sheet(columns: Sequence[Sequence[NDArray[np.uint8]]]) -> Image.Image:
 
 
 def snapshot(path: Path) -> str | None:
-    """The top of a picture from the run's folder, at most `SNAPSHOT_WIDTH` wide; None if it can't be read."""
+    """Return the top of a picture of the run, at most `SNAPSHOT_WIDTH` wide; None if it can't be read."""
     try:
         with Image.open(path) as opened:
             image = opened.convert("RGB")
@@ -183,7 +183,7 @@ def spread(items: list[Any], count: int) -> list[Any]:
 
 
 def smooth(values: Values) -> Values:
-    """A centred running mean over a twentieth of the values (at least 3), which passes over NaN."""
+    """Return a centred running mean over a twentieth of the values (at least 3), which passes over NaN."""
     width = max(3, len(values) // 20) | 1
     known = np.isfinite(values)
     window = np.ones(width)
@@ -216,7 +216,7 @@ def training_curves(metrics: Sequence[Mapping[str, Any]], plan: Line | None) -> 
 
 
 def _line(metrics: Sequence[Mapping[str, Any]], key: str) -> Line | None:
-    """A number over the steps whose lines have it, NaN where it is null; None if it never is one."""
+    """Return a number over the steps whose lines have it, NaN where it is null; None if it never is one."""
     metrics = [line for line in metrics if key in line]
     values = [line[key] for line in metrics]
     known = np.array([float(v) if isinstance(v, int | float) else math.nan for v in values])

@@ -66,7 +66,7 @@ def write_report(path: Path, *, seed: int = 0, device: torch.device | str = "cpu
 
 
 def headlines(path: Path) -> list[str]:
-    """The figures at 1 and 2 evaluations, a line each, as far as the run has been scored."""
+    """Return the figures at 1 and 2 evaluations, a line each, as far as the run has been scored."""
     scores = attempt("evaluation", lambda: evaluation.read(RunFolder(path).evaluation_file)).value
     return [
         f"{html.setting(result)}: " + ", ".join(f"{name} {value:.4g}" for name, value in result["figures"].items())
@@ -79,7 +79,7 @@ def headlines(path: Path) -> list[str]:
 
 
 def _panels(m: Material) -> dict[str, Any]:
-    """Samples at 1, 2, 4 evaluations; the first on top of the page, larger, with a note."""
+    """Return samples at 1, 2, 4 evaluations; the first on top of the page, larger, with a note."""
     if m.generator.kind == "points":
         note = f"{POINTS:,} generated points, blue, over real ones, grey."
         panels: dict[int, Any] = {n: plots.points(some, _real_points(m)) for n, some in m.samples.value.items()}
@@ -95,7 +95,7 @@ def _panels(m: Material) -> dict[str, Any]:
 
 
 def _classes_shown(m: Material) -> str:
-    """What the columns are."""
+    """Return what the columns are, in words."""
     shown, all_of_them = len(set(m.classes)), m.generator.num_classes
     if not shown:
         return "No classes"
@@ -138,7 +138,7 @@ def _duration(metrics: list[dict[str, Any]], batch_size: int) -> str:
 
 
 def _protocol(m: Material, first: Mapping[str, Any]) -> str:
-    """What the figures hold for, and how far they can be trusted."""
+    """Return what the figures hold for, and how far they can be trusted."""
     scores = m.scores.value
     text = (
         f"Protocol: {first['count']:,} samples with labels {first['labels']}, seed {first['seed']}, "
@@ -167,7 +167,7 @@ def _protocol(m: Material, first: Mapping[str, Any]) -> str:
 
 
 def _real(scores: Mapping[str, Any]) -> str:
-    """What the figures are against; a reference may not tell how many it is made of."""
+    """Return what the figures are against; a reference may not tell how many it is made of."""
     if scores["halves"]:
         return f"{scores['real_count']:,} real"
     return str(scores["against"]) + (f" of {scores['real_count']:,} real ones" if scores["real_count"] else "")
@@ -212,13 +212,13 @@ def _order(dataset: Dataset) -> Tensor:
 
 
 def _snapshots(m: Material) -> list[tuple[int, str]]:
-    """Steps, and the pictures that were taken at them."""
+    """Return steps, and the pictures that were taken at them."""
     paths = sorted(p for p in m.folder.samples.glob("step-*.png") if p.stem[5:].isdigit())
     return [(int(p.stem[5:]), uri) for p in spread(paths, 6) if (uri := plots.snapshot(p))]
 
 
 def _alpha_plan(m: Material) -> plots.Line | None:
-    """The schedule of α over the whole run; None where α is drawn row by row, or steers itself."""
+    """Return the schedule of α over the whole run; None where α is drawn row by row, or steers itself."""
     steps = np.linspace(0, m.config.steps, 201)
     objective = attempt("the schedule of α", lambda: build_objective(m.config, m.generator.num_classes)).value
     if objective is None or isinstance(objective.alpha, SelfSteering):
@@ -228,7 +228,7 @@ def _alpha_plan(m: Material) -> plots.Line | None:
 
 
 def _by_class(m: Material) -> tuple[str, str] | None:
-    """The classes with the highest residuals, and which; None without classes or too early to tell."""
+    """Return the classes with the highest residuals, and which; None without classes or too early to tell."""
     place = m.folder.checkpoints / f"step-{m.generator.step:08d}"
     means = attempt("the residual by class", lambda: class_means(Checkpoint(place).state)).value
     if means is None or np.isnan(means).all():
@@ -241,7 +241,7 @@ def _by_class(m: Material) -> tuple[str, str] | None:
 
 
 def _nearest(m: Material) -> list[tuple[str, Any, list[tuple[Any, float]]]]:
-    """Generated samples, named, with the training images that are most like them and how far these are."""
+    """Return generated samples, named, with the training images that are most like them and how far these are."""
     if m.generator.kind != "image" or m.dataset.value is None or m.samples.value is None:
         return []
     images = m.samples.value[1][: m.columns]

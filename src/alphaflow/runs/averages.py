@@ -33,17 +33,17 @@ class Average:
 
 
 def part_name(std: float) -> str:
-    """The file of the average with this width."""
+    """Return the file of the average with this width."""
     return f"std-{std:g}"
 
 
 def tensors_of(averages: list[PowerEMA]) -> dict[str, dict[str, Tensor]]:
-    """The averages by the names of their files."""
+    """Return the averages by the names of their files."""
     return {part_name(one.std): dict(one.weights) for one in averages}
 
 
 def make_average(folder: RunFolder, std: float, step: int | None = None) -> Average:
-    """The average of width `std` (a share of the run) as of `step`, by default the last stored one.
+    """Return the average of width `std` (a share of the run) as of `step`, by default the last stored one.
 
     Raises:
         UserError: the run stored no averages, none up to `step`, or `std` is no width.

@@ -65,7 +65,7 @@ class Peers(Protocol):
     def world(self) -> int: ...
 
     def exchange(self, value: Any) -> list[Any]:
-        """What each process says, in the order of ranks; values must be JSON's."""
+        """Return what each process says, in the order of ranks; values must be JSON's."""
 
 
 class Alone:
@@ -220,7 +220,7 @@ def remove(folder: Path, steps: Sequence[int]) -> None:
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state, by `<name of the weight>/<name of the moment>`."""
+    """Return the optimizer's state, by `<name of the weight>/<name of the moment>`."""
     states = optimizer.state
     return {
         f"{name}/{key}": torch.as_tensor(value)

@@ -18,7 +18,7 @@ _MOVED = "where the data have moved, add --data.path PLACE"
 
 
 def at_home(config: Config) -> Config:
-    """The settings with absolute paths: a run can be gone on with, and evaluated, from any folder."""
+    """Return the settings with absolute paths: a run can be gone on with, and evaluated, from any folder."""
     changes = {"data.path": absolute(config.data.path)}
     for name in _FILES:
         path = operator.attrgetter(name)(config)
@@ -28,7 +28,7 @@ def at_home(config: Config) -> Config:
 
 
 def find_data(config: DataConfig, class_names: Sequence[str] | None = None, *, moved: bool = True) -> Dataset:
-    """The data set that the settings name; where it is not there, an error that asks for its place.
+    """Return the data set that the settings name; where it is not there, an error that asks for its place.
 
     Args:
         class_names: the order of the classes that a run recorded.
@@ -43,7 +43,7 @@ def find_data(config: DataConfig, class_names: Sequence[str] | None = None, *, m
 
 
 def refuse_missing_data(config: DataConfig, *, moved: bool) -> None:
-    """An error if nothing lies where the settings say; of data elsewhere that is seen when they are fetched.
+    """Refuse settings that name a place where nothing lies; of data elsewhere that is seen on fetching.
 
     moved: of a run that there is already, whose data may be somewhere else by now.
     """
@@ -57,7 +57,7 @@ def is_missing(path: str) -> bool:
 
 
 def refuse_overlap(config: Config, folder: Path) -> None:
-    """An error if what the run writes would become a part of its data, or its data lie among what it writes."""
+    """Refuse a run whose files would become a part of its data, or whose data lie among what it writes."""
     words = overlap(config, folder)
     if words:
         raise UserError(f"{words}: choose another --out", status=2)
@@ -88,7 +88,7 @@ def _is_elsewhere(path: str) -> bool:
 
 
 def _root(path: str) -> Path:
-    """The file or folder that an address names; of a pattern the folder in which it begins."""
+    """Return the file or folder that an address names; of a pattern the folder in which it begins."""
     if Path(path).exists():
         return Path(path)
     path = path.partition("#")[0]

@@ -21,7 +21,7 @@ _OTHER = 0.05  # of a deviation: the statistics of some thousand images of one k
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """What config.yaml records of the data, so that sampling needs no data set."""
+    """Return what config.yaml records of the data, so that sampling needs no data set."""
     record = {
         "shape": list(dataset.shape),
         "num_classes": dataset.num_classes,
@@ -121,7 +121,7 @@ def _tell_other_scale(where: str, ours: Mapping[str, Any], others: Mapping[str, 
 
 
 def data_of(folder: RunFolder, path: str | None = None) -> Dataset:
-    """The data of a run, after checking that it is still the same.
+    """Return the data of a run, after checking that it is still the same.
 
     Args:
         path: where it is now, if not where it was.
@@ -136,13 +136,13 @@ def data_of(folder: RunFolder, path: str | None = None) -> Dataset:
 
 
 def refuse_place(config: DataConfig) -> None:
-    """An error for data that are made, not read: they lie nowhere."""
+    """Refuse a place for data that are made, not read: they lie nowhere."""
     if not config.path:
         raise UserError(f"--data.path: this run's data are {config.name!r}, which lie nowhere", status=2)
 
 
 def batches_of(dataset: Dataset, data: DataConfig, batch_size: int, seed: int) -> Batches:
-    """The stream of batches that the settings of the data ask for."""
+    """Return the stream of batches that the settings of the data ask for."""
     return Batches(
         dataset,
         batch_size,

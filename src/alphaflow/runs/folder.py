@@ -72,7 +72,7 @@ class RunFolder:
         return True
 
     def refuse_existing(self) -> None:
-        """An error if the folder already holds a run, or another process is about to begin one in it."""
+        """Refuse a folder that already holds a run, or in which another process is about to begin one."""
         refuse_locked(self.path)
         if self.holds_run():
             raise UserError(
@@ -80,7 +80,7 @@ class RunFolder:
             )
 
     def refuse_others(self) -> None:
-        """An error if this can be no run's folder: a file, or a folder with what no run left there.
+        """Refuse what can be no run's folder: a file, or a folder with what no run left there.
 
         Hidden files, logs that a shell or a scheduler writes, and the empty folders of a start that died are fine.
 
@@ -115,7 +115,7 @@ class RunFolder:
         return left or one.name.startswith(".") or one.suffix in (".log", ".out", ".err")
 
     def refuse_other(self, config: Config) -> None:
-        """An error if the run here has other settings, apart from those that do not change what it computes."""
+        """Refuse a run here that has other settings, apart from those that do not change what it computes."""
         free = {"steps", "schedule_steps", "device", "parallel", "accumulate", "wandb", "peak_tflops"}
         ours, theirs = to_dict(config), to_dict(self.read_config())
         other = sorted(key for key in ours.keys() - free if ours[key] != theirs[key])
@@ -179,7 +179,7 @@ class RunFolder:
         write_whole(self.config_file, text.encode())
 
     def read_config(self) -> Config:
-        """The run's settings; a clear error where this is no run."""
+        """Return the run's settings; a clear error where this is no run."""
         settings = self.read_record()["settings"]
         try:
             config: Config = from_dict(settings, str(self.config_file))
@@ -205,7 +205,7 @@ class RunFolder:
 
 
 def _wrong_in(record: Mapping[str, Any]) -> str | None:
-    """What is not as `write_config` leaves it, so far as others rely on it."""
+    """Return what is not as `write_config` leaves it, so far as others rely on it."""
     settings, data = record["settings"], record.get("data")
     for group in (settings, *(one for one in settings.values() if isinstance(one, dict))):
         if name := next((key for key in group if not isinstance(key, str)), None):
@@ -229,7 +229,7 @@ def _wrong_in(record: Mapping[str, Any]) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """What this run was computed with."""
+    """Return what this run was computed with."""
     import torch
 
     from .. import __version__
@@ -238,7 +238,7 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """The checkout's revision, with `-dirty` when it has changes; None outside one."""
+    """Return the checkout's revision, with `-dirty` when it has changes; None outside one."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

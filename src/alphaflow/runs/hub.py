@@ -20,7 +20,7 @@ def is_address(path: str | Path) -> bool:
 
 
 def fetch(address: str | Path, files: Sequence[str]) -> Path:
-    """A folder with `files` of a repository, loaded once and kept in the hub's own cache.
+    """Return a folder with `files` of a repository, loaded once and kept in the hub's own cache.
 
     Args:
         address: `hf://OWNER/NAME`, or `hf://OWNER/NAME@REVISION` for a branch, tag or commit.

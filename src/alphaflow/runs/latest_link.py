@@ -61,7 +61,7 @@ def repair(folder: Path, newest: Path, step_of: Callable[[Path], int | None]) ->
 
 
 def _set_aside(link: Path) -> None:
-    """A folder in its place that is no whole checkpoint: nobody's work is removed."""
+    """Set a folder in its place aside, which is no whole checkpoint: nobody's work is removed."""
     aside = link.with_name("latest.aside")
     number = 1
     while aside.exists():

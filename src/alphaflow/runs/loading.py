@@ -68,7 +68,7 @@ def load(
 
 
 def data_record(path: str | Path) -> Mapping[str, Any]:
-    """What a run or a model says of its samples (shape, kind, num_classes, class_names), without its weights.
+    """Return what a run or a model says of its samples (shape, kind, num_classes, class_names).
 
     Raises:
         UserError: as `load`, as far as that goes.

@@ -69,7 +69,7 @@ class ModelRecord:
 
 
 def describe_network(net: nn.Module) -> dict[str, Any]:
-    """The network's name and settings, from which `build_network` makes the same one.
+    """Return the network's name and settings, from which `build_network` makes the same one.
 
     Raises:
         UserError: it is none of alphaflow's.
@@ -86,7 +86,7 @@ def describe_network(net: nn.Module) -> dict[str, Any]:
 
 
 def build_network(description: Mapping[str, Any]) -> nn.Module:
-    """The network that `describe_network` described, on torch's default device, with weights that don't matter."""
+    """Build the network that `describe_network` described, on torch's default device, with any weights."""
     kind = NETWORKS[choose("network", str(description.get("name"))[:80], NETWORKS)]
     try:
         net = kind(**description["settings"])
@@ -136,7 +136,7 @@ def folder_of(path: str | Path) -> Path:
 
 
 def read_record(folder: Path) -> ModelRecord:
-    """What alphaflow.json says.
+    """Return what alphaflow.json says.
 
     Raises:
         UserError: it is missing or damaged, or of a later format.
@@ -164,7 +164,7 @@ def read_record(folder: Path) -> ModelRecord:
 
 
 def load_network(folder: Path, record: ModelRecord, device: torch.device | str = "cpu") -> nn.Module:
-    """The network with its weights, in evaluation mode and frozen. Weights are mapped from the file on the CPU, so
+    """Build the network with its weights, in evaluation mode and frozen. Weights are mapped from the file on the CPU, so
     that they take their size in memory once.
 
     Raises:

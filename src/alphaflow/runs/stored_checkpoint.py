@@ -31,13 +31,13 @@ class Checkpoint:
         return self.state["step"]
 
     def parts(self) -> list[str]:
-        """The names of the parts: model, ema, optimizer, …"""
+        """Return the names of the parts: model, ema, optimizer and others."""
         if "index" in self.state:
             return list(self.state["index"])
         return [Path(file).stem for file in self.state["sha256"]]
 
     def names(self, part: str) -> list[str]:
-        """The names of the tensors of a part; none if there is no such part."""
+        """Return the names of the tensors of a part; none if there is no such part."""
         if part not in self.parts():
             return []
         if "index" in self.state:
@@ -45,7 +45,7 @@ class Checkpoint:
         return list(self._open(f"{part}.safetensors").keys())
 
     def read(self, part: str, name: str, rows: slice | None = None) -> Tensor:
-        """A tensor on the CPU, or only these of its rows (a range without a step), whoever wrote them."""
+        """Return a tensor on the CPU, or only these of its rows (a range without a step), whoever wrote them."""
         if "index" not in self.state:
             return _rows_of(self._open(f"{part}.safetensors"), name, rows)
         entry = self.state["index"][part][name]
@@ -69,7 +69,7 @@ class Checkpoint:
         return {name: self.read(part, name) for name in self.names(part)}
 
     def not_finite(self) -> str | None:
-        """The first tensor with a number that is not finite, in words, or None. Reads all of them."""
+        """Return the first tensor with a number that is not finite, in words, or None. Reads all of them."""
         return not_finite({part: self.whole(part) for part in self.parts()})
 
     def _open(self, file: str) -> Any:
@@ -79,7 +79,7 @@ class Checkpoint:
 
 
 def _opened(path: Path) -> Any:
-    """A file of safetensors; also one in a folder whose name is no UTF-8, which the library refuses."""
+    """Return a file of safetensors; also one in a folder whose name is no UTF-8, which the library refuses."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -89,7 +89,7 @@ def _opened(path: Path) -> Any:
 
 
 def not_finite(parts: Mapping[str, Mapping[str, Tensor]]) -> str | None:
-    """The first of these tensors with a number that is not finite, in words, or None; waits for the device."""
+    """Name the first of these tensors with a number that is not finite, or None; waits for the device."""
     named = [
         (f"{name} of the {part}", tensor.detach())
         for part, tensors in parts.items()
@@ -149,7 +149,7 @@ def _places(folder: Path) -> list[Path]:
 
 
 def step_of(path: Path) -> int | None:
-    """The step of a whole checkpoint; None if there is none."""
+    """Return the step of a whole checkpoint; None if there is none."""
     return Checkpoint(path).step if inspect(path) is None else None
 
 
@@ -195,7 +195,7 @@ def _misshapen(path: Path, state: Any) -> str | None:
 
 
 def steps_in(folder: Path) -> list[int]:
-    """The steps of the checkpoints in `folder`, rising."""
+    """Return the steps of the checkpoints in `folder`, rising."""
     return sorted(int(p.name[5:]) for p in folder.glob("step-*") if p.name[5:].isdigit())
 
 

@@ -42,7 +42,7 @@ class Teacher:
 
 
 def build_taught(config: Config, dataset: Dataset, device: torch.device, folder: RunFolder) -> AlphaFlow:
-    """The objective that the settings name, with the teacher that they name, if any, on this process's device.
+    """Build the objective that the settings name, with their teacher, if any, on this process's device.
 
     It is plain and whole on each process, also where the network in training is sharded.
 
@@ -90,7 +90,7 @@ def load_teacher(settings: DistillConfig, data: Mapping[str, Any], device: torch
 
 
 def recorded_classes(config: Config, folder: RunFolder) -> list[str] | None:
-    """The order in which classes were numbered: by the run in `folder`, else by the one that this run begins from
+    """Return the order in which classes were numbered by the run in `folder`, else by the one that this run begins from
     or learns from. None where there is none; whether it can be used at all, others find out."""
     if folder.config_file.exists():
         return folder.read_record()["data"]["class_names"]
@@ -101,7 +101,7 @@ def recorded_classes(config: Config, folder: RunFolder) -> list[str] | None:
 
 
 def record_of(objective: AlphaFlow) -> dict[str, Any] | None:
-    """What config.yaml says of the objective's teacher."""
+    """Return what config.yaml says of the objective's teacher."""
     return objective.teacher.record if isinstance(objective.teacher, Teacher) else None
 
 
@@ -142,7 +142,7 @@ def _guided(model: Generator, settings: DistillConfig) -> Network:
 
 
 def _data_of(path: str) -> Mapping[str, Any]:
-    """What a run's or a model's folder says of its samples."""
+    """Return what a run's or a model's folder says of its samples."""
     if (Path(path) / "config.yaml").exists():
         return RunFolder(Path(path)).read_record()["data"]
     return model_folder.read_record(model_folder.folder_of(path)).data

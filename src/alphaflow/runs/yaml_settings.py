@@ -22,7 +22,7 @@ _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxtuple, _SHORT.maxstri
 
 
 def short(value: Any) -> str:
-    """A value for an error: a few bytes of YAML can stand for gigabytes of it."""
+    """Return a value for an error: a few bytes of YAML can stand for gigabytes of it."""
     return _SHORT.repr(value)
 
 
@@ -42,7 +42,7 @@ class _Shallow(yaml.SafeLoader):
 
 
 def load_yaml(file: Path) -> Any:
-    """What a YAML file holds.
+    """Return what a YAML file holds.
 
     Raises:
         UserError: it cannot be read, is no YAML, or is larger than settings are.

@@ -97,7 +97,7 @@ def assemble(config: Config, folder: RunFolder, parallel: Parallel, *, resumes: 
 
 
 def _with_method(objective: AlphaFlow, net: nn.Module, batches: Batches, config: Config) -> AlphaFlow:
-    """The objective with its way to du/dt, which is tried while the network is plain."""
+    """Return the objective with its way to du/dt, which is tried while the network is plain."""
     differentiates = may_differentiate(objective, config.steps) or config.diagnosis.every > 0
     if objective.derivative != "auto" or not differentiates:
         return objective

@@ -98,7 +98,7 @@ class Trainer:
 
     @classmethod
     def start(cls, config: Config, folder: RunFolder, parallel: Parallel | None = None) -> "Trainer":
-        """A new run. Its folder appears only when everything that the settings name could be built."""
+        """Begin a run. Its folder appears only when everything that the settings name could be built."""
         folder.refuse_existing()
         refuse_overlap(config, folder.path)
         check_named_files(config)
@@ -174,7 +174,7 @@ class Trainer:
         return not stopped
 
     def _train_to(self, last: int) -> bool:
-        """The loop. Whether a signal ended it."""
+        """Run the loop up to a step. Returns whether a signal ended it."""
         stopped, self.metrics = False, self._open_log()
         log.info("objective %s", self.statement)
         bar = ProgressBar("training", self.step, self.config.steps, shown=self.parallel.main)
@@ -237,7 +237,7 @@ class Trainer:
         return outs, grad_norm, rate
 
     def observe(self) -> dict[str, float]:
-        """What the observers whose turn it is say of the run; all processes must call."""
+        """Return what the observers whose turn it is say of the run; all processes must call."""
         self._at("observing")
         parts = (self.net, self.ema.module, self.objective, self.dataset)
         view = RunView(self.step, *parts, self.config, self.parallel, self.device, self.folder, self.notes)
@@ -369,7 +369,7 @@ class Trainer:
         return prefetch_on(self.device, batches, [part.rows for part in self.parts])
 
     def _fetch(self, rows: slice) -> Batch:
-        """These rows of the step's batch, on the device."""
+        """Return these rows of the step's batch, on the device."""
         self._at("fetching data")
         with self.meter.waiting("data"):
             x, y, ids = self.batches(self.step, rows)
@@ -387,7 +387,7 @@ class Trainer:
         return bool(self.profiles) and (self.step % self.store_every == 0 or self.step == self.config.steps)
 
     def _set_order(self) -> None:
-        """The order of the data and the noise: after a roll-back another than before, or it would come again."""
+        """Set the order of the data and the noise: another after a roll-back, or it would come again."""
         config, turn = self.config, self.guard.rolled_back
         seed = hash_key(config.seed, "again", turn) if turn else config.seed
         self.batches, self.loss.seed = self._stream(seed), seed
