@@ -76,7 +76,7 @@ def _listed(endings: Sequence[str], what: str) -> str:
 
 @contextlib.contextmanager
 def replacing(out: Path) -> Iterator[Path]:
-    """Give a path beside `out` to write to. It takes the place of `out` after the block, or vanishes if that fails.
+    """Give a path beside `out` to write. It takes the place of `out` after the block, or vanishes if that fails.
 
     Raises:
         UserError: it cannot be written; what was at `out` is still there.

@@ -167,7 +167,7 @@ class Parallel:
             shard_blocks(net, self._mesh_)
 
     def wrap(self, step: nn.Module) -> nn.Module:
-        """Wrap a module whose forward is the whole objective: the derivative inside it, or gradients go unaveraged."""
+        """Wrap a module whose forward is the objective, derivative and all: outside it gradients go unaveraged."""
         if self.strategy != "ddp":
             return step
         # gloo's threads would take the processor from the backward pass that they are meant to hide behind

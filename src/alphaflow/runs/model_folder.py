@@ -164,7 +164,7 @@ def read_record(folder: Path) -> ModelRecord:
 
 
 def load_network(folder: Path, record: ModelRecord, device: torch.device | str = "cpu") -> nn.Module:
-    """Build the network with its weights, in evaluation mode and frozen. Weights are mapped from the file on the CPU, so
+    """Build the network with its weights, in evaluation mode and frozen. They are mapped from the file on the CPU, so
     that they take their size in memory once.
 
     Raises:

@@ -90,7 +90,7 @@ def load_teacher(settings: DistillConfig, data: Mapping[str, Any], device: torch
 
 
 def recorded_classes(config: Config, folder: RunFolder) -> list[str] | None:
-    """Return the order in which classes were numbered by the run in `folder`, else by the one that this run begins from
+    """Return the order in which classes were numbered by the run in `folder`, or the one that this run begins from
     or learns from. None where there is none; whether it can be used at all, others find out."""
     if folder.config_file.exists():
         return folder.read_record()["data"]["class_names"]
