@@ -164,8 +164,8 @@ def read_record(folder: Path) -> ModelRecord:
 
 
 def load_network(folder: Path, record: ModelRecord, device: torch.device | str = "cpu") -> nn.Module:
-    """Build the network with its weights, in evaluation mode and frozen. They are mapped from the file on the CPU, so
-    that they take their size in memory once.
+    """Build the network with its weights, in evaluation mode and frozen. On the CPU they are mapped from the file,
+    and take their size in memory once.
 
     Raises:
         UserError: the weights are missing or damaged, or are another network's: the names are listed.
