@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import alphaflow as af
 from alphaflow import schedules
-from alphaflow.method.guidance import tell
+from alphaflow.method.guidance import with_guidance
 from alphaflow.method.self_steering import SelfSteering
 from alphaflow.method.targets import average_velocity_target
 from alphaflow.method.weighting import Weight
@@ -105,7 +105,7 @@ class Setting:
         return af.Guidance(null=chosen.classes, drop=0.1, **settings)
 
 
-class Told(nn.Module):
+class GuidanceConditioned(nn.Module):
     """A network that is told the times otherwise: scaled, or as t and r."""
 
     def __init__(self, net: nn.Module, scale: float, ends: bool) -> None:
@@ -123,7 +123,7 @@ def run(chosen: Set, setting: Setting, seed: int) -> dict[str, Any]:
     torch.manual_seed(seed)
     net = chosen.network(guided=setting.guidance == "told")
     if setting.time_scale != 1 or setting.ends:
-        net = Told(net, setting.time_scale, setting.ends)
+        net = GuidanceConditioned(net, setting.time_scale, setting.ends)
     objective = setting.objective(chosen)
     optimizer = torch.optim.AdamW(net.parameters(), chosen.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     ema = EMA(net, half_life=0.06 * steps, ramp=0.1)
@@ -285,7 +285,7 @@ def score(chosen: Set, net: nn.Module, average: nn.Module, setting: Setting) -> 
     for weights, method, times in ways:
         generator = torch.Generator().manual_seed(12345)
         noise = torch.randn(count, *chosen.x.shape[1:], generator=generator)
-        y = tell(labels, SCALE, null=chosen.classes) if "@" in weights and labels is not None else labels
+        y = with_guidance(labels, SCALE, null=chosen.classes) if "@" in weights and labels is not None else labels
         samples = af.sample(networks[weights], noise, y, times=times, method=method, generator=generator)
         name = f"{weights} {method} {' '.join(f'{t:g}' for t in times)}"
         finite = bool(torch.isfinite(samples).all())

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 class UserError(ValueError):
     """Names the value, says what is wrong with it and what to do instead.
 
-    status: the exit status. told: another process says it already.
+    status: the exit status. reported: another process says it already.
     """
 
-    def __init__(self, message: str, *, status: int = 1, told: bool = False) -> None:
+    def __init__(self, message: str, *, status: int = 1, reported: bool = False) -> None:
         super().__init__(message)
-        self.status, self.told = status, told
+        self.status, self.reported = status, reported
 
 
 def choose(kind: str, name: str, names: Iterable[str], *, status: int = 1) -> str:

@@ -22,7 +22,7 @@ from .errors import UserError
 
 Network: TypeAlias = Callable[..., Tensor]
 """net(z, r, t, y=None) -> u. z and u: (B, *shape) float; r, t: (B,) in [0, 1], r <= t; y: (B,) int64 or None, or
-(B, 4) as `method.guidance.tell` makes it for networks that take guidance as an input."""
+(B, 4) as `method.guidance.with_guidance` makes it for networks that take guidance as an input."""
 
 
 Regime = Literal["flow", "between", "derivative"]

@@ -13,7 +13,7 @@ from alphaflow import models
 from alphaflow.derivatives import attention as dual_attention
 from alphaflow.derivatives.fused import NoRule, dual_forward
 from alphaflow.derivatives.total import choose_method, total_derivative
-from alphaflow.method.guidance import tell
+from alphaflow.method.guidance import with_guidance
 from alphaflow.path import Points
 from reference import Counting
 
@@ -81,7 +81,7 @@ def told(channels: int, size: int) -> tuple[Tensor, ...]:
     """Labels with a guidance scale and interval, another for each row."""
     *rest, y = images(channels, size)
     share = torch.linspace(0, 1, len(y), dtype=torch.float64)
-    return *rest, tell(y, 1 + 3 * share, share / 2, 1 - share / 3, null=4, dtype=torch.float64)
+    return *rest, with_guidance(y, 1 + 3 * share, share / 2, 1 - share / 3, null=4, dtype=torch.float64)
 
 
 CASES = {

@@ -81,7 +81,7 @@ def run(given: Sequence[str]) -> int:
             raise
         status = error.status if isinstance(error, UserError) else 1
         label = "" if isinstance(error, UserError) else _label(error)
-        if not (isinstance(error, UserError) and error.told):
+        if not (isinstance(error, UserError) and error.reported):
             _tell(f"alphaflow: {label}{one_line(error)}")
         return status
     except KeyboardInterrupt:

@@ -88,7 +88,7 @@ def export(
     model = open_model(source, ema, vae, licence)
     weights = weights_hash(model.generator.net)
     if format in GRAPHS:
-        model = model.told(guidance)
+        model = model.with_guidance(guidance)
     said = place(out, lambda folder: import_module(f".{format}", __name__).write(model, folder), weights)
     if push:
         said += f"\n{hub.push(out, push, private=private)}"

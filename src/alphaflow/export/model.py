@@ -38,7 +38,7 @@ class Model:
         """
         results.write_text(out / "model.json", json.dumps(dataclasses.asdict(self.record), indent=2) + "\n")
 
-    def told(self, scale: float | None) -> "Model":
+    def with_guidance(self, scale: float | None) -> "Model":
         """Return the model for a graph of z, r, t and y: a network that takes guidance as an input gets this scale
         for good.
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..data.class_words import class_of
 from ..encoding.decoder import Decoder
 from ..errors import UserError
-from ..method.guidance import Guided, Told
+from ..method.guidance import GuidanceConditioned, Guided
 from ..method.sampling import sample
 from ..path import Network
 from ..pixels import to_uint8
@@ -226,7 +226,7 @@ class Generator:
             )
         return Guided(self.net, self.num_classes, scale, *self.guides)
 
-    def _conditioned(self, scale: float, interval: tuple[float, float]) -> Told:
+    def _conditioned(self, scale: float, interval: tuple[float, float]) -> GuidanceConditioned:
         assert self.scales is not None
         (least, largest), (start, end) = self.scales, interval
         if not least <= scale <= largest:
@@ -241,7 +241,7 @@ class Generator:
                 "0 and 0.5, and end between 0.5 and 1",
                 status=2,
             )
-        return Told(self.net, self.num_classes, scale, start, end)
+        return GuidanceConditioned(self.net, self.num_classes, scale, start, end)
 
     def _labels(self, labels: Any) -> tuple[int, Tensor | None]:
         if isinstance(labels, int | np.integer):

@@ -4,7 +4,7 @@ Training (α-Flow, Algorithm 1; MeanFlow, section 4.3) replaces the velocity v b
 
     ṽ = ω v + κ u⁻(z, t, t | c) + (1 - ω - κ) u⁻(z, t, t | ∅)       for t_min < t < t_max, else v,
 
-so that sampling needs no second evaluation. The effective scale is ω / (1 - κ). A network that is told the scale
+so that sampling needs no second evaluation. The effective scale is ω / (1 - κ). A network conditioned on the scale
 and the interval (improved MeanFlow, arXiv 2512.02012) learns all of them at once: each row has its own
 ω = scale (1 - κ), and its own interval.
 """
@@ -37,12 +37,12 @@ class Guidance:
                     of all rows is the same, if there are that many
     guide_dropped: inside the interval such rows have ṽ = ω v + (1 - ω) u⁻(z, t, t | ∅), the formula with ∅ for c
         (α-Flow's release); otherwise they keep v (MeanFlow's code). The fixed point is the same.
-    scales: for networks that are told of guidance (`guided=True`): a scale for each row, log-uniform between
-        these two, takes the place of omega / (1 - kappa). None: one scale for all, of which nothing is told.
-    intervals: with scales: a row's interval begins at U(0, ½) and ends at U(½, 1), and is told, too. Without it
-        rows are guided between t_min and t_max and told (0, 1): there is nothing to choose.
+    scales: for networks conditioned on guidance (`guided=True`): a scale for each row, log-uniform between
+        these two, takes the place of omega / (1 - kappa). None: one scale for all, which the network is not given.
+    intervals: with scales: a row's interval begins at U(0, ½) and ends at U(½, 1), and is given, too. Without it
+        rows are guided between t_min and t_max and given (0, 1): there is nothing to choose.
 
-    Rows with dropped labels are told scale 1 and (0, 1), as the class `null` always is: what a network learns of
+    Rows with dropped labels are given scale 1 and (0, 1), as the class `null` always is: what a network learns of
     it is then one function of z and t, and neither a sample of it nor the formula's null branch asks for another.
 
     Raises:
@@ -105,7 +105,7 @@ class Guidance:
         flow: which rows have r = t, (B,) on the CPU, and which share of all rows that is meant to be; needed where
         labels drop on those only.
 
-        Labels are (B,), or with scales (B, 4), see `tell`.
+        Labels are (B,), or with scales (B, 4), see `with_guidance`.
 
         The network is evaluated only on the rows that need it, both branches in one batch. Which rows those are
         is known from `t` on the host, so no device is waited for. If none does, the first one is evaluated and not
@@ -121,7 +121,7 @@ class Guidance:
             scale, start, end = self._draw(random)
             inside = inside & (t > start) & (t < end)
             labels, none = (
-                tell(one, scale, *((start, end) if self.intervals else ()), null=self.null, dtype=v.dtype)
+                with_guidance(one, scale, *((start, end) if self.intervals else ()), null=self.null, dtype=v.dtype)
                 for one in (labels, none)
             )
             omega = labels[:, 1] * (1 - self.kappa)
@@ -175,7 +175,7 @@ class Guidance:
         return scale, random.uniform("guidance start") / 2, (1 + random.uniform("guidance end")) / 2
 
 
-def tell(
+def with_guidance(
     y: Tensor,
     scale: float | Tensor,
     start: float | Tensor = 0.0,
@@ -184,10 +184,10 @@ def tell(
     null: int,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Classes with what a network is told of guidance: (B, 4), each row a class, a scale, an interval of t.
+    """Return classes with guidance for a network conditioned on it: (B, 4), a class, a scale, an interval of t a row.
 
     One tensor, so that it is cut and joined like the classes alone. Classes stay exact: `dtype` is raised to at
-    least float32. No class is led towards nothing: such rows are told scale 1 and all of [0, 1], which is also
+    least float32. No class is led towards nothing: such rows are given scale 1 and all of [0, 1], which is also
     what classes alone, (B,), mean to such a network.
 
     Args:
@@ -196,27 +196,29 @@ def tell(
     """
     columns = [y.to(torch.promote_types(dtype, torch.float32))]
     for value, unguided in ((scale, 1.0), (start, 0.0), (end, 1.0)):
-        told = send(value, columns[0]) if isinstance(value, Tensor) else torch.full_like(columns[0], value)
-        columns.append(torch.where(y == null, unguided, told))
+        given = send(value, columns[0]) if isinstance(value, Tensor) else torch.full_like(columns[0], value)
+        columns.append(torch.where(y == null, unguided, given))
     return torch.stack(columns, dim=1)
 
 
-class Told(nn.Module):
-    """A network that takes guidance as an input, told one scale and interval for all rows: one evaluation each.
+class GuidanceConditioned(nn.Module):
+    """A network that takes guidance as an input, given one scale and interval for all rows: one evaluation each.
 
     Called like the network, with classes (B,).
 
     net: u(z, r, t, y) of a network built with `guided=True`. null: the class index that means "no class".
-    scale, start, end: what it is told; see `tell`.
+    scale, start, end: what it is given; see `with_guidance`.
     """
 
     def __init__(self, net: nn.Module, null: int, scale: float, start: float = 0.0, end: float = 1.0) -> None:
         super().__init__()
-        self.net, self.null, self.told = net, null, (scale, start, end)
+        self.net, self.null, self.guidance = net, null, (scale, start, end)
         self.training = net.training
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.net(z, r, t, None if y is None else tell(y, *self.told, null=self.null, dtype=t.dtype))
+        return self.net(
+            z, r, t, None if y is None else with_guidance(y, *self.guidance, null=self.null, dtype=t.dtype)
+        )
 
 
 @dataclass(frozen=True)

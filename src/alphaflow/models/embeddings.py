@@ -185,7 +185,7 @@ class Network(nn.Module, ABC):
             t: (B,) start of the jump, in [0, 1]; noise is at 1.
             y: (B,) int64 classes; index `num_classes`, or None for all rows, is unconditional. For a network
                 built with `guided` also (B, 4) float: class, guidance scale, and start and end of the interval of
-                t in which to guide; (B,) there means scale 1 and (0, 1). See `alphaflow.method.guidance.tell`.
+                t in which to guide; (B,) there means scale 1 and (0, 1). See `method.guidance.with_guidance`.
 
         Returns:
             u, of z's shape and dtype; the jump is z_r = z − (t−r)·u.

@@ -156,7 +156,7 @@ class ImprovedDiT(Network):
         super().__init__(config, width=width, num_classes=num_classes)
         del self.t_embedder  # it knows t - r alone
         self.shape, self.patch, self.grid = (channels, H, W), patch, (H // patch, W // patch)
-        self.told = (1 - 1 / guidance, start, stop)
+        self.guidance = (1 - 1 / guidance, start, stop)
         self.x_embedder = PatchEmbed(patch, channels, width)
         self.omega_embedder, self.cfg_t_start_embedder, self.cfg_t_end_embedder = (
             TimeEmbedder(width) for _ in range(3)
@@ -178,7 +178,7 @@ class ImprovedDiT(Network):
             y = torch.full((B,), self.num_classes, device=z.device)
         classes_alone(y)
         assert self.y_embedder is not None
-        scale, start, stop = (t.new_full((B,), value) for value in self.told)
+        scale, start, stop = (t.new_full((B,), value) for value in self.guidance)
         conditions = (
             self.class_tokens + self.y_embedder(y)[:, None],
             self.omega_tokens + self.omega_embedder(scale)[:, None],

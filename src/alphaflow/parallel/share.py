@@ -71,7 +71,7 @@ class Share:
         if failure:
             raise failure
         if words:
-            raise UserError(words[0], status=words[1], told=True)
+            raise UserError(words[0], status=words[1], reported=True)
         return value
 
     @property

@@ -119,7 +119,7 @@ def on_first_process(group: Group, work: Callable[[], object]) -> None:
         raise failure
     if first is not None:
         message, status, read_only = first
-        raise (ReadOnlyError if read_only else UserError)(message, status=status, told=True)
+        raise (ReadOnlyError if read_only else UserError)(message, status=status, reported=True)
 
 
 def _open(folder: Path) -> int:

@@ -15,7 +15,7 @@ from alphaflow.cli import run
 from alphaflow.data import Digits
 from alphaflow.demo.service import Service, open_model
 from alphaflow.export import export
-from alphaflow.method.guidance import tell
+from alphaflow.method.guidance import with_guidance
 from alphaflow.method.sampling import sample
 from alphaflow.runs.config import DistillConfig, ModelConfig, ObjectiveConfig
 from alphaflow.runs.data_record import describe
@@ -158,7 +158,7 @@ def test_it_begins_from_a_network_that_takes_no_guidance_and_says_the_same(expor
     trainer = Trainer.start(dataclasses.replace(TOLD, init=str(source)), RunFolder(tmp_path / "told"))
     before, z, y = af.load(plain).net, torch.randn(4, 1, 8, 8), torch.arange(4)
     r, t = torch.zeros(4), torch.ones(4)
-    assert torch.equal(trainer.ema.module(z, r, t, tell(y, 3.0, null=10)), before(z, r, t, y))
+    assert torch.equal(trainer.ema.module(z, r, t, with_guidance(y, 3.0, null=10)), before(z, r, t, y))
     trainer.train()
     again = Trainer.resume(RunFolder(tmp_path / "told"), steps=10)
     again.train()  # with moments for all of its weights
@@ -170,7 +170,7 @@ def test_it_teaches_the_scale_and_interval_that_it_is_told(told, tmp_path):
     settings = DistillConfig(teacher=str(told), guidance=2.0, guide_from=0.25, guide_to=0.75)
     teacher = load_teacher(settings, describe(Digits()), torch.device("cpu"))
     z, t, y = torch.randn(4, 1, 8, 8), torch.rand(4), torch.arange(4)
-    expected = af.load(told).net(z, t, t, tell(y, 2.0, 0.25, 0.75, null=10))
+    expected = af.load(told).net(z, t, t, with_guidance(y, 2.0, 0.25, 0.75, null=10))
     torch.testing.assert_close(teacher(z, t, t, y), expected)
     af.AlphaFlow(teacher=af.load(told).guided(2.0))  # which is in evaluation mode
     words = f"--steps 1 --batch-size 8 --distill.teacher {told} --distill.guidance 5"
@@ -212,7 +212,7 @@ def test_a_models_folder_still_takes_guidance_and_a_graph_holds_one_scale(told, 
     assert run(["export", str(model), str(tmp_path / "two"), "--format", "program", "--guidance", "2"]) == 0
     program = torch.export.load(tmp_path / "two" / "model.pt2").module()
     z, r, t, y = torch.randn(3, 1, 8, 8), torch.zeros(3), torch.ones(3), torch.tensor([0, 5, 10])
-    torch.testing.assert_close(program(z, r, t, y), generator.net(z, r, t, tell(y, 2.0, null=10)))
+    torch.testing.assert_close(program(z, r, t, y), generator.net(z, r, t, with_guidance(y, 2.0, null=10)))
     record = json.loads((tmp_path / "two" / "model.json").read_text())
     assert record["scales"] is None and "told guidance 2" in record["weights"]
     assert "told guidance 2" in (tmp_path / "two" / "README.md").read_text()

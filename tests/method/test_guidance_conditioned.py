@@ -9,7 +9,7 @@ from torch import Tensor
 from alphaflow import models
 from alphaflow.method.compiled import Compiled
 from alphaflow.method.family import MEMBERS, FlowMatching
-from alphaflow.method.guidance import Guidance, Told, tell
+from alphaflow.method.guidance import Guidance, GuidanceConditioned, with_guidance
 from alphaflow.method.objective import AlphaFlow
 from alphaflow.method.weighting import Weight
 from alphaflow.models import DiT, Network
@@ -26,7 +26,7 @@ class Listening(SmallNet):
     """Its output depends on every column of (B, 4) labels; classes alone mean scale 1 and (0, 1)."""
 
     def forward(self, z, r, t, y=None):
-        y = tell(y, 1.0, null=self.null, dtype=z.dtype) if y.ndim == 1 else y
+        y = with_guidance(y, 1.0, null=self.null, dtype=z.dtype) if y.ndim == 1 else y
         told = (y[:, 1] - 1).sin() + 2 * y[:, 2] * y[:, 3]
         return super().forward(z, r, t, y[:, 0].long()) * (1 + expand(told, z))
 
@@ -220,7 +220,7 @@ def test_at_first_it_says_the_same_for_all_scales_and_is_the_network_without_the
     z, r, t, y = rows_of(guided)
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         expected = plain(z, r, t, y)
-        for labels in (y, tell(y, 1.0, null=300), tell(y, 4.0, 0.2, 0.9, null=300)):
+        for labels in (y, with_guidance(y, 1.0, null=300), with_guidance(y, 4.0, 0.2, 0.9, null=300)):
             assert torch.equal(guided(z, r, t, labels), expected)
         assert torch.equal(guided(z, r, t), plain(z, r, t))
     assert not torch.equal(expected, plain(z, r, t, y - 1))
@@ -231,10 +231,10 @@ def test_once_trained_it_hears_every_number_and_rows_keep_to_themselves():
     torch.nn.init.normal_(net.guide_embedder.mlp[2].weight)
     z, r, t, y = rows_of(net)
     plain = net(z, r, t, y)
-    assert torch.equal(net(z, r, t, tell(y, 1.0, null=300)), plain)  # what classes alone mean
-    assert torch.equal(Told(net, 300, 1.0)(z, r, t, y), plain)
+    assert torch.equal(net(z, r, t, with_guidance(y, 1.0, null=300)), plain)  # what classes alone mean
+    assert torch.equal(GuidanceConditioned(net, 300, 1.0)(z, r, t, y), plain)
     y[-1] = 300
-    labels = tell(y, torch.linspace(1.5, 4, 6), 0.3, 0.7, null=300)
+    labels = with_guidance(y, torch.linspace(1.5, 4, 6), 0.3, 0.7, null=300)
     out = net(z, r, t, labels)
     for column in (1, 2, 3):
         other = labels.clone()
@@ -242,7 +242,9 @@ def test_once_trained_it_hears_every_number_and_rows_keep_to_themselves():
         changed = (net(z, r, t, other) - out).flatten(1).abs().amax(1)
         assert changed[0] > 1e-4 and changed[1:].max() < 1e-6
     torch.testing.assert_close(out[-1:], net(z, r, t)[-1:])  # no class has no scale
-    torch.testing.assert_close(Told(net, 300, 2.0, 0.1)(z, r, t, y), net(z, r, t, tell(y, 2.0, 0.1, null=300)))
+    torch.testing.assert_close(
+        GuidanceConditioned(net, 300, 2.0, 0.1)(z, r, t, y), net(z, r, t, with_guidance(y, 2.0, 0.1, null=300))
+    )
 
 
 def test_autocast_rounds_neither_classes_nor_scales():
@@ -253,7 +255,7 @@ def test_autocast_rounds_neither_classes_nor_scales():
     outs = []
     with torch.autocast("cpu", torch.bfloat16):
         for label, scale in ((298, 2.0), (299, 2.0), (299, 2.001)):
-            y = tell(torch.tensor([label]), scale, null=300, dtype=torch.bfloat16)
+            y = with_guidance(torch.tensor([label]), scale, null=300, dtype=torch.bfloat16)
             assert y.dtype == torch.float32 and y[0, 0] == label
             outs.append((net.y_embedder(y[:, 0].long()), net.guide_embedder(y[:, 1:]), net(z, r, t, y)))
     assert torch.equal(outs[1][0][0], net.y_embedder.embedding_table.weight[299])
@@ -264,7 +266,7 @@ def test_autocast_rounds_neither_classes_nor_scales():
 
 
 def test_networks_that_are_not_told_refuse_it_by_name():
-    y = tell(torch.tensor([0, 1]), 2.0, null=3)
+    y = with_guidance(torch.tensor([0, 1]), 2.0, null=3)
     z, t = torch.zeros(2, 1, 8, 8), torch.ones(2)
     for net in (
         models.DiT(8, 4, 1, 16, 1, 2, 3),
@@ -321,9 +323,11 @@ def test_one_network_learns_the_guided_velocities_of_all_scales():
     errors = torch.empty(3, 3)
     for i, told in enumerate(scales):
         with torch.no_grad():
-            found = net(z, t, t, tell(y, told, null=2))
+            found = net(z, t, t, with_guidance(y, told, null=2))
         for j, asked in enumerate(scales):
-            errors[i, j] = (found - ExactlyGuided()(z, t, t, tell(y, asked, null=2))).square().mean().sqrt()
+            errors[i, j] = (
+                (found - ExactlyGuided()(z, t, t, with_guidance(y, asked, null=2))).square().mean().sqrt()
+            )
     others = errors.clone().fill_diagonal_(math.inf)
     assert (errors.diagonal() < 0.6 * others.amin(1)).all(), errors
 
