@@ -184,7 +184,7 @@ def with_guidance(
     null: int,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Return classes with guidance for a network conditioned on it: (B, 4), a class, a scale, an interval of t a row.
+    """Return classes with guidance, for a network conditioned on it: (B, 4) of class, scale, interval of t.
 
     One tensor, so that it is cut and joined like the classes alone. Classes stay exact: `dtype` is raised to at
     least float32. No class is led towards nothing: such rows are given scale 1 and all of [0, 1], which is also
