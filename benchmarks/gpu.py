@@ -24,7 +24,7 @@ from machine import RESULTS, machine
 
 from alphaflow import models
 from alphaflow.cli.train import parse_settings
-from alphaflow.costs.bench import Settings, bench, enliven, table
+from alphaflow.costs.bench import BenchSettings, bench, enliven, table
 from alphaflow.derivatives.total import total_derivative
 from alphaflow.method import family
 from alphaflow.method.compiled import Compiled
@@ -143,7 +143,7 @@ def speed(name: str, plan: Plan, device: torch.device) -> dict[str, Any]:
     batch = largest_batch(name, plan, device)
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    settings = Settings(
+    settings = BenchSettings(
         model=name,
         size=plan.size,
         batch=batch,

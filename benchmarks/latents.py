@@ -23,7 +23,7 @@ from alphaflow.data.latents.manifest import Fingerprint
 from alphaflow.data.latents.shards import shard_name, write_shard
 from alphaflow.data.sources import open_source
 from alphaflow.devices import keep_freed_memory
-from alphaflow.encoding import Settings, encode
+from alphaflow.encoding import EncodingSettings, encode
 from alphaflow.encoding.encode import versions
 from alphaflow.encoding.plan import plan_for
 from alphaflow.encoding.vae import load_vae
@@ -110,7 +110,7 @@ def overhead(folder: Path, size: int, count: int) -> dict[str, float]:
         rough = rng.integers(0, 256, (40, 50, 3), np.uint8)
         Image.fromarray(rough).resize((500, 400), Image.Resampling.BICUBIC).save(folder / f"photos/a/{k:03d}.jpg")
     vae, source = load_vae(str(folder / "vae")), open_source(str(folder / "photos"))
-    settings = Settings(size=size, flips="none")
+    settings = EncodingSettings(size=size, flips="none")
     plan = plan_for(source, vae, settings)
     images = rng.integers(0, 256, (8, 3, size, size), np.uint8)
     versions(vae, plan, images, list(range(8)))

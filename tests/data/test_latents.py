@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from alphaflow.data import Dataset
 from alphaflow.data.latents import Latents, differences, read_manifest
 from alphaflow.data.latents.manifest import MANIFEST, STATISTICS
-from alphaflow.data.latents.shards import Statistics, merge, open_shard
+from alphaflow.data.latents.shards import LatentStatistics, merge, open_shard
 from alphaflow.errors import UserError
 from latent_sets import FINGERPRINT, make_set
 
@@ -115,7 +115,7 @@ def test_a_set_without_mirrored_images_cannot_flip(root):
 def test_statistics_of_parts_make_those_of_the_whole(sizes):
     rng = np.random.default_rng(sum(sizes))
     parts = [1e3 + rng.standard_normal((n, 2, 3, 3)) * (k + 1) for k, n in enumerate(sizes)]
-    count, mean, var = merge(Statistics(len(p), p.mean(0), p.var(0)) for p in parts)
+    count, mean, var = merge(LatentStatistics(len(p), p.mean(0), p.var(0)) for p in parts)
     whole = np.concatenate(parts)
     assert count == len(whole)
     assert np.allclose(mean, whole.mean(0), rtol=1e-12) and np.allclose(var, whole.var(0), rtol=1e-9)

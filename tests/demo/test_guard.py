@@ -13,7 +13,7 @@ from urllib.parse import quote
 import pytest
 from starlette.testclient import TestClient
 
-from alphaflow.demo.guard import Guard
+from alphaflow.demo.guard import RequestGuard
 from alphaflow.demo.server import ROUTES, make_app
 
 SECRET = "nobody but this test knows this line"
@@ -266,7 +266,7 @@ def test_the_guard_alone_counts_what_it_hands_on():
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    shut = Guard(app, {"/api/generate": ("POST",)}, None)
+    shut = RequestGuard(app, {"/api/generate": ("POST",)}, None)
     headers = [(b"host", b"any"), (b"content-length", b"5")]
     assert asyncio.run(answered(shut, headers, [b"ab", b"cde"]))[0] == 200
     assert asyncio.run(answered(shut, headers, [b"x" * 20_000]))[0] == 413

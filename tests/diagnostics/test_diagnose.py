@@ -14,8 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from alphaflow.cli import run
 from alphaflow.diagnostics import Subject, diagnose, open_subject, read_all
-from alphaflow.diagnostics.curve import Curve
-from alphaflow.diagnostics.gradients import Gradients, Moments, group_of
+from alphaflow.diagnostics.curve import BiasVarianceCurve
+from alphaflow.diagnostics.gradients import GradientMoments, Gradients, group_of
 from alphaflow.diagnostics.maps import CELLS, Maps
 from alphaflow.diagnostics.measure import Terms, two_point
 from alphaflow.diagnostics.record import LOSSES, PAIRS
@@ -244,7 +244,7 @@ def test_products_of_groups_add_up_to_those_of_whole_gradients(place):
 def test_bias_falls_as_alpha_squared_and_alpha_1_is_tfm(place):
     """‖∇L_α - ∇L_MF‖ = O(α), α-Flow's Theorem 1; L_TFM = L_1."""
     net, draw, gradients = place
-    curve = Curve(gradients, (1, 0.02, 0.01))
+    curve = BiasVarianceCurve(gradients, (1, 0.02, 0.01))
     plain = []
     for shift in (0.0, 0.3, -0.2):
         here = dataclasses.replace(draw, z=draw.z + shift)
@@ -267,7 +267,7 @@ def test_bias_falls_as_alpha_squared_and_alpha_1_is_tfm(place):
 def test_estimates_from_sums_are_those_from_all_pairs():
     """Without bias: products of different batches only, whose noise is independent."""
     batches = torch.randn(5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    moments = Moments()
+    moments = GradientMoments()
     for row in batches:
         moments.add([row[:3], row[3:]], row.square().sum().item())
     square = sum(part.square().sum().item() for part in moments.total)

@@ -16,7 +16,7 @@ from alphaflow.cli import run
 from alphaflow.data import Latents
 from alphaflow.data.latents import read_manifest
 from alphaflow.data.safe_pickles import UnsafePickle, load_plain
-from alphaflow.encoding import Settings, convert, open_foreign
+from alphaflow.encoding import EncodingSettings, convert, open_foreign
 from alphaflow.encoding.foreign import moments_of
 from alphaflow.encoding.vae import load_vae
 from alphaflow.errors import UserError
@@ -27,7 +27,7 @@ RNG = np.random.default_rng(0)
 MEAN = RNG.standard_normal((N, 2, 4, 3, 3)).astype(np.float16).astype(np.float32)
 LOGVAR = RNG.uniform(-8, 1, (N, 2, 4, 3, 3)).astype(np.float16).astype(np.float32)
 LABELS = np.arange(N) % 3
-SETTINGS = Settings(shard_images=4, flips="none")
+SETTINGS = EncodingSettings(shard_images=4, flips="none")
 
 
 def both(k, version=0):
@@ -167,7 +167,7 @@ def test_it_goes_on_after_a_part_and_damaged_files_are_skipped(tmp_path):
     source = open_foreign(str(tmp_path / "src"))
     with pytest.raises(UserError, match="more than the tolerated"):
         convert(source, tmp_path / "other", SETTINGS, second="logvar")
-    manifest = convert(source, tmp_path / "other", Settings(tolerance=0.1), second="logvar")
+    manifest = convert(source, tmp_path / "other", EncodingSettings(tolerance=0.1), second="logvar")
     assert manifest is not None and (manifest.fingerprint.count, manifest.skipped) == (N - 1, 1)
     assert "004.npy" in (tmp_path / "other" / "skipped.txt").read_text()
 
@@ -204,7 +204,7 @@ def test_a_form_that_is_not_clear(tmp_path):
         open_foreign(str(tmp_path))
     source = open_foreign(str(edm_zip(tmp_path / "x.zip")))
     with pytest.raises(UserError, match="name it with --vae"):
-        convert(source, tmp_path / "set", Settings(scale="scalar"))
+        convert(source, tmp_path / "set", EncodingSettings(scale="scalar"))
     with pytest.raises(UserError, match="--multiplied 0"):
         convert(source, tmp_path / "set", SETTINGS, multiplied=0)
     with pytest.raises(UserError, match="8 channels, and"):

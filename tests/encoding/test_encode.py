@@ -17,14 +17,14 @@ from alphaflow.data import Latents
 from alphaflow.data.latents import read_manifest
 from alphaflow.data.latents.manifest import MANIFEST
 from alphaflow.data.sources import decode, open_source
-from alphaflow.encoding import Settings, encode, preview
+from alphaflow.encoding import EncodingSettings, encode, preview
 from alphaflow.encoding.encode import Crew
 from alphaflow.encoding.vae import load_vae
 from alphaflow.errors import UserError
 from alphaflow.pixels import scale_pixels
 from autoencoders import save_vae
 
-SMALL = Settings(size=16, shard_images=5, flips="none")
+SMALL = EncodingSettings(size=16, shard_images=5, flips="none")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def stored(root, row, version=0):
 @pytest.mark.parametrize("crop", ["lanczos", "box"])
 def test_the_stored_moments_are_those_of_diffusers(tmp_path, photos, vae, crop):
     source = open_source(str(photos))
-    settings = Settings(size=16, shard_images=5, flips="stored", crop=crop)
+    settings = EncodingSettings(size=16, shard_images=5, flips="stored", crop=crop)
     manifest = encode(source, tmp_path / "set", vae, settings, batch_size=3)
     assert manifest is not None and manifest.fingerprint.count == 23 and len(manifest.shards) == 5
     for row in (0, 4, 5, 13, 22):
@@ -81,7 +81,7 @@ def test_the_stored_moments_are_those_of_diffusers(tmp_path, photos, vae, crop):
 
 def test_drawn_flips_mirror_about_half_of_the_images_for_good(tmp_path, photos, vae):
     source = open_source(str(photos))
-    settings = Settings(size=16, flips="drawn")
+    settings = EncodingSettings(size=16, flips="drawn")
     encode(source, tmp_path / "a", vae, settings, batch_size=4)
     encode(source, tmp_path / "b", vae, settings, batch_size=23)
     mirrored = 0
@@ -97,7 +97,9 @@ def test_drawn_flips_mirror_about_half_of_the_images_for_good(tmp_path, photos, 
 def test_bf16_is_near_fp32_and_another_set(tmp_path, photos, vae):
     source, path = open_source(str(photos)), str(vae.name)
     encode(source, tmp_path / "fp32", vae, SMALL)
-    encode(source, tmp_path / "bf16", load_vae(path, precision="bf16"), Settings(size=16, precision="bf16"))
+    encode(
+        source, tmp_path / "bf16", load_vae(path, precision="bf16"), EncodingSettings(size=16, precision="bf16")
+    )
     one, other = (torch.stack([stored(tmp_path / name, k) for k in range(23)]) for name in ("fp32", "bf16"))
     assert 0 < (one - other).abs().max() < 0.05 * one.abs().max()
     assert torch.equal(other.bfloat16().float(), other), "float16 holds bfloat16's results exactly"
@@ -106,7 +108,7 @@ def test_bf16_is_near_fp32_and_another_set(tmp_path, photos, vae):
 
 
 def test_the_scalar_is_the_autoencoders_own(tmp_path, photos, vae):
-    manifest = encode(open_source(str(photos)), tmp_path / "set", vae, Settings(size=16, scale="scalar"))
+    manifest = encode(open_source(str(photos)), tmp_path / "set", vae, EncodingSettings(size=16, scale="scalar"))
     assert manifest is not None and manifest.fingerprint.scale == "0.18215"
     offset, divisor = manifest.scaling
     assert np.allclose(1 / divisor, 0.18215) and not offset.any()
@@ -129,7 +131,7 @@ def in_a_child(work) -> int:
 
 def test_kills_at_random_moments_lose_nothing_and_change_nothing(tmp_path, photos, vae):
     """SIGKILL twenty times; what was written stays, and the end is byte for byte the undisturbed set."""
-    source, settings = open_source(str(photos)), Settings(size=16, shard_images=1, flips="stored")
+    source, settings = open_source(str(photos)), EncodingSettings(size=16, shard_images=1, flips="stored")
     start = time.monotonic()
     encode(source, tmp_path / "calm", vae, settings, batch_size=2)
     undisturbed, chance, kills = time.monotonic() - start, random.Random(0), 0
@@ -217,10 +219,10 @@ def test_other_settings_other_images_and_another_autoencoder_are_refused_with_bo
     encode(source, root, vae, SMALL, crew=Crew(0, 2))
     other = load_vae(str(save_vae(tmp_path / "other", seed=1)))
     for settings, net, said in (
-        (Settings(size=32, flips="none"), vae, "size 32 here, 16 there"),
-        (Settings(size=16, flips="stored"), vae, "flips stored here, none there"),
-        (Settings(size=16, flips="none", crop="box"), vae, "crop box here, lanczos at whole pixels there"),
-        (Settings(size=16, flips="none", scale="scalar"), vae, "scale 0.18215 here, statistics there"),
+        (EncodingSettings(size=32, flips="none"), vae, "size 32 here, 16 there"),
+        (EncodingSettings(size=16, flips="stored"), vae, "flips stored here, none there"),
+        (EncodingSettings(size=16, flips="none", crop="box"), vae, "crop box here, lanczos at whole pixels there"),
+        (EncodingSettings(size=16, flips="none", scale="scalar"), vae, "scale 0.18215 here, statistics there"),
         (SMALL, other, f"vae {other.hash} here, {vae.hash} there"),
     ):
         with pytest.raises(UserError, match=said):
@@ -264,7 +266,7 @@ def broken_photos(root: Path, good: int, bad: int) -> Path:
 
 def test_broken_images_are_left_out_listed_and_counted(tmp_path, vae):
     source = open_source(str(broken_photos(tmp_path / "photos", 9, 3)))
-    settings = Settings(size=16, shard_images=4, flips="none", tolerance=0.3)
+    settings = EncodingSettings(size=16, shard_images=4, flips="none", tolerance=0.3)
     manifest = encode(source, tmp_path / "set", vae, settings, batch_size=2)
     assert manifest is not None and (manifest.fingerprint.count, manifest.skipped) == (9, 3)
     lines = (tmp_path / "set" / "skipped.txt").read_text().splitlines()
@@ -277,7 +279,7 @@ def test_broken_images_are_left_out_listed_and_counted(tmp_path, vae):
 
 def test_too_many_broken_images_stop_and_a_higher_tolerance_goes_on(tmp_path, vae):
     source = open_source(str(broken_photos(tmp_path / "photos", 9, 3)))
-    settings = Settings(size=16, shard_images=4, flips="none", tolerance=0.2)
+    settings = EncodingSettings(size=16, shard_images=4, flips="none", tolerance=0.2)
     for _ in range(2):  # also when it is the shards of the first attempt that hold too many
         with pytest.raises(
             UserError, match=r"of 12 images could not be read, more than the tolerated 20.0%"
@@ -286,12 +288,14 @@ def test_too_many_broken_images_stop_and_a_higher_tolerance_goes_on(tmp_path, va
         assert "001.png: not a PNG, JPEG or WebP image, all are listed in" in str(caught.value)
         lines = (tmp_path / "set" / "skipped.txt").read_text().splitlines()
         assert len(lines) == 3 and "004.png: the file is empty" in lines[1]
-    assert encode(source, tmp_path / "set", vae, Settings(size=16, flips="none", tolerance=0.25)) is not None
+    assert (
+        encode(source, tmp_path / "set", vae, EncodingSettings(size=16, flips="none", tolerance=0.25)) is not None
+    )
 
 
 def test_a_size_that_does_not_fit_the_autoencoder(tmp_path, photos, vae):
     with pytest.raises(UserError, match="multiple of 4"):
-        encode(open_source(str(photos)), tmp_path, vae, Settings(size=18))
+        encode(open_source(str(photos)), tmp_path, vae, EncodingSettings(size=18))
 
 
 # ---------------------------------------------------------------------------------- the command
@@ -312,10 +316,10 @@ def test_the_command_and_its_look_ahead(tmp_path, photos, vae, capsys):
 
 def test_the_look_ahead_names_what_it_would_skip_and_is_right_about_the_size(tmp_path, vae):
     source = open_source(str(broken_photos(tmp_path / "photos", 9, 3)))
-    seen = preview(source, vae, Settings(size=16, flips="stored", tolerance=1.0))
+    seen = preview(source, vae, EncodingSettings(size=16, flips="stored", tolerance=1.0))
     assert [name.split("/")[-1] for name, _ in seen.skipped] == ["001.png", "004.png", "007.png"]
     assert "001.png: not a PNG" in seen.text()
-    encode(source, tmp_path / "set", vae, Settings(size=16, flips="stored", tolerance=1.0))
+    encode(source, tmp_path / "set", vae, EncodingSettings(size=16, flips="stored", tolerance=1.0))
     (shard,) = (tmp_path / "set").glob("shard-*")
     assert abs(shard.stat().st_size / (9 * seen.plan.image_bytes) - 1) < 0.5
     assert seen.seconds(2, 1) == pytest.approx(seen.seconds(1, 1) / 2)

@@ -17,7 +17,7 @@ from alphaflow.data import Latents
 from alphaflow.data.latents import read_manifest
 from alphaflow.data.latents.manifest import MANIFEST
 from alphaflow.data.sources import open_source
-from alphaflow.encoding import Settings, convert, encode, open_foreign
+from alphaflow.encoding import EncodingSettings, convert, encode, open_foreign
 from alphaflow.encoding.encode import Crew
 from alphaflow.encoding.vae import load_vae
 from alphaflow.errors import UserError
@@ -25,7 +25,7 @@ from alphaflow.runs.data_record import check_fits, describe
 from autoencoders import save_vae
 
 N = 12
-SETTINGS = Settings(flips="none", shard_images=5)
+SETTINGS = EncodingSettings(flips="none", shard_images=5)
 TINY = "--steps 2 --batch-size 4 --data.flip False --model.width 16 --model.depth 1 --model.heads 2".split()
 TINY += "--model.patch 2 --device cpu".split()
 
@@ -126,7 +126,7 @@ def test_labels_are_part_of_the_contents(tmp_path) -> None:
 
 def test_the_fingerprint_is_that_of_the_rows_however_they_are_shared_out(tmp_path) -> None:
     source = folder(tmp_path / "src", 0)
-    digests = {made(source, tmp_path / str(n), Settings(shard_images=n)) for n in (1, 5, 100)}
+    digests = {made(source, tmp_path / str(n), EncodingSettings(shard_images=n)) for n in (1, 5, 100)}
     crew = [convert(open_foreign(str(source)), tmp_path / "crew", SETTINGS, crew=Crew(k, 2)) for k in range(2)]
     assert crew[1] is not None and {crew[1].fingerprint.digest} == digests and len(digests) == 1
 
@@ -140,7 +140,7 @@ def test_images_of_equal_names_and_sizes_are_another_set(tmp_path) -> None:
             pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
             Image.fromarray(pixels).save(tmp_path / name / "cat" / f"{k}.png", compress_level=0)
     sources = [open_source(str(tmp_path / name)) for name in "ab"]
-    settings = Settings(size=16, flips="none")
+    settings = EncodingSettings(size=16, flips="none")
     found = [encode(source, tmp_path / f"out{k}", vae, settings) for k, source in enumerate(sources)]
     assert sources[0].digest == sources[1].digest
     assert found[0].fingerprint.digest != found[1].fingerprint.digest
@@ -268,7 +268,7 @@ def test_a_place_where_all_agree_has_no_scale(tmp_path) -> None:
         array[1, 2, 3] = 0.5
         np.save(tmp_path / "src" / f"{k:02d}.npy", array)
     with pytest.raises(UserError, match=r"all latents agree at the place \(2, 3\) of channel 1"):
-        made(tmp_path / "src", tmp_path / "out", Settings(scale="places"), second="none")
+        made(tmp_path / "src", tmp_path / "out", EncodingSettings(scale="places"), second="none")
 
 
 def test_going_on_between_scales_is_told(photos, caplog) -> None:

@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 
 from alphaflow.cli import run
 from alphaflow.data import Latents
-from alphaflow.encoding import Settings, convert, open_foreign
+from alphaflow.encoding import EncodingSettings, convert, open_foreign
 from alphaflow.encoding.forms import BadLabel, class_of, moments_of
 from alphaflow.errors import UserError
 
 N = 8
-SETTINGS = Settings(flips="none")
+SETTINGS = EncodingSettings(flips="none")
 
 
 def moments(k: int = 0) -> np.ndarray:
@@ -380,7 +380,7 @@ def test_numbers_beyond_float16_and_those_that_are_none_are_left_out_alike(tmp_p
 def test_the_first_sample_may_be_broken(tmp_path) -> None:
     write(tmp_path / "src")
     (tmp_path / "src" / "00.npz").write_bytes(b"junk")
-    manifest = convert(open_foreign(str(tmp_path / "src")), tmp_path / "out", Settings(tolerance=0.2))
+    manifest = convert(open_foreign(str(tmp_path / "src")), tmp_path / "out", EncodingSettings(tolerance=0.2))
     assert manifest is not None and manifest.skipped == 1
     for path in (tmp_path / "src").iterdir():
         path.write_bytes(b"junk")

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from alphaflow.cli import run
-from alphaflow.encoding import Settings
+from alphaflow.encoding import EncodingSettings
 from alphaflow.encoding.plan import scale_of
 from alphaflow.encoding.vae import load_vae
 from alphaflow.errors import UserError
@@ -95,10 +95,10 @@ def test_a_scale_that_is_no_number_is_refused_and_statistics_are_not(tmp_path) -
     ):
         vae = load_vae(str(folder))
         with pytest.raises(UserError, match=f"{said}.*give --scale statistics"):
-            scale_of(Settings(scale="scalar"), vae)
-        assert scale_of(Settings(), vae) == ("statistics", 0.0)
+            scale_of(EncodingSettings(scale="scalar"), vae)
+        assert scale_of(EncodingSettings(), vae) == ("statistics", 0.0)
     plain = load_vae(str(save_vae(tmp_path / "vae", scaling_factor=0.5, shift_factor=0.25)))
-    assert scale_of(Settings(scale="scalar"), plain) == ("0.5", 0.25)
+    assert scale_of(EncodingSettings(scale="scalar"), plain) == ("0.5", 0.25)
 
 
 def flux(folder):

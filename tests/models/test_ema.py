@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from alphaflow.models.ema import EMA, WIDEST, PowerEMA, Stored, combine, gamma_of
+from alphaflow.models.ema import EMA, WIDEST, PowerEMA, StoredAverage, combine, gamma_of
 
 
 class Model(nn.Module):
@@ -150,9 +150,9 @@ def test_a_length_made_afterwards_equals_the_one_averaged_directly(wanted, end):
     stored, values = [], []
     for std in WIDTHS:
         for step, value in average(history, std, steps).items():
-            stored.append(Stored(gamma_of(std), step))
+            stored.append(StoredAverage(gamma_of(std), step))
             values.append(value)
-    coefficients, distance = combine(stored, Stored(gamma_of(wanted), end))
+    coefficients, distance = combine(stored, StoredAverage(gamma_of(wanted), end))
     made = torch.from_numpy(coefficients) @ torch.stack(values)
     direct = average(history[:end], wanted, (end,))[end]
     assert (made - direct).norm() < 0.01 * (direct - history[end - 1]).norm()
@@ -162,19 +162,19 @@ def test_a_length_made_afterwards_equals_the_one_averaged_directly(wanted, end):
 
 
 def test_a_stored_length_is_given_back_as_it_is():
-    stored = [Stored(gamma_of(std), step) for std in WIDTHS for step in (100, 200, 300)]
-    coefficients, distance = combine(stored, Stored(gamma_of(0.1), 200))
+    stored = [StoredAverage(gamma_of(std), step) for std in WIDTHS for step in (100, 200, 300)]
+    coefficients, distance = combine(stored, StoredAverage(gamma_of(0.1), 200))
     np.testing.assert_allclose(coefficients, [0, 0, 0, 0, 1, 0], atol=1e-9)
     assert distance < 1e-6
 
 
 def test_the_distance_told_is_that_of_the_profiles():
-    steps, wanted = (50, 100, 150, 200), Stored(gamma_of(0.08), 200)
-    stored = [Stored(gamma_of(std), step) for std in WIDTHS for step in steps]
+    steps, wanted = (50, 100, 150, 200), StoredAverage(gamma_of(0.08), 200)
+    stored = [StoredAverage(gamma_of(std), step) for std in WIDTHS for step in steps]
     coefficients, distance = combine(stored, wanted)
     places = (np.arange(200_000) + 0.5) / 1000
 
-    def profile(one: Stored) -> np.ndarray:
+    def profile(one: StoredAverage) -> np.ndarray:
         inside = places <= one.step
         return np.where(inside, (one.gamma + 1) * (places / one.step) ** one.gamma / one.step, 0)
 
@@ -188,4 +188,4 @@ def test_lengths_that_cannot_be_made_are_refused():
         with pytest.raises(ValueError, match="lies outside"):
             gamma_of(std)
     with pytest.raises(ValueError, match="no average is stored up to step 50"):
-        combine([Stored(7.0, 100)], Stored(7.0, 50))
+        combine([StoredAverage(7.0, 100)], StoredAverage(7.0, 50))

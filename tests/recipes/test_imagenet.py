@@ -9,7 +9,7 @@ import torch
 
 import published
 from alphaflow.cli import run
-from alphaflow.costs.estimate import Machine, Plan, evaluations, plan
+from alphaflow.costs.estimate import CostEstimate, Machine, evaluations, plan
 from alphaflow.errors import UserError
 from alphaflow.method.family import MEMBERS
 from alphaflow.method.objective import AlphaFlow
@@ -27,7 +27,7 @@ BASES = [name for name in NAMES if not RECIPES[name].twin_of]
 
 
 @functools.cache
-def planned(name: str) -> Plan:
+def planned(name: str) -> CostEstimate:
     recipe = RECIPES[name]
     return plan(recipe.config, recipe.shape, recipe.num_classes, Machine(gpus=8, mfu=0.4))
 

@@ -40,7 +40,7 @@ def run(words: list[str]) -> None:
 
     if known.threads:
         torch.set_num_threads(known.threads)
-    settings = bench.Settings(
+    settings = bench.BenchSettings(
         model=known.model,
         size=known.size,
         channels=known.channels,

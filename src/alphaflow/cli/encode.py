@@ -17,11 +17,11 @@ def run(words: list[str]) -> None:
     from ..data.sources.words import found_words
     from ..data.videos.latents import ClipFrames
     from ..devices import choose_device
-    from ..encoding import Settings, convert, encode, open_foreign, preview
+    from ..encoding import EncodingSettings, convert, encode, open_foreign, preview
     from ..encoding.encode import Crew
     from ..encoding.vae import load_vae
 
-    settings = Settings(
+    settings = EncodingSettings(
         size=known.size,
         crop=known.crop,
         flips=known.flips,

@@ -34,7 +34,7 @@ WAYS: tuple[Method, ...] = ("fused", "forward", "reverse", "difference")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class BenchSettings:
     """The settings of a measurement: a DiT preset on square inputs."""
 
     model: str = "B/2"
@@ -50,7 +50,7 @@ class Settings:
     compile: bool = False
 
 
-def variants(settings: Settings) -> dict[str, AlphaFlow | Compiled]:
+def variants(settings: BenchSettings) -> dict[str, AlphaFlow | Compiled]:
     """Return the steps to time, by name; a share is the percentage of rows with r < t."""
     objectives: dict[str, AlphaFlow | Compiled] = {"flow matching": family.FlowMatching()}
     for share in settings.shares:
@@ -65,7 +65,7 @@ def variants(settings: Settings) -> dict[str, AlphaFlow | Compiled]:
     return objectives
 
 
-def bench(settings: Settings) -> dict[str, Any]:
+def bench(settings: BenchSettings) -> dict[str, Any]:
     """Measure everything; a record for JSON, which `table` turns into words."""
     device = torch.device(settings.device)
     prepare(device)  # as in training
@@ -170,7 +170,7 @@ def enliven(net: nn.Module) -> None:
         weight.data.add_(0.02 * torch.randn_like(weight))
 
 
-def _gemm(net: models.DiT, settings: Settings, device: torch.device) -> tuple[Callable[[], object], float]:
+def _gemm(net: models.DiT, settings: BenchSettings, device: torch.device) -> tuple[Callable[[], object], float]:
     """Return products of one MLP layer of the network at this batch, as the rate to compare with, and their FLOPs.
 
     They are repeated until they take a tenth of a second, whatever the machine's rate.

@@ -52,7 +52,7 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class CostEstimate:
     """The cost of a run."""
 
     config: Config
@@ -93,7 +93,7 @@ class Plan:
         return self.step_flops * self.config.steps / (machine.gpus * self.tflops * 1e12 * machine.mfu)
 
 
-def plan(config: Config, shape: Sequence[int], num_classes: int, machine: Machine | None = None) -> Plan:
+def plan(config: Config, shape: Sequence[int], num_classes: int, machine: Machine | None = None) -> CostEstimate:
     """Estimate what a run costs.
 
     Args:
@@ -119,7 +119,7 @@ def plan(config: Config, shape: Sequence[int], num_classes: int, machine: Machin
     constant, per_row = activations(config, shape, num_classes)
     averages = 1 + len(config.ema.profiles)
     shards = 1 if config.parallel.strategy == "ddp" else machine.gpus
-    return Plan(
+    return CostEstimate(
         config=config,
         machine=machine,
         objective=state_objective(config, build_objective(config, num_classes))
@@ -207,7 +207,7 @@ def _saved(config: Config, shape: Sequence[int], num_classes: int, rows: int) ->
     return sum(sizes.values())
 
 
-def describe(plan: Plan) -> str:
+def describe(plan: CostEstimate) -> str:
     """Return the plan as text for people."""
     config, machine = plan.config, plan.machine
     passes = f"{plan.evaluations:.2f} forward + 2 backward passes a sample, mean over the run"

@@ -27,7 +27,7 @@ class Batch(NamedTuple):
 
 
 @runtime_checkable
-class Drawn(Protocol):
+class DrawnDataset(Protocol):
     """A data set whose samples are drawn anew at each visit, with noise of its own."""
 
     def draw(
@@ -46,7 +46,7 @@ class Batches:
     Args:
         dataset: the samples; not empty.
         batch_size: samples a step, at least 1.
-        seed: fixes the order, the flips, and the noise of a data set that is `Drawn`.
+        seed: fixes the order, the flips, and the noise of a data set that is `DrawnDataset`.
         flip: mirror each image left-right with probability 1/2, drawn anew every epoch. Of a set of latents it
             takes the stored latent of the mirrored image.
         classes: only samples of these classes, by number; empty: of all.
@@ -97,7 +97,7 @@ class Batches:
         positions = self.positions(step)[part]
         rows = self.order.rows(positions)
         flips = self.order.flips(positions) if self.flip else None
-        if isinstance(self.dataset, Drawn):
+        if isinstance(self.dataset, DrawnDataset):
             x, y = self.dataset.draw(rows, positions, self.seed, flips)
         else:
             x, y = self.dataset.batch(rows, flips)

@@ -1,7 +1,7 @@
 """What stands before the demo's page: a request that is none of the few that the page makes gets no further.
 
-There is no route that serves a file: `Guard` lets through fixed paths without a query, and reads the body itself,
-with a bound on bytes and seconds, before anything else looks at it.
+There is no route that serves a file: `RequestGuard` lets through fixed paths without a query, and reads the body
+itself, with a bound on bytes and seconds, before anything else looks at it.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class RefusalError(Exception):
         self.status, self.words = status, words
 
 
-class Guard:
+class RequestGuard:
     """ASGI middleware.
 
     Args:

@@ -14,9 +14,9 @@ from typing import Any
 
 from ..errors import UserError, missing
 from . import guard, requests
-from .guard import Guard, is_loopback
+from .guard import RequestGuard, is_loopback
 from .line import BusyError
-from .service import Drawn, Service
+from .service import DrawnGrid, Service
 
 log = logging.getLogger("alphaflow")
 
@@ -90,13 +90,13 @@ def make_app(service: Service, host: str = "127.0.0.1") -> Any:
     hosts = {"localhost", "127.0.0.1", "::1", host} if is_loopback(host) else None
     app = Starlette(
         routes=[Route(path, answers[path], methods=list(methods)) for path, methods in ROUTES.items()],
-        middleware=[Middleware(Guard, routes=ROUTES, hosts=hosts)],
+        middleware=[Middleware(RequestGuard, routes=ROUTES, hosts=hosts)],
     )
     app.router.redirect_slashes = False
     return app
 
 
-async def _unless_left(service: Service, asked: Any, receive: Any) -> Drawn | None:
+async def _unless_left(service: Service, asked: Any, receive: Any) -> DrawnGrid | None:
     """Return what `service` draws, or None as soon as the client has left, whose work is then dropped."""
     work = asyncio.ensure_future(service.draw(asked))
     left = asyncio.ensure_future(_left(receive))

@@ -30,7 +30,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnGrid:
     """A grid that was drawn."""
 
     png: bytes
@@ -65,7 +65,7 @@ class Service:
         self.bounds = Bounds(first.num_classes, guidable, len(models), scales)
         self.line = Line()
 
-    async def draw(self, asked: Any) -> Drawn:
+    async def draw(self, asked: Any) -> DrawnGrid:
         """Check a request, wait for its turn, and compute it. Cancelled, it stops before the next evaluation.
 
         Raises:
@@ -80,7 +80,7 @@ class Service:
         plain = request.guidance != 1 and self.models[request.model].generator.scales is None
         return _rows(request) * request.nfe * (2 if request.method == "heun" else 1) * (2 if plain else 1)
 
-    def compute(self, request: Request, go_on: Callable[[], None] = lambda: None) -> Drawn:
+    def compute(self, request: Request, go_on: Callable[[], None] = lambda: None) -> DrawnGrid:
         """Compute the grid at once. `go_on` is called before each evaluation, and may raise.
 
         Raises:
@@ -105,7 +105,7 @@ class Service:
         columns = many if request.label == IN_TURN and 1 < many <= 20 else None
         memory = io.BytesIO()
         pictures.picture(generator.pictures(samples), columns).save(memory, format="png", compress_level=1)
-        return Drawn(memory.getvalue(), seconds)
+        return DrawnGrid(memory.getvalue(), seconds)
 
     def close(self) -> None:
         """Let the thread go; requests that wait are dropped."""

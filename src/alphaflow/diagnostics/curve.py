@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .gradients import Gradient, Gradients, Moments
+from .gradients import Gradient, GradientMoments, Gradients
 from .record import Point
 
 
-class Curve:
+class BiasVarianceCurve:
     """Bias and variance over α.
 
     There is nothing to compute at the ends: L_1 is TFM, and MeanFlow's gradient is the sum of TFM's and TC's.
@@ -20,7 +20,7 @@ class Curve:
         self.gradients = gradients
         self.alphas = sorted({*alphas, 0.0}, reverse=True) if alphas else []
         self.between = [alpha for alpha in self.alphas if 0 < alpha < 1]
-        self._away = {alpha: Moments() for alpha in self.alphas}
+        self._away = {alpha: GradientMoments() for alpha in self.alphas}
         self._squares = dict.fromkeys(self.alphas, 0.0)
 
     def add(self, alpha: float, own: Gradient, tfm: Gradient, tc: Gradient) -> None:
@@ -44,7 +44,7 @@ class Curve:
         points = []
         for alpha in self.alphas:
             away, limit = self._away[alpha], self._away[0]
-            own = Moments()
+            own = GradientMoments()
             own.count, own.squares = limit.count, self._squares[alpha]
             own.total = limit.total if alpha == 0 else [x + y for x, y in zip(away.total, limit.total)]
             whole = self._square(own.total)

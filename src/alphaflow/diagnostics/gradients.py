@@ -103,7 +103,7 @@ def _composed(loss: Callable[[int, Tensor], Tensor], k: int, forward: Callable[[
     return loss(k, forward())
 
 
-class Moments:
+class GradientMoments:
     """Mean and spread of gradients over batches, from one running sum that lies in the host's memory."""
 
     def __init__(self) -> None:

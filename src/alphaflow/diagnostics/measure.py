@@ -32,7 +32,7 @@ from ..runs.config import Config
 from ..runs.data_record import batches_of, data_of
 from ..runs.folder import RunFolder
 from ..runs.teacher import build_taught
-from .curve import Curve
+from .curve import BiasVarianceCurve
 from .gradients import Gradient, Gradients
 from .maps import Maps
 from .record import LOSSES, PAIRS, Diagnosis, Summary
@@ -123,7 +123,7 @@ class _Session:
         self.maps = Maps(MAPPED)
         self.products: list[Tensor] = []
         self.losses: list[dict[str, float]] = []
-        self.curve = Curve(self.gradients, alphas)
+        self.curve = BiasVarianceCurve(self.gradients, alphas)
 
     def run(self, batches: int) -> Diagnosis:
         subject = self.subject

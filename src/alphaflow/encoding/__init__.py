@@ -3,7 +3,7 @@
 from .convert import convert
 from .encode import encode
 from .foreign import open_foreign
-from .plan import Plan, Settings
+from .plan import EncodingPlan, EncodingSettings
 from .preview import preview
 
-__all__ = ["Plan", "Settings", "convert", "encode", "open_foreign", "preview"]
+__all__ = ["EncodingPlan", "EncodingSettings", "convert", "encode", "open_foreign", "preview"]

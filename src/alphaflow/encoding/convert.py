@@ -15,7 +15,7 @@ from .encode import Crew
 from .foreign import Foreign
 from .forms import BadLabel, Sample, moments_of, refuse_another_kind
 from .listing import INSTEAD
-from .plan import SHARD_BYTES, Plan, Settings, Tolerance, begun, finish, scale_of
+from .plan import SHARD_BYTES, EncodingPlan, EncodingSettings, Tolerance, begun, finish, scale_of
 from .vae import VAE
 
 log = logging.getLogger("alphaflow")
@@ -25,7 +25,7 @@ _LOOKED_AT = 100  # samples, for a whole one that says what the others are
 def convert(
     source: Foreign,
     root: Path,
-    settings: Settings,
+    settings: EncodingSettings,
     *,
     vae: VAE | None = None,
     second: str | None = None,
@@ -63,7 +63,7 @@ def convert(
         return finish(root, plan, source, settings.tolerance, "latents")
 
 
-def _tell(source: Foreign, plan: Plan, first: Sample) -> None:
+def _tell(source: Foreign, plan: EncodingPlan, first: Sample) -> None:
     """Log in one line what was found."""
     names = source.class_names
     some = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
@@ -123,7 +123,9 @@ def _first(source: Foreign, second: str | None, multiplied: float) -> Sample:
     raise UserError(f"{reasons[0]}{more}")
 
 
-def _plan(source: Foreign, first: Sample, settings: Settings, vae: VAE | None, multiplied: float) -> Plan:
+def _plan(
+    source: Foreign, first: Sample, settings: EncodingSettings, vae: VAE | None, multiplied: float
+) -> EncodingPlan:
     from .. import __version__
 
     count, channels, height, width = first.moments.shape
@@ -152,7 +154,7 @@ def _plan(source: Foreign, first: Sample, settings: Settings, vae: VAE | None, m
         second=first.second,
         multiplied=float(multiplied),
     )
-    plan = Plan(
+    plan = EncodingPlan(
         fingerprint=fingerprint,
         images=len(source),
         shard_images=1,
@@ -169,7 +171,7 @@ def _convert_shard(
     root: Path,
     number: int,
     source: Foreign,
-    plan: Plan,
+    plan: EncodingPlan,
     second: str | None,
     multiplied: float,
     first: Sample,

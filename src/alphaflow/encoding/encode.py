@@ -26,7 +26,7 @@ from ..data.sources import Crop, Source, decode_or_reason
 from ..errors import UserError
 from ..progress import ProgressBar
 from ..rng import KeyedRandom, hash_key
-from .plan import Plan, Settings, Tolerance, begun, finish, plan_for
+from .plan import EncodingPlan, EncodingSettings, Tolerance, begun, finish, plan_for
 from .vae import VAE
 
 log = logging.getLogger("alphaflow")
@@ -54,7 +54,13 @@ class Crew:
 
 
 def encode(
-    source: Source, root: Path, vae: VAE, settings: Settings, *, batch_size: int = 32, crew: Crew | None = None
+    source: Source,
+    root: Path,
+    vae: VAE,
+    settings: EncodingSettings,
+    *,
+    batch_size: int = 32,
+    crew: Crew | None = None,
 ) -> Manifest | None:
     """Encode the images of `source` into the set `root`, or go on with it.
 
@@ -91,7 +97,7 @@ def _encode_shard(
     stream: Iterator[NDArray[np.uint8] | str],
     source: Source,
     vae: VAE,
-    plan: Plan,
+    plan: EncodingPlan,
     batch_size: int,
     progress: "_Progress",
 ) -> list[str]:
@@ -134,7 +140,7 @@ def _encode_shard(
     return [f"{source.name(index)}: {reason}" for index, reason in skipped]
 
 
-def versions(vae: VAE, plan: Plan, images: NDArray[np.uint8], indices: list[int]) -> NDArray[np.floating]:
+def versions(vae: VAE, plan: EncodingPlan, images: NDArray[np.uint8], indices: list[int]) -> NDArray[np.floating]:
     """Return moments (B, V, 2C, h, w) of images, uint8 (B, 3, H, W), with the versions that the plan's flips ask
     for."""
     pixels = torch.from_numpy(images)
@@ -156,7 +162,7 @@ class _Decoded(Iterator[NDArray[np.uint8] | str]):
     """The images of some shards in order, each decoded, or the reason why it cannot be; threads work ahead of the
     reader."""
 
-    def __init__(self, source: Source, plan: Plan, shards: list[int]) -> None:
+    def __init__(self, source: Source, plan: EncodingPlan, shards: list[int]) -> None:
         about = plan.fingerprint
         crop: Crop = "box" if about.crop == "box" else "lanczos"  # `agree` has compared what is recorded of it
         ahead = max(32, min(256, _AHEAD_BYTES // (3 * about.size**2)))

@@ -43,7 +43,7 @@ Flips = Literal["stored", "drawn", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class EncodingSettings:
     """The user's settings of an encoding."""
 
     size: int = 256
@@ -77,7 +77,7 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class EncodingPlan:
     """The contents of one set's shards. Two commands with the same plan write the same set."""
 
     fingerprint: Fingerprint
@@ -119,7 +119,7 @@ class Plan:
         return [number for number in range(self.shards) if not (root / shard_name(number)).exists()]
 
 
-def plan_for(source: Source, vae: VAE, settings: Settings) -> Plan:
+def plan_for(source: Source, vae: VAE, settings: EncodingSettings) -> EncodingPlan:
     """Return the plan that these settings make for this source."""
     from .. import __version__
 
@@ -148,7 +148,7 @@ def plan_for(source: Source, vae: VAE, settings: Settings) -> Plan:
         count=0,
         code=__version__,
     )
-    plan = Plan(
+    plan = EncodingPlan(
         fingerprint=fingerprint,
         images=len(source),
         shard_images=1,
@@ -161,7 +161,7 @@ def plan_for(source: Source, vae: VAE, settings: Settings) -> Plan:
     return dataclasses.replace(plan, shard_images=settings.shard_images or max(1, SHARD_BYTES // plan.image_bytes))
 
 
-def scale_of(settings: Settings, vae: VAE | None) -> tuple[str, float]:
+def scale_of(settings: EncodingSettings, vae: VAE | None) -> tuple[str, float]:
     """Return `Fingerprint.scale` and `shift`.
 
     Raises:
@@ -189,7 +189,7 @@ def probe(count: int, read: Callable[[int], bytes | NDArray[np.generic] | None],
 
 
 @contextlib.contextmanager
-def begun(root: Path, plan: Plan, *, alone: bool, lasting: bool = True) -> Iterator[Plan]:
+def begun(root: Path, plan: EncodingPlan, *, alone: bool, lasting: bool = True) -> Iterator[EncodingPlan]:
     """For a while, work under a plan that was agreed on; if the work fails before any shard holds anything, undo
     all.
 
@@ -228,7 +228,7 @@ def _hold_any(shards: Sequence[Path]) -> bool:
     return any(open_shard(path).count for path in shards)
 
 
-def agree(root: Path, plan: Plan) -> Plan:
+def agree(root: Path, plan: EncodingPlan) -> EncodingPlan:
     """Write the plan into an empty folder, or compare it with the one that is there, whose shards' size is kept.
 
     Raises:
@@ -263,7 +263,7 @@ def _refuse_others(root: Path) -> None:
         )
 
 
-def _disagreements(plan: Plan, kept: Plan) -> list[str]:
+def _disagreements(plan: EncodingPlan, kept: EncodingPlan) -> list[str]:
     planned, recorded = dataclasses.asdict(plan.fingerprint), dataclasses.asdict(kept.fingerprint)
     if not kept.fingerprint.second:  # of images; or a plan that is older than this field
         recorded.pop("second")
@@ -282,12 +282,12 @@ def _disagreements(plan: Plan, kept: Plan) -> list[str]:
     return said
 
 
-def _read(path: Path) -> Plan:
+def _read(path: Path) -> EncodingPlan:
     try:
         content = json.loads(path.read_text())
         about = content.pop("fingerprint")
         fingerprint = Fingerprint(**{**about, "class_names": tuple(about["class_names"])})
-        return Plan(fingerprint=fingerprint, shape=tuple(content.pop("shape")), **content)
+        return EncodingPlan(fingerprint=fingerprint, shape=tuple(content.pop("shape")), **content)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"cannot understand {path} ({error}): give a new DST") from None
 
@@ -298,7 +298,9 @@ class Named(Protocol):
     def name(self, index: int) -> str: ...
 
 
-def finish(root: Path, plan: Plan, source: Named, tolerance: float, what: str = "images") -> Manifest | None:
+def finish(
+    root: Path, plan: EncodingPlan, source: Named, tolerance: float, what: str = "images"
+) -> Manifest | None:
     """Write the manifest once all shards are there, and remove what a kill left behind; return None before that.
 
     what: the samples' name in errors.

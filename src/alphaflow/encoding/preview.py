@@ -9,7 +9,7 @@ import numpy as np
 from ..data.sources import Source, decode_or_reason
 from ..errors import UserError
 from .encode import duration, versions
-from .plan import Plan, Settings, plan_for
+from .plan import EncodingPlan, EncodingSettings, plan_for
 from .vae import VAE
 
 
@@ -17,7 +17,7 @@ from .vae import VAE
 class Preview:
     """An estimate of what an encoding would take, from a sample of the images."""
 
-    plan: Plan
+    plan: EncodingPlan
     looked_at: int
     skipped: tuple[tuple[str, str], ...]
     decode_seconds: float
@@ -53,7 +53,9 @@ class Preview:
         return "\n".join(lines + [f"          {name}: {reason}" for name, reason in self.skipped])
 
 
-def preview(source: Source, vae: VAE, settings: Settings, *, batch_size: int = 32, count: int = 100) -> Preview:
+def preview(
+    source: Source, vae: VAE, settings: EncodingSettings, *, batch_size: int = 32, count: int = 100
+) -> Preview:
     """Read and encode `count` images spread over the source, and write nothing."""
     plan = plan_for(source, vae, settings)
     indices = sorted(set(np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int).tolist()))

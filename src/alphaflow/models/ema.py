@@ -96,14 +96,14 @@ def gamma_of(std: float) -> float:
     return float(max(root.real for root in roots if abs(root.imag) < 1e-9) - 1)
 
 
-class Stored(NamedTuple):
+class StoredAverage(NamedTuple):
     """One stored average: the exponent of its profile, and the step it was stored at."""
 
     gamma: float
     step: int
 
 
-def combine(stored: Sequence[Stored], wanted: Stored) -> tuple[NDArray[np.float64], float]:
+def combine(stored: Sequence[StoredAverage], wanted: StoredAverage) -> tuple[NDArray[np.float64], float]:
     """Return the coefficients with which stored averages add up to a wanted one.
 
     They minimise the squared distance of the profiles under the condition that they add up to 1. EDM2 leaves that
@@ -135,7 +135,7 @@ def combine(stored: Sequence[Stored], wanted: Stored) -> tuple[NDArray[np.float6
     return coefficients, float(np.sqrt(max(square, 0.0) / size))
 
 
-def _product(a: Stored, b: Stored) -> float:
+def _product(a: StoredAverage, b: StoredAverage) -> float:
     """Return ∫ p_a p_b of two profiles p(τ) = (γ+1) τ^γ / T^(γ+1) on [0, T]."""
     early, late = (a, b) if a.step <= b.step else (b, a)
     share = (early.step / late.step) ** (late.gamma + 1)

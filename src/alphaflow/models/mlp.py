@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from alphaflow.models.embeddings import Network
 
 
-class ResidualBlock(nn.Module):
+class MLPBlock(nn.Module):
     """The layer x + Linear(SiLU(Linear(x) scaled and shifted by c)); x and c are (B, width)."""
 
     def __init__(self, width: int) -> None:
@@ -46,7 +46,7 @@ class MLP(Network):
         super().__init__(config, width=width, num_classes=num_classes, guided=guided)
         self.dim = dim
         self.in_layer = nn.Linear(dim, width)
-        self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(depth))
+        self.blocks = nn.ModuleList(MLPBlock(width) for _ in range(depth))
         self.out_layer = nn.Linear(width, dim)
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:

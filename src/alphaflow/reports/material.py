@@ -29,7 +29,7 @@ _NEEDED = {"results", "halves", "step", "detector", "real_count"}
 
 
 @dataclass(frozen=True)
-class Found:
+class Maybe:
     """A part of the report's material: what was found, or a sentence about why there is none."""
 
     value: Any = None
@@ -52,14 +52,14 @@ class Material:
     record: dict[str, Any]
     generator: Generator
     metrics: list[dict[str, Any]]
-    dataset: Found
-    scores: Found
-    samples: Found
+    dataset: Maybe
+    scores: Maybe
+    samples: Maybe
     classes: list[int]
     rows: int
     fresh: bool
     seed: int
-    shown: Found
+    shown: Maybe
 
     @property
     def columns(self) -> int:
@@ -97,27 +97,27 @@ def gather(folder: RunFolder, seed: int, device: torch.device | str) -> Material
     return Material(folder, config, record, generator, *scored, classes, rows, fresh, seed, shown)
 
 
-def _pictures(generator: Generator) -> Found:
+def _pictures(generator: Generator) -> Maybe:
     """Return what makes pictures of samples; latents that nothing decodes are shown in false colours."""
     decoder = generator.decoder
-    found = attempt("the autoencoder", lambda: decoder.vae) if decoder else Found()
+    found = attempt("the autoencoder", lambda: decoder.vae) if decoder else Maybe()
     return (
-        Found(false_colours, f" Latents in false colours: {found.problem}")
+        Maybe(false_colours, f" Latents in false colours: {found.problem}")
         if found.problem
-        else Found(generator.pictures)
+        else Maybe(generator.pictures)
     )
 
 
-def attempt(what: str, make: Callable[[], T]) -> Found:
+def attempt(what: str, make: Callable[[], T]) -> Maybe:
     """`make()`, or the reason of its `ValueError` (every `UserError` is one) as a sentence."""
     try:
-        return Found(make())
+        return Maybe(make())
     except (ValueError, KeyError, OSError) as error:
         log.warning("report without %s: %s", what, error)
-        return Found(None, f"{what[0].upper()}{what[1:]} could not be had: {error}.")
+        return Maybe(None, f"{what[0].upper()}{what[1:]} could not be had: {error}.")
 
 
-def _scores(folder: RunFolder, generator: Generator, dataset: Found, seed: int) -> dict[str, Any]:
+def _scores(folder: RunFolder, generator: Generator, dataset: Maybe, seed: int) -> dict[str, Any]:
     """evaluation.json; made first if there is none."""
     if not folder.evaluation_file.exists():
         if dataset.value is None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..models.ema import PowerEMA, Stored, combine, gamma_of
+from ..models.ema import PowerEMA, StoredAverage, combine, gamma_of
 from . import checkpoint
 from .checkpoint import Checkpoint
 from .folder import RunFolder
@@ -59,8 +59,10 @@ def make_average(folder: RunFolder, std: float, step: int | None = None) -> Aver
         )
     sources = [(one, width) for one in found for width in one.state["profiles"]]
     try:
-        wanted = Stored(gamma_of(std), last)
-        coefficients, distance = combine([Stored(gamma_of(width), one.step) for one, width in sources], wanted)
+        wanted = StoredAverage(gamma_of(std), last)
+        coefficients, distance = combine(
+            [StoredAverage(gamma_of(width), one.step) for one, width in sources], wanted
+        )
     except ValueError as error:
         raise UserError(str(error), status=2) from None
     if distance > FAR:

@@ -34,7 +34,7 @@ def shard_name(number: int) -> str:
     return f"shard-{number:06d}.safetensors"
 
 
-class Statistics(NamedTuple):
+class LatentStatistics(NamedTuple):
     """Number, mean and variance of latents at each position, the latter float64 (C, h, w)."""
 
     total: int
@@ -102,12 +102,12 @@ class Shard:
             "remove it and give the `alphaflow encode` command again"
         )
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> LatentStatistics:
         """Return the statistics of the latents in this shard."""
         from safetensors.numpy import safe_open
 
         with safe_open(self.path, "np") as file:
-            return Statistics(self.count * self.versions, file.get_tensor("mean"), file.get_tensor("var"))
+            return LatentStatistics(self.count * self.versions, file.get_tensor("mean"), file.get_tensor("var"))
 
 
 def write_shard(
@@ -156,7 +156,7 @@ def contents_digest(shards: Iterable[Shard]) -> str:
     return hashlib.sha256(f"{total:064x}".encode()).hexdigest()[:16]
 
 
-def _statistics(moments: NDArray[np.floating], variance: bool) -> Statistics:
+def _statistics(moments: NDArray[np.floating], variance: bool) -> LatentStatistics:
     """Return mean and variance of the drawn latents, exactly: Var x = Var(mean) + E(variance)."""
     n, versions, channels = moments.shape[:3]
     kept = channels // 2 if variance else channels
@@ -171,10 +171,10 @@ def _statistics(moments: NDArray[np.floating], variance: bool) -> Statistics:
             if variance:
                 spread += np.exp(version[kept:])
     count = n * versions
-    return Statistics(count, pivot + total / count, square / count - (total / count) ** 2 + spread / count)
+    return LatentStatistics(count, pivot + total / count, square / count - (total / count) ** 2 + spread / count)
 
 
-def merge(parts: Iterable[Statistics]) -> Statistics:
+def merge(parts: Iterable[LatentStatistics]) -> LatentStatistics:
     """Return the statistics of several shards together (Chan, Golub & LeVeque 1979), in their order."""
     count, mean, var = next(iter(parts := iter(parts)))
     for more, other, spread in parts:
@@ -182,7 +182,7 @@ def merge(parts: Iterable[Statistics]) -> Statistics:
         shift = other - mean
         var = (1 - share) * var + share * spread + share * (1 - share) * shift**2
         mean, count = mean + share * shift, count + more
-    return Statistics(count, mean, var)
+    return LatentStatistics(count, mean, var)
 
 
 def open_shard(path: Path) -> Shard:

@@ -40,13 +40,13 @@ function place(name, k) {
   link.id = `download-${k}`;
   find("#models").append(section);
   let latest;
-  return async function show(wish) {
+  return async function show(request) {
     latest?.abort(); // the server then drops it
     const mine = latest = new AbortController();
     section.classList.add("busy");
     try {
       const reply = await fetch("api/generate", {
-        method: "POST", body: JSON.stringify({ ...wish, model: k }), signal: mine.signal,
+        method: "POST", body: JSON.stringify({ ...request, model: k }), signal: mine.signal,
       });
       if (!reply.ok) throw new Error((await reply.json()).error);
       const milliseconds = 1000 * Number(reply.headers.get("X-Seconds"));
@@ -55,9 +55,9 @@ function place(name, k) {
       if (mine !== latest) return URL.revokeObjectURL(picture);
       image.src = link.href = picture;
       image.hidden = link.hidden = false;
-      link.download = `${name}-seed${wish.seed}.png`;
+      link.download = `${name}-seed${request.seed}.png`;
       if (old) URL.revokeObjectURL(old);
-      const each = wish.count > 1 ? `, ${(milliseconds / wish.count).toFixed(2)} ms each` : "";
+      const each = request.count > 1 ? `, ${(milliseconds / request.count).toFixed(2)} ms each` : "";
       time.textContent = `${milliseconds.toFixed(1)} ms${each}`;
     } catch (error) {
       if (error.name !== "AbortError") throw error;
@@ -99,17 +99,17 @@ async function open() {
   const places = about.models.map(place);
 
   async function generate() {
-    const wish = Object.fromEntries(Object.entries(read).map(([name, value]) => [name, value()]));
-    if (!find("#wish").reportValidity()) return;
+    const request = Object.fromEntries(Object.entries(read).map(([name, value]) => [name, value()]));
+    if (!find("#request").reportValidity()) return;
     tell();
     try {
-      await Promise.all(places.map((show) => show(wish)));
+      await Promise.all(places.map((show) => show(request)));
     } catch (error) {
       tell(error.message);
     }
   }
 
-  find("#wish").addEventListener("submit", (event) => {
+  find("#request").addEventListener("submit", (event) => {
     event.preventDefault();
     generate();
   });

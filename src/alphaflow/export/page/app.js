@@ -35,7 +35,7 @@ function fail(why) {
 }
 
 /**
- * Something drawn again and again: while one drawing is under way only the newest wish is kept.
+ * Something drawn again and again: while one drawing is under way only the newest request is kept.
  * `data-busy` on the canvas says whether it shows what was last asked for.
  */
 function lane(canvas, draw) {
@@ -103,18 +103,18 @@ const words = (milliseconds) => `${milliseconds < 10 ? milliseconds.toFixed(1) :
 const drawPicture = lane("picture", async () => {
   const z = new Float32Array(size);
   moved(0, z);
-  const wish = { z, labels: [state.label], steps: state.steps };
-  const { pixels, milliseconds } = await ask(wish, [z.buffer]);
+  const request = { z, labels: [state.label], steps: state.steps };
+  const { pixels, milliseconds } = await ask(request, [z.buffer]);
   prepare($("picture"), 1, 1);
   show($("picture"), pixels, 1, 1);
-  $("picture-time").textContent = `${words(milliseconds)}, ${wish.steps} step${wish.steps > 1 ? "s" : ""}`;
+  $("picture-time").textContent = `${words(milliseconds)}, ${request.steps} step${request.steps > 1 ? "s" : ""}`;
 });
 
 const drawMixture = lane("mixture", async () => {
   const z = new Float32Array(size);
   between(start(state.seed, 0).noise, start(state.other, 0).noise, state.share, z);
-  const wish = { z, labels: [state.label], steps: state.steps };
-  const { pixels, milliseconds } = await ask(wish, [z.buffer]);
+  const request = { z, labels: [state.label], steps: state.steps };
+  const { pixels, milliseconds } = await ask(request, [z.buffer]);
   prepare($("mixture"), 1, 1);
   show($("mixture"), pixels, 1, 1);
   $("mixture-time").textContent = words(milliseconds);

@@ -33,7 +33,7 @@ class FlowMapNetwork(ModelMixin, ConfigMixin):
             or, as lists of rows, for each place; none where samples are pixels in [-1, 1].
     """
 
-    _no_split_modules = ("Block", "ResidualBlock")
+    _no_split_modules = ("Block", "MLPBlock", "ResidualBlock")
 
     @register_to_config
     def __init__(
