@@ -11,8 +11,7 @@ def class_of(word: str, names: Sequence[str], *, setting: str = "--labels") -> i
     """Return the number of the class that a word means: a name, or a number counted from 0.
 
     `len(names)` stands for no class. Where names are numbers themselves and a word could mean two classes (`2`,
-    where the
-    classes are 1, 2, 3), it is refused: `name:2` and `number:2` say which.
+    where the classes are 1, 2, 3), it is refused: `name:2` and `number:2` say which.
 
     Args:
         word: the word.

@@ -39,8 +39,7 @@ class Images:
     Args:
         source: the images, or their address; see `open_source`.
         class_names: the order of the classes, if a run has recorded it; images of other classes are passed over.
-            `None`:
-            the source's own.
+            `None`: the source's own.
         size: side of the images in pixels, at least 1.
         crop: how an image becomes a square; see `sources.decode`.
         tolerance: the largest share of undecodable images, in [0, 1], that is not an error.
@@ -48,8 +47,7 @@ class Images:
 
     Raises:
         UserError: an argument is bad, too many images cannot be decoded, a class is left with none, or there is no
-            room for
-            the cache.
+            room for the cache.
     """
 
     kind: Literal["image", "video", "points"] = "image"

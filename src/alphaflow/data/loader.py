@@ -54,8 +54,7 @@ class Batches:
 
     Raises:
         UserError: the data set is empty, the batch size is below 1, samples to be flipped have no mirror image, or
-            classes
-            are asked of a data set that has none.
+            classes are asked of a data set that has none.
     """
 
     def __init__(

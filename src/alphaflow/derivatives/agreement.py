@@ -1,8 +1,8 @@
 """The check of a derivative against central differences, with an estimate of their own error.
 
 A right derivative agrees with the differences as closely as their own error allows. In float64 they show seven
-digits,
-so that nothing gets lost in a small part of a network; for one that rounds, they say how far they can be trusted.
+digits, so that nothing gets lost in a small part of a network; for one that rounds, they say how far they can be
+trusted.
 """
 
 import math
@@ -60,8 +60,7 @@ def compare(
     """Compare a derivative with differences by steps each a quarter of another, extrapolated (Richardson).
 
     The difference between two such steps says how far they are to be trusted. Usual steps come first, then finer
-    ones, for
-    networks that multiply their times by 1000, and wider ones, for those that round.
+    ones, for networks that multiply their times by 1000, and wider ones, for those that round.
 
     Args:
         ours: du/dt along (v, 1) of u(z, t), rows `start` and later.

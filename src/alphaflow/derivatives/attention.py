@@ -14,8 +14,7 @@ from .rules import bind, not_among, rule
 aten = torch.ops.aten
 CHUNK = {"cpu": 2**20, "cuda": 2**24}
 """Entries of the attention matrix that the tangent holds at a time: on a CPU as many as its caches hold, elsewhere
-as
-keep the device busy. Batches are cut by rows, and long sequences by queries.
+as keep the device busy. Batches are cut by rows, and long sequences by queries.
 """
 
 

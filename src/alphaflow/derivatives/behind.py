@@ -22,8 +22,7 @@ def look_behind(net: object) -> tuple[list[nn.Module], tuple[Hashable, ...]]:
     """Return the modules that a callable calls, and a key that is equal for callables that stand for the same.
 
     Bound methods, closures, defaults, global names that code refers to, partials, and the attributes of objects
-    are
-    followed. Numbers, texts and tensors do not count: another scale is no other network.
+    are followed. Numbers, texts and tensors do not count: another scale is no other network.
     """
     modules: list[nn.Module] = []
     key: list[Hashable] = []

@@ -3,16 +3,14 @@
 A `Dual` is a tensor (the primal, part of the autograd graph as ever) that carries a tangent, its derivative along
 (v, 0, 1), computed beside it without a graph. Every torch function a network calls on a Dual is intercepted:
 functions with a rule (`rules.py` and its neighbours) push the tangent forward exactly and cheaply; others go
-through
-`torch.func.jvp` of that one function where that is known to be right (`generic.py`); all else raises `NoRule`.
-Tangents cover only the last rows of the batch, those with r < t, while the primal covers all, so that the batch is
-never split.
+through `torch.func.jvp` of that one function where that is known to be right (`generic.py`); all else raises
+`NoRule`. Tangents cover only the last rows of the batch, those with r < t, while the primal covers all, so that
+the batch is never split.
 
 No tangent is lost in silence. What a Dual shows to torch is an empty shell without memory (`_Sealed`): code that
 gets at it past `__torch_function__`, such as `torch.tensor(x)`, finds no numbers there, and is refused. An
 `autograd.Function` is recognised by the mode that torch runs it in. Writing in place changes what other tensors
-see:
-`writes.py` keeps their tangents in step.
+see: `writes.py` keeps their tangents in step.
 
 Nothing here is particular to a network: any module made of ordinary torch functions works.
 """

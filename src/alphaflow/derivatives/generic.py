@@ -1,8 +1,7 @@
 """Functions without a rule of their own: `torch.func.jvp` of that one function, where it is known to be right.
 
 Such a function is torch's own, out of place, without random numbers, and, where tangents cover a part of the
-batch,
-known to keep rows apart (`kinds.py`).
+batch, known to keep rows apart (`kinds.py`).
 """
 
 from collections.abc import Sequence

@@ -2,10 +2,8 @@
 numbers.
 
 A tangent on part of the batch may only go through a function whose later rows do not depend on earlier ones.
-Shapes
-cannot tell that (`x.flip(0)` has the right one), so functions are listed, by how they treat their dimensions. What
-is
-not listed is refused there.
+Shapes cannot tell that (`x.flip(0)` has the right one), so functions are listed, by how they treat their
+dimensions. What is not listed is refused there.
 """
 
 import functools

@@ -174,9 +174,8 @@ def check_derivative(
     """Compare du/dt by `method` with central differences, which any network allows, and its u with the plain one.
 
     Two rows are compared along z and t together, along z alone and along t alone, in float64 if the network allows
-    it; the
-    whole batch along both. The error may be what the differences' own error leaves in doubt, up to the tolerance.
-    `difference` itself, which trains with one step, is compared with one of a quarter.
+    it; the whole batch along both. The error may be what the differences' own error leaves in doubt, up to the
+    tolerance. `difference` itself, which trains with one step, is compared with one of a quarter.
 
     Zero-initialised networks (adaLN-zero) have du/dt = 0 at the start, where any derivative looks right; so the
     comparison runs on copies of the weights with a little noise added, and random matrices in place of zero ones.

@@ -31,8 +31,7 @@ IN_PLACE: dict[Any, Any] = {
 
 def in_place(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Push tangents through x.add_(y), F.elu(x, inplace=True): the tangent by the function out of place, the
-    primal by the one
-    given.
+    primal by the one given.
 
     The function runs a second time for it, without a graph: computed beside and copied into place, the primal
     would hinder torch's own backward pass, which saw what it overwrote.

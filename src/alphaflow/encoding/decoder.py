@@ -57,8 +57,7 @@ class Decoder:
 
     def _table(self, name: str) -> Tensor:
         """Return a table of the scale, (C, 1, 1), or (C, h, w) where each place has its own, as in some networks
-        that others
-        trained.
+        that others trained.
         """
         table = torch.tensor(self.record[name])
         return table[:, None, None] if table.ndim == 1 else table

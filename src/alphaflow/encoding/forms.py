@@ -94,8 +94,7 @@ class OneHot(int):
 
 def class_of(value: Any) -> int | None:
     """Return the class that a label stands for: a whole number from 0 on, or a `OneHot` vector with a single 1;
-    None for
-    None.
+    None for None.
     """
     if value is None or (type(value) is int and 0 <= value < CLASSES_AT_MOST):
         return value
@@ -180,8 +179,7 @@ def moments_of(sample: Any, second: str | None, multiplied: float = 1.0, *, labe
     Raises:
         BadLabel: its label is no class.
         UserError: the sample has another form, its channels are not clear, it holds more such arrays than are
-            understood,
-            or numbers are not finite or beyond what float16 holds.
+            understood, or numbers are not finite or beyond what float16 holds.
     """
     label = None
     if isinstance(sample, dict):

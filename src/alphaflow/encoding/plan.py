@@ -54,13 +54,11 @@ class EncodingSettings:
     """"stored": each image also mirrored; "drawn": half of the images mirrored, for good; "none"."""
     scale: Literal["statistics", "places", "scalar"] = "statistics"
     """The way in which training will scale the latents: by each channel's mean and std, by those of each place of
-    each
-    channel, or by the autoencoder's own number.
+    each channel, or by the autoencoder's own number.
     """
     precision: Precision = "fp32"
     """Precision of the autoencoder's arithmetic; bf16 is quicker on GPUs and off by up to 0.4 %. The results are
-    kept as
-    float16, which holds those of bf16 exactly and rounds those of fp32 by less than 0.05 %.
+    kept as float16, which holds those of bf16 exactly and rounds those of fp32 by less than 0.05 %.
     """
     tolerance: float = 0.01
     """Largest share of images that may be unreadable."""
@@ -198,8 +196,7 @@ def begun(root: Path, plan: EncodingPlan, *, alone: bool, lasting: bool = True) 
         plan: the plan.
         alone: whether no other process works on the same set.
         lasting: whether shards are worth being kept when the samples or the words turn out to be wrong. Those of a
-            full
-            disk are kept anyway, and `SKIPPED` is, to be read.
+            full disk are kept anyway, and `SKIPPED` is, to be read.
     """
     fresh, unplanned = not root.exists(), not (root / PLAN).exists()
     try:

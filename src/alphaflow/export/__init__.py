@@ -61,9 +61,8 @@ def export(
 
     Raises:
         UserError: there is no such format; `source` cannot be opened; `out` cannot be written or is no place for
-            it; the
-            format does not suit this model, or needs a package that is not there; `out` holds files of these
-            names that no export made; guidance does not suit the format or the model, or is missing.
+            it; the format does not suit this model, or needs a package that is not there; `out` holds files of
+            these names that no export made; guidance does not suit the format or the model, or is missing.
     """
     choose("format", format, FORMATS, status=2)
     if guidance is not None and format not in GRAPHS:

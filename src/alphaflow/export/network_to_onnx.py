@@ -29,8 +29,7 @@ def write_onnx(net: nn.Module, path: str | Path, *, shape: Sequence[int], num_cl
 
     Its inputs are z float32 (batch, *shape); r, t float32 (batch,); and, with classes, y int64 (batch,), where
     `num_classes` means no class; its output is u float32, like z. The batch is free. One jump is z - (t - r)·u.
-    Weights
-    above 1.9 GB lie beside the file, in `<name>.onnx.data`, which must stay with it.
+    Weights above 1.9 GB lie beside the file, in `<name>.onnx.data`, which must stay with it.
 
     Args:
         net: u(z, r, t, y), float32.
@@ -104,8 +103,7 @@ def _forget_shapes(model: Any) -> None:
     """Remove the weights' shapes that are repeated apart from the weights.
 
     They stand in the way of tools that change weights: onnxruntime's quantisation leaves the second ones as they
-    were, and
-    then finds that both differ (onnxruntime 1.31; microsoft/onnxruntime, issue 25890).
+    were, and then finds that both differ (onnxruntime 1.31; microsoft/onnxruntime, issue 25890).
     """
     for value in model.graph.initializers.values():
         value.shape, value.type, value.doc_string = None, None, None

@@ -25,8 +25,7 @@ FILES = {
     "package/dist/ort-wasm-simd-threaded.wasm": "ort.wasm",
 }
 """The place of each file of the archive in the folder. They end in .js, since some servers do not know .mjs and
-browsers
-then refuse it.
+browsers then refuse it.
 """
 
 LICENCE = """\

@@ -29,8 +29,7 @@ def place(out: Path, write: Callable[[Path], str], weights: str = "") -> str:
         out: the folder to export to.
         write: a function that fills a folder.
         weights: a digest of those that are exported. What `out` has of other ones is removed: nobody could tell
-            which
-            of its files are of which model.
+            which of its files are of which model.
 
     Returns:
         What `write` returns, with `out` for the folder that it wrote into.

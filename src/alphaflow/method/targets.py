@@ -115,9 +115,9 @@ def average_velocity_target(
             is evaluated, whatever `shift` (at s = r the network's own velocity would teach nothing); between 0
             and 1 it is evaluated at (z_s, r, s), at 0 its derivative is taken.
         y: classes (B,) or None.
-        shift: the velocity ṽ that leads from z_t to z_s.
-            "data": v. "model": u⁻(z_t, s, t), as in Shortcut models; at α = 0, u⁻(z_t, t, t).
-            "velocity": z_s by u⁻(z_t, t, t) but v in the target; at α = 0 improved MeanFlow (2512.02012).
+        shift: the velocity ṽ that leads from z_t to z_s. "data": v. "model": u⁻(z_t, s, t), as in Shortcut models;
+            at α = 0, u⁻(z_t, t, t). "velocity": z_s by u⁻(z_t, t, t) but v in the target; at α = 0 improved
+            MeanFlow (2512.02012).
         derivative: how du/dt is taken at α = 0; see `alphaflow.derivatives.total`.
 
     Returns:

@@ -80,12 +80,9 @@ class GuidanceEmbedder(nn.Module):
     """The embedding of guidance (B, 3), a scale of at least 1 and the ends of an interval of t, to (B, width).
 
     It is zero until it is trained: Linear, SiLU, Linear of 1 - 1/scale, which lies in [0, 1), and of both ends; in
-    its own
-    precision, as `TimeEmbedder`. The inputs are those of improved MeanFlow (arXiv 2512.02012), but plain numbers:
-    what
-    depends on them is smooth, and from the sinusoids of times, most of which hardly move within [0, 1], a small
-    network
-    learned to tell scales apart much later.
+    its own precision, as `TimeEmbedder`. The inputs are those of improved MeanFlow (arXiv 2512.02012), but plain
+    numbers: what depends on them is smooth, and from the sinusoids of times, most of which hardly move within [0,
+    1], a small network learned to tell scales apart much later.
     """
 
     def __init__(self, width: int) -> None:

@@ -32,8 +32,7 @@ class Latents:
 
     Raises:
         UserError: there is no finished set, or a shard is damaged; while it is read, a shard has numbers that are
-            not
-            finite.
+            not finite.
     """
 
     kind: Literal["latent"] = "latent"

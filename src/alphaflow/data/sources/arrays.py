@@ -40,10 +40,8 @@ class Arrays:
     """Images in one array of uint8.
 
     Its shape is (N, H, W, 3), (N, H, W, 1), (N, 3, H, W), (N, 1, H, W) or (N, H, W); or it holds rows, (N, 3·S²),
-    which
-    are three planes of S × S as in CIFAR's and ImageNet's small sets, or (N, S²) without colours. An .npy is
-    mapped;
-    the array of an .npz is read into memory.
+    which are three planes of S × S as in CIFAR's and ImageNet's small sets, or (N, S²) without colours. An .npy is
+    mapped; the array of an .npz is read into memory.
 
     Args:
         path: the .npy or .npz. In an .npz the images are the array named images, x, data or arr_0, or the only
@@ -55,8 +53,7 @@ class Arrays:
 
     Raises:
         UserError: there is no such file or no array of images, its type or shape is another, its labels have
-            another
-            length, or an array needs pickle.
+            another length, or an array needs pickle.
     """
 
     def __init__(

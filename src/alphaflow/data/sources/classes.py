@@ -97,8 +97,7 @@ def by_folder(paths: Sequence[str], where: str, beside: Beside | None = None, *,
     """Return labels from the first folder of each relative path.
 
     There are none when all images lie in the root, or when the folders only number the images by thousands, as the
-    tools
-    of StyleGAN, EDM and FFHQ do.
+    tools of StyleGAN, EDM and FFHQ do.
 
     Args:
         paths: relative paths of the images.
@@ -189,8 +188,7 @@ def from_values(values: Sequence[Any], where: str, origin: str, name: Callable[[
 
     Raises:
         UserError: a value is empty, NaN, not whole, or -1, which says "no label" wherever it is not half of -1 and
-            1;
-            or two classes would get one name.
+            1; or two classes would get one name.
     """
     texts = [str(value).strip() for value in values]
     whole = {text.removesuffix(".0") for text in texts}

@@ -53,15 +53,13 @@ def decode(
         data: an encoded PNG, JPEG or WebP; pixels, uint8 (H, W, 3) or (H, W, 1); or the path of a file.
         size: side in pixels, at least 1.
         crop: "lanczos" cuts out the central square, at whole pixels, and resizes it with the Lanczos filter, as
-            the α-Flow protocol does.
-            "box" is ADM's crop, which DiT and SiT use: halve with the box filter while the short side is at least
-            2 · size, then bicubic to the short side, then cut out the centre.
+            the α-Flow protocol does. "box" is ADM's crop, which DiT and SiT use: halve with the box filter while
+            the short side is at least 2 · size, then bicubic to the short side, then cut out the centre.
         out: the array to write into, uint8 (3, size, size), contiguous; `None`: a new one.
 
     Raises:
         OSError: the data are no whole PNG, JPEG or WebP image. Pillow's decoders raise other exceptions too on
-            files that
-            are damaged in unusual ways; `decode_or_reason` turns them all into words.
+            files that are damaged in unusual ways; `decode_or_reason` turns them all into words.
     """
     if isinstance(data, np.ndarray):
         return _square(_from_pixels(data), size, crop, out)

@@ -31,12 +31,9 @@ def by_file(paths: Sequence[str], where: str, labels: str) -> Labelled:
 
     The column that names the images is the one whose values do: relative paths with or without suffix or, where
     none fits, names of files. The column of the labels is the one in `FILE.csv#COLUMN` (by name or, from 1, by
-    number);
-    `FILE.csv#IMAGES,COLUMN` gives both; without either it is the one named like a label, or the only other one.
-    Commas,
-    semicolons, tabs or, where there are none, blanks separate; lines that begin with # are remarks. Rows of images
-    that
-    are not there are passed over.
+    number); `FILE.csv#IMAGES,COLUMN` gives both; without either it is the one named like a label, or the only
+    other one. Commas, semicolons, tabs or, where there are none, blanks separate; lines that begin with # are
+    remarks. Rows of images that are not there are passed over.
 
     Raises:
         UserError: there is no such file or column; no column names the images, or several could be the labels;
@@ -135,8 +132,7 @@ def _calls(paths: Sequence[str], rows: Rows) -> tuple[list[Calls], Callable[[str
     """Return what a table may call each image, and the function that brings the table's cells to that form.
 
     With or without suffix, that is its path or, where the table has none of these, the file's name, whatever
-    folders stand
-    before it there. Whole names decide before names without suffix, which labels may look like.
+    folders stand before it there. Whole names decide before names without suffix, which labels may look like.
     """
     calls = [(path, path.rpartition(".")[0]) for path in paths]
     names = [path.rpartition("/")[2] for path in paths]

@@ -16,8 +16,7 @@ from .splits import refuse_splits
 _STEMS = ("metadata", "labels", "annotations", "train", "train_labels", "classes")
 TABLES = (*(stem + ending for stem in _STEMS for ending in (".csv", ".tsv", ".jsonl")), "metadata.parquet")
 """Names of tables of labels that may lie beside images. Those of `metadata.METADATA` are read; others are
-mentioned, and
-read on demand.
+mentioned, and read on demand.
 """
 _TEXTS = set(
     " .txt .md .rst .csv .tsv .json .jsonl .yaml .yml .toml .xml .html .log .pdf .ini .db .py .sh .cls .bib "
@@ -33,10 +32,8 @@ def labels_of(paths: Sequence[str], where: str, labels: str | None, beside: Besi
         paths: relative paths, in order.
         where: "image folder x" or "archive x".
         labels: `None`: those of dataset.json, else of metadata.csv or .jsonl, else of a .json beside each image,
-            else of
-            the folders; "none"; "folders"; FILE.csv (see `by_file`); or the name of a value in the .json beside
-                each
-            image.
+            else of the folders; "none"; "folders"; FILE.csv (see `by_file`); or the name of a value in the .json
+            beside each image.
         beside: what lies beside the images.
 
     Raises:
@@ -114,8 +111,7 @@ def passed_over(
         images: relative paths of the images.
         folders: the names of all folders in the root.
         others: for each such folder ("" for the root) how many files of each ending lie in and below it that are
-            no
-            images.
+            no images.
     """
     used = {path.partition("/")[0] for path in images if "/" in path}
     bare = sorted(name for name in {*folders, *others} - used - {""} if not is_hidden(name)) if used else []

@@ -45,8 +45,7 @@ def by_dataset_json(paths: Sequence[str], where: str, beside: Beside) -> Labelle
 
 def holding(paths: Sequence[str], root: str = "") -> list[str]:
     """Return the folders that hold all images, each with a slash at its end, in the order of looking for labels in
-    them:
-    those on the way to `root`, the only ones below it, `root`.
+    them: those on the way to `root`, the only ones below it, `root`.
     """
     folders = [root[:k] for k in range(len(root)) if root[k - 1 : k] == "/"] + [""]
     shared = ""
@@ -102,8 +101,7 @@ def from_pairs(pairs: Any, paths: Sequence[str], where: str, called: str, folder
 
     Raises:
         UserError: the list has another form, an image has no label, a name is none of the images, or a label is no
-            class
-            but a vector, -1 or null.
+            class but a vector, -1 or null.
     """
     if pairs is None:
         return Labelled(origin=f"no labels in {DATASET}")

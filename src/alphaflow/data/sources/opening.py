@@ -130,8 +130,7 @@ def _held(folder: Path, depth: int = 3) -> list[Path]:
     """Return the tables or tars of a folder that holds no images.
 
     If it has none, they are those of the only folder in it that does, as in the clone of a repository of the
-    Hugging Face
-    hub.
+    Hugging Face hub.
     """
     with os.scandir(folder) as entries:
         shown = [entry for entry in entries if not is_hidden(entry.name)]

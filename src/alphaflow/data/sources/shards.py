@@ -38,8 +38,7 @@ class Shards:
 
     Raises:
         UserError: a tar is damaged or has an unsafe member (see `members_of`), there are no images, two have one
-            key, or
-            some have no label.
+            key, or some have no label.
     """
 
     def __init__(

@@ -63,18 +63,15 @@ class Table:
         address: what messages call it.
         folder: the folder that paths in it are relative to; `None` if it may not hold any.
         labels: the column of labels; `None`: the one that Hugging Face declares a ClassLabel, or else the first
-            named
-            label, class, or the like; "none" for no labels. Class names are those of the ClassLabel, or else the
-                values
-            that occur.
+            named label, class, or the like; "none" for no labels. Class names are those of the ClassLabel, or else
+            the values that occur.
         files: names and sizes of the files that the table came from, for the digest.
         stamp: see `Source`.
         passed_over: what of the address is not in `rows`, in words.
 
     Raises:
         UserError: the table has no rows, no column of images or several, or no such column of labels; or a row has
-            no
-            label.
+            no label.
     """
 
     def __init__(

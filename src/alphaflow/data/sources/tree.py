@@ -2,8 +2,7 @@
 
 Listing a million files takes long, so the listing is kept in the cache. Of a kept listing only the folders' times
 of change are checked, and only folders that have changed are read again. A file that is rewritten in place,
-without
-its folder changing, is not noticed.
+without its folder changing, is not noticed.
 """
 
 import hashlib
@@ -232,8 +231,7 @@ def _mtime(folder: Path) -> int:
 
 def _scan(root: Path, path: str) -> tuple[int, list[str], list[tuple[str, int, int]], dict[str, int]]:
     """Read one folder: its time of change (0 if too recent to be trusted), its folders, its images and .json files
-    with
-    their sizes and times of change, and how many other files have each ending.
+    with their sizes and times of change, and how many other files have each ending.
     """
     folder = root / path
     before = folder.stat().st_mtime_ns

@@ -68,8 +68,7 @@ def find_clips(address: str | os.PathLike[str]) -> ClipFiles:
 
     Raises:
         UserError: there are no videos, videos lie beside class folders, folders are train, val or test, or a list
-            cannot
-            be read.
+            cannot be read.
     """
     root = Path(address)
     if root.is_dir():

@@ -40,8 +40,7 @@ class VideoClips:
 
     Raises:
         UserError: there are no videos, too many are unreadable, settings are out of range, PyAV is missing, or
-            there is no
-            room for the file.
+            there is no room for the file.
     """
 
     kind: Literal["image", "video", "points"] = "video"

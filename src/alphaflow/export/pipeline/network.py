@@ -58,8 +58,7 @@ class FlowMapNetwork(ModelMixin, ConfigMixin):
         """Return u, like `sample` (B, *shape).
 
         r and t are (B,) with 0 <= r <= t <= 1; class_labels (B,) int64, None, or where `scales` are given (B, 4)
-        float32:
-        class, guidance scale, and start and end of its interval.
+        float32: class, guidance scale, and start and end of its interval.
         """
         for buffer in self.buffers():  # positions, which diffusers leaves in float32
             if buffer.dtype != self.dtype:
