@@ -19,6 +19,12 @@ settings.register_profile("alphaflow", deadline=None, derandomize=True, database
 settings.load_profile("alphaflow")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run files with slow tests first: what takes minutes must not begin when the other worker has nothing left."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     if "OMP_NUM_THREADS" not in os.environ:
