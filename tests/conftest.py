@@ -20,7 +20,7 @@ settings.load_profile("alphaflow")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run files with slow tests first: what takes minutes must not begin when the other worker has nothing left."""
+    """Run files with slow tests first: what takes minutes must not begin when all else is done."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
