@@ -18,10 +18,10 @@ from alphaflow.data.latents import read_manifest
 from alphaflow.data.latents.manifest import MANIFEST
 from alphaflow.data.sources import decode, open_source
 from alphaflow.encoding import EncodingSettings, encode, preview
-from alphaflow.encoding.encode import Crew
 from alphaflow.encoding.vae import load_vae
 from alphaflow.errors import UserError
 from alphaflow.pixels import scale_pixels
+from alphaflow.processes import Processes
 from autoencoders import save_vae
 
 SMALL = EncodingSettings(size=16, shard_images=5, flips="none")
@@ -186,7 +186,7 @@ def test_many_processes_write_the_same_set(tmp_path, photos, vae, world):
     encode(source, tmp_path / "single", vae, SMALL)
     root = tmp_path / "set"
     crew = [
-        in_a_child(lambda rank=rank: encode(source, root, vae, SMALL, crew=Crew(rank, world)))
+        in_a_child(lambda rank=rank: encode(source, root, vae, SMALL, processes=Processes(rank, world)))
         for rank in range(world)
     ]
     assert all(os.waitpid(child, 0)[1] == 0 for child in crew)
@@ -195,10 +195,10 @@ def test_many_processes_write_the_same_set(tmp_path, photos, vae, world):
 
 def test_a_process_that_is_not_the_last_says_so(tmp_path, photos, vae):
     source, root = open_source(str(photos)), tmp_path / "set"
-    assert encode(source, root, vae, SMALL, crew=Crew(1, 2)) is None
+    assert encode(source, root, vae, SMALL, processes=Processes(1, 2)) is None
     with pytest.raises(UserError, match="not finished"):
         Latents(root)
-    assert encode(source, root, vae, SMALL, crew=Crew(0, 2)) is not None
+    assert encode(source, root, vae, SMALL, processes=Processes(0, 2)) is not None
     assert encode(source, root, vae, SMALL) == read_manifest(root), "a finished set is left as it is"
 
 
@@ -216,7 +216,7 @@ def test_a_shard_that_was_removed_is_made_again(tmp_path, photos, vae):
 
 def test_other_settings_other_images_and_another_autoencoder_are_refused_with_both_values(tmp_path, photos, vae):
     source, root = open_source(str(photos)), tmp_path / "set"
-    encode(source, root, vae, SMALL, crew=Crew(0, 2))
+    encode(source, root, vae, SMALL, processes=Processes(0, 2))
     other = load_vae(str(save_vae(tmp_path / "other", seed=1)))
     for settings, net, said in (
         (EncodingSettings(size=32, flips="none"), vae, "size 32 here, 16 there"),
@@ -239,7 +239,7 @@ def test_other_settings_other_images_and_another_autoencoder_are_refused_with_bo
 def test_what_an_earlier_crop_began_is_not_gone_on_with(tmp_path, photos, vae):
     """Where sides differ by an odd number, lanczos began at half a pixel; that was recorded as lanczos alone."""
     source, root = open_source(str(photos)), tmp_path / "set"
-    encode(source, root, vae, SMALL, crew=Crew(0, 2))
+    encode(source, root, vae, SMALL, processes=Processes(0, 2))
     plan = (root / "plan.json").read_text()
     assert '"crop": "lanczos at whole pixels"' in plan
     (root / "plan.json").write_text(plan.replace("lanczos at whole pixels", "lanczos"))

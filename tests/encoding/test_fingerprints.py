@@ -18,9 +18,9 @@ from alphaflow.data.latents import read_manifest
 from alphaflow.data.latents.manifest import MANIFEST
 from alphaflow.data.sources import open_source
 from alphaflow.encoding import EncodingSettings, convert, encode, open_foreign
-from alphaflow.encoding.encode import Crew
 from alphaflow.encoding.vae import load_vae
 from alphaflow.errors import UserError
+from alphaflow.processes import Processes
 from alphaflow.runs.data_record import check_fits, describe
 from autoencoders import save_vae
 
@@ -127,7 +127,10 @@ def test_labels_are_part_of_the_contents(tmp_path) -> None:
 def test_the_fingerprint_is_that_of_the_rows_however_they_are_shared_out(tmp_path) -> None:
     source = folder(tmp_path / "src", 0)
     digests = {made(source, tmp_path / str(n), EncodingSettings(shard_images=n)) for n in (1, 5, 100)}
-    crew = [convert(open_foreign(str(source)), tmp_path / "crew", SETTINGS, crew=Crew(k, 2)) for k in range(2)]
+    crew = [
+        convert(open_foreign(str(source)), tmp_path / "crew", SETTINGS, processes=Processes(k, 2))
+        for k in range(2)
+    ]
     assert crew[1] is not None and {crew[1].fingerprint.digest} == digests and len(digests) == 1
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from alphaflow.errors import UserError
+from alphaflow.processes import Processes
 from alphaflow.runs import checkpoint
 from alphaflow.runs.checkpoint import Checkpoint, NotWrittenError, Piece
 from alphaflow.training.saver import Saver
@@ -35,7 +37,7 @@ class Crowd:
     def __init__(self, world: int) -> None:
         self._said: list[Any] = [None] * world
         self._barrier = threading.Barrier(world, timeout=30)
-        self.peers = [Member(self, rank, world) for rank in range(world)]
+        self.peers = [Member(rank, world, self) for rank in range(world)]
 
     def exchange(self, rank: int, value: Any) -> list[Any]:
         self._said[rank] = json.loads(json.dumps(value))
@@ -45,9 +47,9 @@ class Crowd:
         return said
 
 
-class Member:
-    def __init__(self, crowd: Crowd, rank: int, world: int) -> None:
-        self.crowd, self.rank, self.world = crowd, rank, world
+@dataclass(frozen=True)
+class Member(Processes):
+    crowd: Crowd | None = None
 
     def exchange(self, value: Any) -> list[Any]:
         return self.crowd.exchange(self.rank, value)
@@ -58,7 +60,7 @@ def write_together(folder: Path, step: int, shares: list[dict[str, dict[str, Pie
 
     def run(rank: int) -> None:
         try:
-            checkpoint.write(folder, step, shares[rank], {"x": 1}, peers=crowd.peers[rank])
+            checkpoint.write(folder, step, shares[rank], {"x": 1}, processes=crowd.peers[rank])
         except Exception as error:
             errors[rank] = error
 
@@ -246,6 +248,7 @@ def test_a_lost_folder_is_not_made_anew_in_the_wrong_place(tmp_path, caplog):
 
 WRITER = """
 import sys, torch
+from dataclasses import dataclass
 from pathlib import Path
 from alphaflow.runs import checkpoint as c
 folder = Path(sys.argv[1])

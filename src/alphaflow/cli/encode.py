@@ -18,8 +18,8 @@ def run(words: list[str]) -> None:
     from ..data.videos.latents import ClipFrames
     from ..devices import choose_device
     from ..encoding import EncodingSettings, convert, encode, open_foreign, preview
-    from ..encoding.encode import Crew
     from ..encoding.vae import load_vae
+    from ..processes import Processes
 
     settings = EncodingSettings(
         size=known.size,
@@ -30,13 +30,19 @@ def run(words: list[str]) -> None:
         tolerance=known.tolerance,
         shard_images=known.shard_images,
     )
-    crew = Crew.here()
-    device = crew.device(choose_device(known.device))
+    processes = Processes.launched()
+    device = processes.own_device(choose_device(known.device))
     vae = load_vae(known.vae, device, settings.precision) if known.vae else None
     if known.kind == "latents":
         foreign = open_foreign(known.source, known.labels or "auto")
         manifest = convert(
-            foreign, known.out, settings, vae=vae, second=known.second, multiplied=known.multiplied, crew=crew
+            foreign,
+            known.out,
+            settings,
+            vae=vae,
+            second=known.second,
+            multiplied=known.multiplied,
+            processes=processes,
         )
     else:
         assert vae is not None
@@ -45,7 +51,7 @@ def run(words: list[str]) -> None:
             if not known.frames
             else ClipFrames(known.source, frames=known.frames, rate=known.rate, size=known.size)
         )
-        if not known.frames and crew.rank == 0:
+        if not known.frames and processes.rank == 0:
             found = found_words(
                 source.address,
                 len(source),
@@ -55,9 +61,9 @@ def run(words: list[str]) -> None:
             )
             print(found, file=sys.stderr)
         if known.dry_run:
-            print(preview(source, vae, settings, batch_size=known.batch_size).text(crew.world))
+            print(preview(source, vae, settings, batch_size=known.batch_size).text(processes.world))
             return
-        manifest = encode(source, known.out, vae, settings, batch_size=known.batch_size, crew=crew)
+        manifest = encode(source, known.out, vae, settings, batch_size=known.batch_size, processes=processes)
     if manifest:
         skipped = f", {manifest.skipped} skipped (see {known.out / 'skipped.txt'})" if manifest.skipped else ""
         about = manifest.fingerprint

@@ -132,7 +132,7 @@ def _start(known: argparse.Namespace, settings: list[str]) -> "Trainer":
     from ..runs.folder import RunFolder
 
     RunFolder(known.out).refuse_others()
-    from ..parallel.parallel import environment_number
+    from ..processes import environment_number
     from ..training.trainer import Trainer
 
     restarted = environment_number("TORCHELASTIC_RESTART_COUNT", 0) > 0  # by torchrun, after a worker died

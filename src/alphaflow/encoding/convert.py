@@ -11,7 +11,7 @@ import numpy as np
 from ..data.latents.manifest import Fingerprint, Manifest
 from ..data.latents.shards import shard_name, write_shard
 from ..errors import UserError
-from .encode import Crew
+from ..processes import Processes
 from .foreign import Foreign
 from .forms import BadLabel, Sample, moments_of, refuse_another_kind
 from .listing import INSTEAD
@@ -30,7 +30,7 @@ def convert(
     vae: VAE | None = None,
     second: str | None = None,
     multiplied: float = 1.0,
-    crew: Crew | None = None,
+    processes: Processes | None = None,
 ) -> Manifest | None:
     """Write the latents of `source` as the set `root`, or go on with it; see `encode` for the rest.
 
@@ -45,18 +45,18 @@ def convert(
     Raises:
         UserError: a scalar scale lacks an autoencoder, samples have another form, and whatever `encode` raises.
     """
-    crew = crew or Crew.here()
+    processes = processes or Processes.launched()
     if not 0 < multiplied < math.inf:
         raise UserError(f"--multiplied {multiplied} must be a number above 0", status=2)
     scale_of(settings, vae)
     first = _first(source, second, multiplied)
     with begun(
-        root, _plan(source, first, settings, vae, multiplied), alone=crew.world == 1, lasting=False
+        root, _plan(source, first, settings, vae, multiplied), alone=processes.world == 1, lasting=False
     ) as plan:
         _tell(source, plan, first)
         bad, skipped = Tolerance(settings.tolerance, plan.images, root, "latents"), []
         for number in plan.missing(root):
-            if number % crew.world == crew.rank:
+            if number % processes.world == processes.rank:
                 skipped += _convert_shard(root, number, source, plan, second, multiplied, first)
                 bad(skipped)
                 log.info("%s: shard %d of %d", root, number + 1, plan.shards)

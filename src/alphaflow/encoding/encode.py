@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from ..data.latents.manifest import Manifest
 from ..data.latents.shards import shard_name, write_shard
 from ..data.sources import Crop, Source, decode_or_reason
 from ..errors import UserError
+from ..processes import Processes
 from ..progress import ProgressBar
 from ..rng import KeyedRandom, hash_key
 from .plan import EncodingPlan, EncodingSettings, Tolerance, begun, finish, plan_for
@@ -34,25 +34,6 @@ _AHEAD_BYTES = 64 * 2**20  # of decoded images that wait for the autoencoder
 _SPEAK_EVERY = 60.0  # seconds between lines of progress where there is no terminal
 
 
-@dataclass(frozen=True)
-class Crew:
-    """The rank of this process among those that torchrun started, and their number."""
-
-    rank: int = 0
-    world: int = 1
-
-    @classmethod
-    def here(cls) -> "Crew":
-        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
-
-    def device(self, chosen: torch.device) -> torch.device:
-        """Return this process's own GPU, where there are several processes on a machine; else the chosen
-        device."""
-        if self.world == 1 or chosen.type != "cuda":
-            return chosen
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-
-
 def encode(
     source: Source,
     root: Path,
@@ -60,13 +41,13 @@ def encode(
     settings: EncodingSettings,
     *,
     batch_size: int = 32,
-    crew: Crew | None = None,
+    processes: Processes | None = None,
 ) -> Manifest | None:
     """Encode the images of `source` into the set `root`, or go on with it.
 
     Args:
         batch_size: images that go through the autoencoder at once.
-        crew: which of how many processes this is; None: as torchrun says.
+        processes: which of how many processes this is; None: as torchrun says.
 
     Returns:
         the manifest, or None when other processes still have shards to write.
@@ -74,17 +55,17 @@ def encode(
     Raises:
         UserError: `root` holds something else or a set of other settings, or too many images cannot be read.
     """
-    crew = crew or Crew.here()
+    processes = processes or Processes.launched()
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size} must be at least 1", status=2)
-    with begun(root, plan_for(source, vae, settings), alone=crew.world == 1) as plan:
-        todo = [number for number in plan.missing(root) if number % crew.world == crew.rank]
+    with begun(root, plan_for(source, vae, settings), alone=processes.world == 1) as plan:
+        todo = [number for number in plan.missing(root) if number % processes.world == processes.rank]
         images = sum(len(plan.span(number)) for number in todo)
         if todo:
             kept = plan.shards - len(plan.missing(root))
             log.info("encoding %d images into %d shards (%d are there already)", images, len(todo), kept)
         bad, skipped = Tolerance(settings.tolerance, plan.images, root), []
-        with _Progress(images, crew) as progress, _Decoded(source, plan, todo) as stream:
+        with _Progress(images, processes) as progress, _Decoded(source, plan, todo) as stream:
             for number in todo:
                 skipped += _encode_shard(root, number, stream, source, vae, plan, batch_size, progress)
                 bad(skipped)
@@ -196,11 +177,11 @@ class _Decoded(Iterator[NDArray[np.uint8] | str]):
 class _Progress:
     """Images done, images a second and time left: a bar on a terminal, else a line a minute."""
 
-    def __init__(self, total: int, crew: Crew) -> None:
+    def __init__(self, total: int, processes: Processes) -> None:
         self.total, self.done, self.skipped = total, 0, 0
-        self.crew = crew
+        self.processes = processes
         self.start = self.spoken = time.monotonic()
-        self.bar = ProgressBar("encoding", 0, total, unit="images", shown=crew.rank == 0)
+        self.bar = ProgressBar("encoding", 0, total, unit="images", shown=processes.rank == 0)
 
     def __enter__(self) -> "_Progress":
         self.bar.__enter__()
@@ -213,10 +194,10 @@ class _Progress:
         self.done += 1
         now = time.monotonic()
         self.bar.update(self.done, f"{skipped} skipped in this shard" if skipped else "")
-        if now - self.spoken > _SPEAK_EVERY and self.crew.rank == 0:
+        if now - self.spoken > _SPEAK_EVERY and self.processes.rank == 0:
             self.spoken = now
             rate = self.done / (now - self.start)
-            share = f" (process 0 of {self.crew.world})" if self.crew.world > 1 else ""
+            share = f" (process 0 of {self.processes.world})" if self.processes.world > 1 else ""
             left = duration((self.total - self.done) / rate)
             log.info("%d of %d images%s, %.1f images/s, %s left", self.done, self.total, share, rate, left)
 

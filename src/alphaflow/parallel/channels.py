@@ -10,11 +10,14 @@ import sys
 import threading
 import time
 import uuid
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from ..processes import Processes
 
 
 def fresh_store(store: Any, rank: int, world: int, timeout: timedelta) -> Any:
@@ -78,12 +81,12 @@ def exchange(value: Any, group: Any, world: int) -> list[Any]:
     return [json.loads(one[: int(size)].numpy().tobytes()) for one, size in zip(said, sizes)]
 
 
-class Writers(NamedTuple):
-    """`checkpoint.Peers` over a channel of their own."""
+@dataclass(frozen=True)
+class Writers(Processes):
+    """The processes that write one checkpoint together, with a channel of their own."""
 
-    rank: int
-    world: int
-    group: Any
+    group: Any = None
+    """The group of torch.distributed; None for a process that is alone."""
 
     def exchange(self, value: Any) -> list[Any]:
         return [value] if self.world == 1 else exchange(value, self.group, self.world)

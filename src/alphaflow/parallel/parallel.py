@@ -24,21 +24,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UserError
 from ..method.objective import AlphaFlow
+from ..processes import Processes
 from ..runs.checkpoint import Piece
 from ..runs.config import ParallelConfig
 from .channels import StoreBoard, Writers, die_with_parent, exchange, fresh_store, leave
 from .sharded import average_gradients, first_row, is_first_copy, is_sharded, shard_blocks
-
-
-def environment_number(name: str, default: int, *, least: int = 0) -> int:
-    """Return what torchrun sets, or `default` without it; an error where it is set to no such number."""
-    word = os.environ.get(name, str(default))
-    if not word.strip().isdecimal() or int(word) < least:
-        raise UserError(
-            f"the environment's {name} is {word!r}, not a whole number of at least {least}: unset it, or launch "
-            "with torchrun"
-        )
-    return int(word)
 
 
 class Part(NamedTuple):
@@ -67,12 +57,8 @@ class Parallel:
 
     def __init__(self, config: ParallelConfig | None = None) -> None:
         self.config = config or ParallelConfig()
-        self.world = environment_number("WORLD_SIZE", 1, least=1)
-        self.rank = environment_number("RANK", 0)
-        if self.rank >= self.world:
-            raise UserError(
-                f"RANK {self.rank} is none of the WORLD_SIZE {self.world} processes: launch them with torchrun"
-            )
+        self._here = Processes.launched()
+        self.rank, self.world = self._here.rank, self._here.world
         self.strategy = self.config.strategy if self.world > 1 else "none"
         self._limit = timedelta(minutes=2 * self.config.timeout)  # the watchdog, which knows names, comes first
         self._host: Any = None
@@ -105,7 +91,7 @@ class Parallel:
         if self.world == 1:
             return chosen
         if chosen.type == "cuda":
-            chosen = torch.device("cuda", environment_number("LOCAL_RANK", 0))
+            chosen = self._here.own_device(chosen)
             torch.cuda.set_device(chosen)
         if not self.main:
             logging.getLogger("alphaflow").setLevel(logging.ERROR)

@@ -20,11 +20,12 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..processes import Processes
 from . import latest_link
 from .stored_checkpoint import Checkpoint, inspect, last_step, newest, not_finite, step_of, steps_in
 
@@ -55,28 +56,6 @@ Parts = Mapping[str, Mapping[str, Piece]]
 """Name of the file without its ending -> tensors by name."""
 
 
-class Peers(Protocol):
-    """The processes that write one checkpoint together."""
-
-    @property
-    def rank(self) -> int: ...
-
-    @property
-    def world(self) -> int: ...
-
-    def exchange(self, value: Any) -> list[Any]:
-        """Return what each process says, in the order of ranks; values must be JSON's."""
-
-
-class Alone:
-    """One process."""
-
-    rank, world = 0, 1
-
-    def exchange(self, value: Any) -> list[Any]:
-        return [value]
-
-
 class NotWrittenError(OSError):
     """A checkpoint could not be written; those before it are untouched."""
 
@@ -89,9 +68,9 @@ def write(
     *,
     keep: int | None = None,
     keep_every: int = 0,
-    peers: Peers | None = None,
+    processes: Processes | None = None,
 ) -> Path:
-    """Write a checkpoint atomically, point `latest` at it and remove old ones; all peers must call.
+    """Write a checkpoint atomically, point `latest` at it and remove old ones; all processes must call.
 
     Args:
         folder: its parent must exist: a folder that has gone away, as a network's does, is not made anew.
@@ -102,32 +81,32 @@ def write(
     Raises:
         NotWrittenError: some process could not write. Nothing of this checkpoint is left.
     """
-    peers = peers or Alone()
+    processes = processes or Processes()
     name = f"step-{step:08d}"
     temporary, final = folder / f".{name}.tmp", folder / name
     try:
-        _together(peers, lambda: _begin(folder, temporary) if peers.rank == 0 else None)
-        reports = _together(peers, lambda: _write_parts(temporary, parts, peers))
-        _together(peers, lambda: _commit(temporary, final, step, state, reports) if peers.rank == 0 else None)
+        _together(processes, lambda: _begin(folder, temporary) if processes.main else None)
+        reports = _together(processes, lambda: _write_parts(temporary, parts, processes))
+        _together(processes, lambda: _commit(temporary, final, step, state, reports) if processes.main else None)
     except NotWrittenError:
-        if peers.rank == 0:
+        if processes.main:
             shutil.rmtree(temporary, ignore_errors=True)
         raise
-    if peers.rank == 0:
+    if processes.main:
         _rotate(folder, keep, keep_every)
     return final
 
 
-def _together(peers: Peers, work: Callable[[], Any]) -> list[Any]:
+def _together(processes: Processes, work: Callable[[], Any]) -> list[Any]:
     """Do one's own share of a stage; fail alike if anyone fails, so that nobody waits for somebody who gave up."""
     try:
         said = {"done": work()}
     except Exception as error:  # safetensors' own errors, a full disk's, a lost folder's
         said = {"error": f"{type(error).__name__}: {error}"}
-    everyone = peers.exchange(said)
+    everyone = processes.exchange(said)
     for rank, one in enumerate(everyone):
         if "error" in one:
-            raise NotWrittenError(f"rank {rank}: {one['error']}" if peers.world > 1 else one["error"])
+            raise NotWrittenError(f"rank {rank}: {one['error']}" if processes.world > 1 else one["error"])
     return [one["done"] for one in everyone]
 
 
@@ -145,11 +124,11 @@ def clear(folder: Path) -> None:
         (folder / ".latest.tmp").unlink(missing_ok=True)
 
 
-def _write_parts(temporary: Path, parts: Parts, peers: Peers) -> dict[str, Any]:
+def _write_parts(temporary: Path, parts: Parts, processes: Processes) -> dict[str, Any]:
     """Write this process's files; returns their hashes, and where each tensor's rows lie."""
     hashes: dict[str, str] = {}
     index: dict[str, dict[str, Any]] = {}
-    of = f"-{peers.rank + 1:05d}-of-{peers.world:05d}" if peers.world > 1 else ""
+    of = f"-{processes.rank + 1:05d}-of-{processes.world:05d}" if processes.world > 1 else ""
     for part, pieces in parts.items():
         path = temporary / f"{part}{of}.safetensors"
         hashes[path.name] = write_tensors(

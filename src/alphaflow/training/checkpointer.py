@@ -58,9 +58,9 @@ class Checkpointer:
             folder.checkpoints,
             keep=config.keep_checkpoints,
             keep_every=config.keep_every,
-            peers=parallel.writers(),
+            processes=parallel.writers(),
         )
-        self._store = Saver(folder.averages, peers=parallel.writers())
+        self._store = Saver(folder.averages, processes=parallel.writers())
 
     def create(self, skipped: Sequence[tuple[str, str]]) -> None:
         """Make the folder of a new run, and hold it. skipped: samples that cannot be read, and why."""

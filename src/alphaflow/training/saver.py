@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..processes import Processes
 from ..runs import checkpoint
-from ..runs.checkpoint import Parts, Peers, Piece
+from ..runs.checkpoint import Parts, Piece
 
 log = logging.getLogger("alphaflow")
 
@@ -25,21 +26,21 @@ class Saver:
     ends as if its last steps had been kept.
 
     Args:
-        folder, keep, keep_every, peers: as for `checkpoint.write`. `peers` must have a channel that nobody else
-            uses: the thread talks on it while training does on its own.
+        folder, keep, keep_every, processes: as for `checkpoint.write`. The processes must have a channel that
+            nobody else uses: the thread talks on it while training does on its own.
     """
 
     def __init__(
-        self, folder: Path, *, keep: int | None = None, keep_every: int = 0, peers: Peers | None = None
+        self, folder: Path, *, keep: int | None = None, keep_every: int = 0, processes: Processes | None = None
     ) -> None:
         self.folder, self._keep, self._keep_every = folder, keep, keep_every
-        self._peers = peers or checkpoint.Alone()
+        self._processes = processes or Processes()
         self._copies: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
         self._failure: str | None = None
 
     def save(self, step: int, parts: Parts, state: Mapping[str, Any]) -> None:
-        """Begin to write a checkpoint; all peers must call. What `parts` holds may change once this returns."""
+        """Begin to write a checkpoint; all processes must call. `parts` may change once this returns."""
         self.wait()
         copies = {
             part: {key: piece._replace(tensor=self._copy(f"{part}/{key}", piece)) for key, piece in pieces.items()}
@@ -84,12 +85,12 @@ class Saver:
                 state,
                 keep=self._keep,
                 keep_every=self._keep_every,
-                peers=self._peers,
+                processes=self._processes,
             )
             self._failure = None
         except Exception as error:
             self._failure = f"the checkpoint of step {step} could not be written to {self.folder} ({error})"
-            if self._peers.rank == 0:
+            if self._processes.rank == 0:
                 log.warning("%s; %s; training goes on", self._failure, self._kept())
 
     def _kept(self) -> str:
