@@ -82,7 +82,7 @@ def open_subject(path: Path, step: int | None = None, device: str = "", data_pat
     if objective.derivative == "auto":  # tried while the network is whole
         method = choose_method(net, _few_points(dataset, objective, where))
         objective = dataclasses.replace(objective, derivative=method)
-    objective = parallel.suit(objective, compiled=False)
+    parallel.check_objective(objective, compiled=False)
     prepare_blocks(net, objective.derivative, compiled=config.compile_blocks, recompute=config.recompute)
     parallel.shard(net)
     for name, tensor in net.state_dict().items():

@@ -126,14 +126,14 @@ class Parallel:
 
     # ------------------------------------------------------------------ modules
 
-    def suit(self, objective: AlphaFlow, *, compiled: bool) -> AlphaFlow:
-        """Return an objective that every process evaluates with as many collectives.
+    def check_objective(self, objective: AlphaFlow, *, compiled: bool) -> None:
+        """Refuse what cannot be evaluated over sharded weights.
 
         Raises:
             UserError: sharded weights do not go with what the settings ask for.
         """
         if not self.sharded:
-            return objective
+            return
         if compiled:
             raise UserError(
                 "--compile does not go with sharded weights: choose --compile-blocks, or --parallel.strategy ddp",
@@ -145,7 +145,6 @@ class Parallel:
                 "choose --parallel.strategy ddp or --objective.derivative difference",
                 status=2,
             )
-        return objective
 
     def shard(self, net: nn.Module) -> None:
         """With fsdp or hsdp: shard a network in place, each block on its own."""

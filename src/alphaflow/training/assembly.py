@@ -79,7 +79,8 @@ def assemble(config: Config, folder: RunFolder, parallel: Parallel, *, resumes: 
     else:
         check_first_batch(net, objective, batches, config)
     # from here on no process holds the network whole, where weights are sharded
-    objective = parallel.suit(_with_method(objective, net, batches, config), compiled=config.compile)
+    objective = _with_method(objective, net, batches, config)
+    parallel.check_objective(objective, compiled=config.compile)
     prepare_blocks(net, objective.derivative, compiled=config.compile_blocks, recompute=config.recompute)
     parallel.shard(net)
     parallel.shard(ema.module)
