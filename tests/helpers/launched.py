@@ -17,7 +17,7 @@ CREW = Path(__file__).with_name("crew.py")
 def torchrun(processes: int, *words: str) -> subprocess.CompletedProcess[str]:
     """What a command under torchrun said, once it has ended."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.run([*command, *words], capture_output=True, text=True, timeout=580)
+    return subprocess.run([*command, *words], capture_output=True, text=True, timeout=1150)
 
 
 def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
