@@ -30,7 +30,11 @@ BASES = {
 
 def parsers(monkeypatch) -> dict[str, list[Parser]]:
     """What each command reads its words with."""
-    found: dict[str, list[Parser]] = {}
+    return {command: parsers_of([command], monkeypatch) for command in COMMANDS}
+
+
+def parsers_of(words: list[str], monkeypatch) -> list[Parser]:
+    """What a line that begins with these words is read with."""
     made: list[Parser] = []
     plain = Parser.__init__
 
@@ -38,13 +42,11 @@ def parsers(monkeypatch) -> dict[str, list[Parser]]:
         made.append(self)
         plain(self, **settings)
 
-    monkeypatch.setattr(Parser, "__init__", note)
-    for command in COMMANDS:
-        made.clear()
-        with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
-            run([command, "--help"])
-        found[command] = list(made)
-    return found
+    with monkeypatch.context() as patch, contextlib.suppress(SystemExit):
+        patch.setattr(Parser, "__init__", note)
+        with contextlib.redirect_stdout(io.StringIO()):
+            run([*words, "--help"])
+    return made
 
 
 def of_options() -> dict[str, list[str]]:
