@@ -186,7 +186,6 @@ BY_HAND = """
 2 TRAIN --log-every 0
 2 TRAIN --checkpoint-every 0
 2 TRAIN --keep-checkpoints 0
-2 TRAIN --keep-every -1
 2 TRAIN --sample-every 0
 2 TRAIN --max-bad-steps 0
 2 TRAIN --spike-factor -1

@@ -40,7 +40,7 @@ from .conditions import (
     of_model,
 )
 from .constraints import Anything, Law, Name, OneOf, Range, Schedule, check_values
-from .yaml_settings import read
+from .yaml_settings import read, without_earlier
 
 STEPS = 10**12
 """More than any run has."""
@@ -311,8 +311,6 @@ class Config:
     """Steps between checkpoints; the last step always writes one."""
     keep_checkpoints: Annotated[int, Range(1, STEPS)] = 2
     """How many of the newest checkpoints stay."""
-    keep_every: Annotated[int, Range(0, STEPS)] = 0
-    """Checkpoints at multiples of this many steps stay for good; 0: none does."""
     sample_every: Annotated[int, Range(1, STEPS)] = 250
     """Steps between sample grids."""
     max_bad_steps: Annotated[int, Range(1, STEPS)] = 10
@@ -364,12 +362,12 @@ def with_changes(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def from_dict(values: dict[str, Any], where: str, kind: type = Config) -> Any:
-    """Build a config from what `to_dict` gave; `where` names the file it was in.
+    """Build a config from what `to_dict` gave, here or in an earlier version; `where` names the file it was in.
 
     Raises:
         UserError: an unknown setting (the nearest is suggested), a value of another type, or one out of its range.
     """
-    return read(values, where, kind)
+    return read(without_earlier(values, where), where, kind)
 
 
 def dotted_names(kind: type = Config, prefix: str = "", only: type | None = None) -> list[str]:

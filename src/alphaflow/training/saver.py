@@ -25,14 +25,12 @@ class Saver:
     ends as if its last steps had been kept.
 
     Args:
-        folder, keep, keep_every, peers: as for `checkpoint.write`. `peers` must have a channel that nobody else
+        folder, keep, peers: as for `checkpoint.write`. `peers` must have a channel that nobody else
             uses: the thread talks on it while training does on its own.
     """
 
-    def __init__(
-        self, folder: Path, *, keep: int | None = None, keep_every: int = 0, peers: Peers | None = None
-    ) -> None:
-        self.folder, self._keep, self._keep_every = folder, keep, keep_every
+    def __init__(self, folder: Path, *, keep: int | None = None, peers: Peers | None = None) -> None:
+        self.folder, self._keep = folder, keep
         self._peers = peers or checkpoint.Alone()
         self._copies: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
@@ -77,15 +75,7 @@ class Saver:
 
     def _write(self, step: int, parts: Parts, state: Mapping[str, Any]) -> None:
         try:
-            checkpoint.write(
-                self.folder,
-                step,
-                parts,
-                state,
-                keep=self._keep,
-                keep_every=self._keep_every,
-                peers=self._peers,
-            )
+            checkpoint.write(self.folder, step, parts, state, keep=self._keep, peers=self._peers)
             self._failure = None
         except Exception as error:
             self._failure = f"the checkpoint of step {step} could not be written to {self.folder} ({error})"
