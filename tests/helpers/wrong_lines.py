@@ -190,7 +190,6 @@ BY_HAND = """
 2 TRAIN --max-bad-steps 0
 2 TRAIN --spike-factor -1
 2 TRAIN --spike-factor nan
-2 TRAIN --spike-factor 0 --spike-rollback
 2 TRAIN --peak-tflops inf
 2 TRAIN --wandb 'my project'
 2 TRAIN --wandb a/b

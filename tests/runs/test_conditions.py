@@ -56,7 +56,6 @@ UNHEEDED = {  # a setting that a person gives, where nothing would heed it: reci
     "monitor.vae": ("digits", "--monitor.vae x"),
     "monitor.reference": ("folder", "--monitor.reference x.npz"),
     "diagnosis.batches": ("digits", "--diagnosis.batches 4"),
-    "spike_rollback": ("digits", "--spike-factor 0 --spike-rollback"),
     "tf32": ("digits", "--device cpu --tf32 False"),
 }
 
@@ -91,7 +90,7 @@ def test_help_says_whom_a_setting_concerns_and_its_range(name, capsys):
         ("digits", "--objective.weight power --objective.weight-power 0.5 --objective.weight-c 0.01"),
         ("moving-digits", "--data.name clips --data.path VIDEOS --data.rate 8 --data.size 24"),
         ("digits", "--diagnosis.every 5 --diagnosis.batches 4 --objective.alpha 1 --objective.derivative forward"),
-        ("digits", "--wandb my-project --data.classes 0,3-5 --spike-factor 3 --spike-rollback"),
+        ("digits", "--wandb my-project --data.classes 0,3-5 --spike-factor 3"),
         ("digits", "--batch_size 64 --objective.flow_ratio=25% --compile=False"),
     ],
 )

@@ -29,7 +29,6 @@ from .conditions import (
     PICTURES,
     SHARED,
     SHIFTED,
-    SPIKES,
     STORED,
     TOYS,
     TRANSFORMER,
@@ -318,8 +317,6 @@ class Config:
     last checkpoint and on with other data; the second time it stops."""
     spike_factor: Annotated[float, Range(0)] = 10.0
     """A logged residual is told as a leap when it lies this far above what nine in ten lately were; 0: never."""
-    spike_rollback: Annotated[bool, SPIKES] = False
-    """Let a leap of the residual, too, send the run back to its last checkpoint, once."""
     peak_tflops: Annotated[float, Range(0, 1e6)] = 0.0
     """What one device is capable of, in 10¹² operations a second, for the share of it in use (`mfu`); 0: what
     plain matrix products reach."""
