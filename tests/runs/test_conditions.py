@@ -56,7 +56,6 @@ UNHEEDED = {  # a setting that a person gives, where nothing would heed it: reci
     "monitor.vae": ("digits", "--monitor.vae x"),
     "monitor.reference": ("folder", "--monitor.reference x.npz"),
     "diagnosis.batches": ("digits", "--diagnosis.batches 4"),
-    "tf32": ("digits", "--device cpu --tf32 False"),
 }
 
 

@@ -25,7 +25,6 @@ from .conditions import (
     LABELLED,
     MONITORED,
     NOT_DYADIC,
-    ON_GPU,
     PICTURES,
     SHARED,
     SHIFTED,
@@ -292,9 +291,7 @@ class Config:
     accumulate: Annotated[int, Range(1, 2**24)] = 1
     """Parts into which a batch is cut to save memory; the gradient is their mean."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the network (autocast); weights stay float32."""
-    tf32: Annotated[bool, ON_GPU] = True
-    """cuda: float32 matrix products in TF32, with 10 bits of mantissa, several times as fast."""
+    """Arithmetic of the network (autocast); weights stay float32, and on GPUs their products are TF32."""
     compile: bool = False
     """Compile the objective with torch.compile: slow to start, then faster, above all on GPUs."""
     compile_blocks: bool = False

@@ -18,6 +18,7 @@ log = logging.getLogger("alphaflow")
 EARLIER: dict[str, tuple[Any, str]] = {
     "keep_every": (0, "keep_checkpoints says how many stay, and ema.profiles stores averages for good"),
     "spike_rollback": (False, "a leap of the residual is told, and the run goes on"),
+    "tf32": (True, "NVIDIA_TF32_OVERRIDE=0 in the environment asks for all 23 bits"),
 }
 """Settings of earlier versions by dotted names, with what all runs have now, and what serves in their place."""
 
