@@ -169,7 +169,7 @@ BY_HAND = """
 2 TRAIN --steps 1.5
 2 TRAIN --steps 1e3
 2 TRAIN --steps 1000000000000000
-2 TRAIN --schedule-steps -1
+2 TRAIN --schedule-steps 100
 2 TRAIN --batch-size 0
 2 TRAIN --batch-size many
 2 TRAIN --batch-size 99999999999

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import UserError, choose
 from ..recipes import RECIPES
-from ..runs.config import Config, dotted_names
+from ..runs.config import RECORDED, Config, dotted_names
 from ..runs.constraints import check_said, settings_of
 from ..runs.network_checks import check_fits_data
 from .streams import wide_enough
@@ -102,7 +102,7 @@ def _fields(info: Any) -> Any:
     declared = {one.name: one.words() for one in settings_of(kind)}
     fields = []
     for field in dataclasses.fields(kind):
-        if field.name == "recipe":  # the command's first word
+        if field.name in RECORDED:
             continue
         words = f" [{declared[field.name]}]" if declared.get(field.name) else ""
         text = " ".join(about.get(field.name, "").split()) + words

@@ -42,6 +42,8 @@ from .yaml_settings import read, without_earlier
 
 STEPS = 10**12
 """More than any run has."""
+RECORDED = ("recipe", "schedule_steps")
+"""Fields that no option sets: the command's first word, and what a run notes for when it is lengthened."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,7 +283,7 @@ class Config:
     steps: Annotated[int, Range(1, STEPS)] = 1000
     """Optimizer steps of the whole run."""
     schedule_steps: Annotated[int, Range(0, STEPS)] = 0
-    """What 100 % means in schedules; 0: `steps`. A lengthened run keeps its own."""
+    """What 100 % means in schedules; 0: `steps`, which a run notes here as it begins and keeps when lengthened."""
     init: Annotated[str, Anything()] = ""
     """Begin where this run ended: weights, averages and moments from its newest checkpoint; steps count anew."""
     seed: Annotated[int, Range(-(2**63), 2**63 - 1)] = 0
@@ -365,13 +367,10 @@ def from_dict(values: dict[str, Any], where: str, kind: type = Config) -> Any:
 
 
 def dotted_names(kind: type = Config, prefix: str = "", only: type | None = None) -> list[str]:
-    """All settings, or those of one type, by their names on the command line, as in `objective.flow-ratio`.
-
-    The recipe is none: it is the first word of the command.
-    """
+    """All settings, or those of one type, by their names on the command line, as in `objective.flow-ratio`."""
     names = []
     for key, hint in typing.get_type_hints(kind).items():
-        if key == "recipe":
+        if key in RECORDED:
             continue
         name = prefix + key.replace("_", "-")
         if dataclasses.is_dataclass(hint):
