@@ -179,13 +179,14 @@ def test_a_folder_of_images_end_to_end(folder, tmp_path, capsys):
     assert "sliced_wasserstein" in capsys.readouterr().out
 
 
-def test_an_archive_with_every_setting_of_images_end_to_end(folder, tmp_path, capsys):
+def test_an_archive_with_every_setting_of_images_end_to_end(folder, tmp_path, monkeypatch, capsys):
     """Labels from a CSV, the other crop, decoded into the cache; training goes on from there."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # as torchrun says that others of this machine want them, too
     packed = shutil.make_archive(str(tmp_path / "packed"), "zip", folder)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*g"))
     (tmp_path / "labels.csv").write_text("".join(f"{name},{k % 3}\n" for k, name in enumerate(names)))
     out = tmp_path / "run"
-    words = f"--data.path {packed} --data.labels {tmp_path}/labels.csv --data.crop box --data.memory 0".split()
+    words = f"--data.path {packed} --data.labels {tmp_path}/labels.csv --data.crop box".split()
     assert run(["train", "folder", "--out", str(out), "--data.size", "16", "--steps", "3", *words, *TINY]) == 0
     data = yaml.safe_load((out / "config.yaml").read_text())["data"]
     assert data["class_names"] == ["0", "1", "2"] and data["count"] == len(names)

@@ -217,7 +217,6 @@ BY_HAND = """
 2 train folder --out {out} --data.path {pictures} --data.size 1000000000000
 2 train folder --out {out} --data.path {pictures} --data.tolerance 3
 2 train folder --out {out} --data.path {pictures} --data.tolerance nan
-2 train folder --out {out} --data.path {pictures} --data.memory -1
 2 train folder --out {out} --data.path {pictures} --data.crop middle
 2 train folder --out {out} --data.path {pictures} --data.rate 8
 2 train folder --out {out} --data.path {pictures} --model.name mlp

@@ -18,7 +18,6 @@ UNHEEDED = {  # a setting that a person gives, where nothing would heed it: reci
     "data.frames": ("folder", "--data.frames 8"),
     "data.rate": ("folder", "--data.rate 8"),
     "data.crop": ("digits", "--data.crop box"),
-    "data.memory": ("latents", "--data.memory 1"),
     "data.flip": ("toy", "--data.flip"),
     "data.tolerance": ("digits", "--data.tolerance 0.1"),
     "data.toy": ("digits", "--data.toy moons"),

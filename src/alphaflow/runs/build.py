@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 
 from .. import models
 from ..data import TOYS, Dataset, Digits, Images, Latents, MovingDigits, Toy, VideoClips
+from ..data.images import IN_MEMORY
 from ..data.sources import open_source
 from ..data.videos.latents import ClipLatents
 from ..derivatives.total import METHODS
@@ -37,12 +39,15 @@ def build_dataset(config: DataConfig, class_names: Sequence[str] | None = None) 
         if not config.path:
             raise UserError("no images given: add --data.path DIR, or another address of images", status=2)
         source = open_source(config.path, labels=config.labels or None)
+        alone = (
+            int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == 1
+        )  # on its machine; others share a file of the cache
         return Images(
             source,
             config.size,
             crop=config.crop,
             tolerance=config.tolerance,
-            memory=config.memory,
+            memory=IN_MEMORY if alone else 0,
             class_names=class_names,
         )
     if config.name == "clips":

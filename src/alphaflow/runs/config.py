@@ -67,8 +67,6 @@ class DataConfig:
     crop: Annotated[Literal["lanczos", "box"], of_data("folder")] = "lanczos"
     """folder: the central square by Lanczos (α-Flow's), or halved by box and then bicubic (ADM's, DiT's,
     SiT's)."""
-    memory: Annotated[float, Range(0), of_data("folder")] = 4.0
-    """folder: sets that decoded take more than this many GB go into a file of the cache; 0: all."""
     flip: Annotated[bool, PICTURES] = False
     """Mirror images left-right with probability 1/2; latents: take that of the mirrored image."""
     tolerance: Annotated[float, Range(0, 1), of_data("folder", "clips")] = 0.1

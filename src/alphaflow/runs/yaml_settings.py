@@ -19,6 +19,7 @@ EARLIER: dict[str, tuple[Any, str]] = {
     "keep_every": (0, "keep_checkpoints says how many stay, and ema.profiles stores averages for good"),
     "spike_rollback": (False, "a leap of the residual is told, and the run goes on"),
     "tf32": (True, "NVIDIA_TF32_OVERRIDE=0 in the environment asks for all 23 bits"),
+    "data.memory": (4.0, "several processes on one machine share a file of the cache"),
 }
 """Settings of earlier versions by dotted names, with what all runs have now, and what serves in their place."""
 

@@ -28,7 +28,7 @@ log = logging.getLogger("alphaflow")
 _FREE = (
     "recipe steps device wandb peak_tflops accumulate parallel compile compile_blocks recompute log_every "
     "checkpoint_every keep_checkpoints sample_every max_bad_steps spike_factor monitor "
-    "diagnosis init data.path data.labels data.memory data.tolerance distill.teacher ema.store_every"
+    "diagnosis init data.path data.labels data.tolerance distill.teacher ema.store_every"
 ).split()
 """Settings that may change while a run goes on: what it computes stays as it is, or others look at them."""
 
