@@ -291,11 +291,6 @@ REFUSED = {
     "a choice that is none": (2, TRAIN + " --precision float16", "float16"),
     "no steps": (2, TRAIN + " --batch-size 0", "alphaflow: batch_size 0 must be at least 1"),
     "no checkpoint to keep": (2, TRAIN + " --keep-checkpoints 0", "keep_checkpoints 0 must be at least 1"),
-    "a group of less than none": (
-        2,
-        TRAIN + " --parallel.shard-size -1",
-        "parallel.shard_size -1 must be at least 0",
-    ),
     "averages stored backwards": (
         2,
         TRAIN + " --ema.store-every -3",

@@ -350,8 +350,6 @@ BY_HAND = """
 2 TRAIN --parallel.timeout 0
 2 TRAIN --parallel.timeout nan
 2 TRAIN --parallel.timeout 1e12
-2 TRAIN --parallel.shard-size -1
-2 TRAIN --parallel.shard-size 2
 2 TRAIN --monitor.every -1
 2 TRAIN --monitor.count 1
 2 TRAIN --monitor.count 1000000000000

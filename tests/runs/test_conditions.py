@@ -47,7 +47,6 @@ UNHEEDED = {  # a setting that a person gives, where nothing would heed it: reci
     "objective.scales": ("toy", "--objective.scales 1 4"),
     "ema.ramp": ("digits", "--ema.half-life 0 --ema.ramp 0.1"),
     "ema.store_every": ("digits", "--ema.store-every 10"),
-    "parallel.shard_size": ("digits", "--parallel.shard-size 2"),
     "monitor.count": ("folder", "--monitor.count 64"),
     "monitor.nfe": ("digits", "--monitor.every 0 --monitor.nfe 2"),
     "monitor.detector": ("folder", "--monitor.detector clip"),

@@ -209,7 +209,13 @@ def test_a_small_file_of_settings_takes_no_gigabytes_and_is_refused_in_one_line(
     assert "config.yaml" in said and "\n" not in said and len(said) < 1000
 
 
-EARLIER_VALUES = {"keep_every": 5, "spike_rollback": True, "tf32": False, "data.memory": 0}
+EARLIER_VALUES = {
+    "keep_every": 5,
+    "spike_rollback": True,
+    "tf32": False,
+    "data.memory": 0,
+    "parallel.shard_size": 2,
+}
 
 
 @pytest.mark.parametrize("name", EARLIER)

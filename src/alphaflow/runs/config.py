@@ -26,7 +26,6 @@ from .conditions import (
     MONITORED,
     NOT_DYADIC,
     PICTURES,
-    SHARED,
     SHIFTED,
     STORED,
     TOYS,
@@ -237,8 +236,6 @@ class ParallelConfig:
     sharded within a machine and replicated over machines (hsdp). With one process they are the same."""
     timeout: Annotated[float, Range(above=0, high=1e6, unit="minutes")] = 30.0
     """Minutes without progress after which a process counts as hung: it is named, and all end."""
-    shard_size: Annotated[int, Range(0, 2**20), SHARED] = 0
-    """hsdp: processes over which one copy of the weights is sharded; 0: those of one machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
