@@ -216,7 +216,7 @@ def test_a_broken_image_is_named_and_skipped(folder, tmp_path, capsys):
 def test_bench_gives_ratios_to_flow_matching(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(PRESETS, "S", (1, 64, 2))
     out = tmp_path / "b.json"
-    words = "--model S/16 --batch 2 --rounds 1 --shares 50 --precision bfloat16 --threads 1".split()
+    words = "--model S/16 --batch 2 --rounds 1 --shares 50 --precision bfloat16".split()
     assert run(["bench", *words, "--ways", "fused", "reverse", "--json", str(out)]) == 0
     record = json.loads(out.read_text())
     names = [row["name"] for row in record["steps"]]

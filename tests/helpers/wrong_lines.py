@@ -535,9 +535,6 @@ BY_HAND = """
 2 bench --batch 0
 2 bench --batch 1000000000000
 2 bench --rounds 0
-2 bench --threads 0
-2 bench --threads -1
-2 bench --threads 100000
 2 bench --shares 0
 2 bench --shares 150
 2 bench --shares 25 x
