@@ -355,7 +355,6 @@ BY_HAND = """
 2 TRAIN --monitor.count 1000000000000
 2 TRAIN --monitor.nfe 0
 2 TRAIN --monitor.detector resnet
-2 TRAIN --monitor.detector-path {file}
 2 TRAIN --monitor.vae {none}
 2 TRAIN --monitor.every 0 --monitor.nfe 2
 1 TRAIN --monitor.reference {none}

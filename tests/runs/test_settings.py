@@ -215,6 +215,7 @@ EARLIER_VALUES = {
     "tf32": False,
     "data.memory": 0,
     "parallel.shard_size": 2,
+    "monitor.detector_path": "d",
 }
 
 

@@ -249,18 +249,10 @@ class MonitorConfig:
     detector: Annotated[str, OneOf(DETECTORS, or_none=True), MONITORED] = ""
     """Whose features the Fréchet distance compares: inception, dinov2, clip, clip-l, i3d; empty: that of the
     package which fits the data, or none, and then the score is the energy distance."""
-    detector_path: Annotated[str, Anything(or_none=True), MONITORED] = ""
-    """Its file, or a folder with it; empty: the cache, into which it is fetched once."""
     vae: Annotated[str, Anything(), MONITORED, of_data("latents", "clip-latents")] = ""
     """latents: where the autoencoder that decodes for the detector is, if not where it was."""
     reference: Annotated[str, Anything(or_none=True), MONITORED] = ""
     """Statistics of the real images, made by `alphaflow stats`; empty: of up to 10,000 of the run's own data."""
-
-    def __post_init__(self) -> None:
-        if self.detector_path and not self.detector:
-            raise UserError(
-                "monitor.detector_path goes with monitor.detector: say whose weights it holds", status=2
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

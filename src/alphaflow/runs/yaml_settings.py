@@ -21,6 +21,7 @@ EARLIER: dict[str, tuple[Any, str]] = {
     "tf32": (True, "NVIDIA_TF32_OVERRIDE=0 in the environment asks for all 23 bits"),
     "data.memory": (4.0, "several processes on one machine share a file of the cache"),
     "parallel.shard_size": (0, "hsdp shards over the processes that torchrun starts on a machine"),
+    "monitor.detector_path": ("", "the file is looked for in the cache, into which it is fetched once"),
 }
 """Settings of earlier versions by dotted names, with what all runs have now, and what serves in their place."""
 
