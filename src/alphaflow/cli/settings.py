@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import UserError, choose
 from ..recipes import RECIPES
+from ..runs.combinations import check_told
 from ..runs.config import RECORDED, Config, dotted_names
 from ..runs.constraints import check_said, settings_of
 from ..runs.network_checks import check_fits_data
@@ -32,6 +33,7 @@ def parse_settings(recipe: str, words: list[str]) -> Config:
     said = _names(words)
     config = _build(Config, {"recipe": recipe, **_read(recipe, words)})
     check_said(config, said)
+    check_told(config)
     check_fits_data(config)
     return config
 

@@ -24,6 +24,7 @@ from ..method.objective import AlphaFlow
 from ..method.self_steering import STATE, SelfSteering
 from ..method.weighting import Weight
 from ..rng import hash_key
+from .combinations import check_told
 from .config import Config, DataConfig, ModelConfig, from_dict
 
 log = logging.getLogger("alphaflow")
@@ -217,7 +218,7 @@ def _times(config: Config, prescribed: times.Times) -> times.Times:
 
 def _guidance(config: Config, num_classes: int) -> Guidance | None:
     settings = config.objective
-    _check_told(config)
+    check_told(config)
     if settings.omega == 1 and settings.kappa == 0 and settings.label_drop == 0:
         return None
     if num_classes == 0:
@@ -234,34 +235,6 @@ def _guidance(config: Config, num_classes: int) -> Guidance | None:
         guide_dropped=settings.guide_dropped,
         drop_where=settings.drop_where,
     )
-
-
-def _check_told(config: Config) -> None:
-    """Refuse a network that is told what nobody draws, or not told what is drawn."""
-    settings = config.objective
-    if settings.scales and not config.model.guided:
-        raise UserError("objective.scales are for networks that are told the scale: add --model.guided", status=2)
-    if settings.intervals and not settings.scales:
-        raise UserError("objective.intervals goes with objective.scales: add --objective.scales 1 4", status=2)
-    if not config.model.guided:
-        return
-    if not settings.scales:
-        raise UserError(
-            "model.guided needs objective.scales, between which to draw what it is told: add --objective.scales "
-            "1 4",
-            status=2,
-        )
-    if len(settings.scales) != 2 or settings.scales[0] != 1:
-        said = " ".join(f"{scale:g}" for scale in settings.scales)
-        raise UserError(
-            f"objective.scales {said}: give 1, which classes alone mean, and the largest scale: 1 4", status=2
-        )
-    if settings.label_drop == 0:
-        raise UserError(
-            "objective.scales lead away from the velocity without a class, which nothing would teach: add "
-            "--objective.label-drop 0.1",
-            status=2,
-        )
 
 
 def load_steering(objective: AlphaFlow, state: Mapping[str, Any]) -> None:

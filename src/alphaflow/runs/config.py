@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from ..errors import UserError
+from .combinations import check_together
 from .conditions import (
     ALPHAS,
     AT_ADDRESS,
@@ -181,22 +181,6 @@ class DistillConfig:
     guide_to: Annotated[float, Range(0, 1)] = 1.0
     """Largest t at which the teacher is guided."""
 
-    def check(self) -> None:
-        """Refuse what does not go together; of single values see `check_values`."""
-        interval = (self.guide_from, self.guide_to)
-        if not self.teacher and (self.guidance != 1 or interval != (0, 1)):
-            raise UserError("distill.guidance is a teacher's: name it by --distill.teacher DIR", status=2)
-        if not self.guide_from < self.guide_to:
-            raise UserError(
-                f"distill.guide_from {self.guide_from:g} and guide_to {self.guide_to:g} must rise within 0 … 1",
-                status=2,
-            )
-        if self.guidance == 1 and interval != (0, 1):
-            raise UserError(
-                "distill.guide_from and guide_to go with distill.guidance: at scale 1 there is nothing to confine",
-                status=2,
-            )
-
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -320,14 +304,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_values(self)
-        self.distill.check()
-        if self.compile and (self.compile_blocks or self.recompute):
-            raise UserError("compile does not go with compile_blocks or recompute: choose", status=2)
-        if self.batch_size % self.accumulate:
-            raise UserError(
-                f"batch_size {self.batch_size} does not divide into accumulate = {self.accumulate} equal parts",
-                status=2,
-            )
+        check_together(self)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
