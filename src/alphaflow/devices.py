@@ -28,10 +28,10 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def prepare(device: torch.device, *, tf32: bool = True) -> None:
-    """Set what is process-wide: the precision of float32 products on a GPU, the C library's habits on a CPU."""
+def prepare(device: torch.device) -> None:
+    """Set what is process-wide: float32 products in TF32 on a GPU, the C library's habits on a CPU."""
     if device.type == "cuda":
-        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.set_float32_matmul_precision("high")
     else:
         keep_freed_memory()
 

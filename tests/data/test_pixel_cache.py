@@ -14,6 +14,8 @@ from alphaflow.data import Images, images, pixel_cache
 from alphaflow.data.sources import open_source
 from alphaflow.data.sources.cache import cache_folder
 from alphaflow.errors import UserError
+from alphaflow.runs.build import build_dataset
+from alphaflow.runs.config import DataConfig
 
 
 @pytest.fixture
@@ -62,6 +64,13 @@ def test_a_mapped_set_is_the_same_data_and_decoded_once(root: Path, decoded: lis
     Images(root, 8, tolerance=0.2, memory=0, crop="box")
     Images(root, 4, tolerance=0.2, memory=0)
     assert len(decoded) == 40
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_processes_on_one_machine_share_the_file(root: Path, processes: str, monkeypatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)  # torchrun's
+    build_dataset(DataConfig(name="folder", path=str(root), size=8))
+    assert cache_folder("pixels").exists() == (processes == "2")
 
 
 def test_the_limit_counts_decoded_bytes(root: Path) -> None:

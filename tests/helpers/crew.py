@@ -3,10 +3,12 @@
     torchrun --nproc-per-node 2 crew.py TASKS.json
 
 A task is {"words": [...]} for a command, {"gradient": FILE, "words": [...]} for the gradient of a run's first
-step, or {"skipped": FILE, "words": [...]} for what a step leaves that is not finite.
+step, or {"skipped": FILE, "words": [...]} for what a step leaves that is not finite. With "machine": N it is as if
+each machine had so many of the processes.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from alphaflow.training.trainer import Trainer
 def main(tasks: list[dict]) -> None:
     torch.set_num_threads(1)
     for task in tasks:
+        os.environ["LOCAL_WORLD_SIZE"] = str(task.get("machine", os.environ["WORLD_SIZE"]))
         if "gradient" in task:
             write_gradient(Path(task["gradient"]), task["words"])
         elif "skipped" in task:

@@ -17,6 +17,7 @@ from alphaflow import load, metrics
 from alphaflow.cli import run as alphaflow
 from alphaflow.data import Digits
 from alphaflow.errors import UserError
+from alphaflow.files import cache_folder
 from alphaflow.method.sampling import sample
 from alphaflow.metrics.detectors.catalogue import PUBLISHED
 from alphaflow.observers.monitor import Monitor
@@ -140,15 +141,16 @@ def test_two_processes_score_as_one_does(tmp_path):
 
 
 @pytest.fixture
-def inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small file of Inception's kind that counts as the published one."""
+def inception(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small file of Inception's kind that counts as the published one, in the cache."""
     torch.manual_seed(0)
     content = scripted(TinyInception())
     entry = PUBLISHED["inception"]
     hashed = dataclasses.replace(entry.weights, sha256=hashlib.sha256(content).hexdigest())
     monkeypatch.setitem(PUBLISHED, "inception", dataclasses.replace(entry, weights=hashed))
-    (tmp_path / entry.weights.file).write_bytes(content)
-    return tmp_path / entry.weights.file
+    file = cache_folder("detectors") / entry.weights.file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
 
 
 @pytest.fixture
@@ -173,13 +175,12 @@ def words(recipe: str, data: Path, out: Path, monitor: Mapping[str, object], *mo
 
 def test_images_are_seen_by_the_detector_that_is_named(tmp_path, inception, photos, capsys):
     size = ("--data.size", "16")
-    watch = {"every": 1, "count": 8, "detector": "inception", "detector-path": inception}
+    watch = {"every": 1, "count": 8, "detector": "inception"}
     assert alphaflow(words("folder", photos, tmp_path / "own", watch, *size)) == 0
     scores = column(tmp_path / "own", "monitor_frechet")
     assert len(scores) == 2 and min(scores) > 0
 
-    stats = ["stats", str(photos), str(tmp_path / "r.npz"), "--detector", "inception"]
-    stats += ["--detector-path", str(inception), "--size"]
+    stats = ["stats", str(photos), str(tmp_path / "r.npz"), "--detector", "inception", "--size"]
     assert alphaflow([*stats, "16"]) == 0
     given = watch | {"reference": tmp_path / "r.npz"}
     assert alphaflow(words("folder", photos, tmp_path / "given", given, *size)) == 0
@@ -194,7 +195,7 @@ def test_latents_are_decoded_for_the_detector(tmp_path, inception, photos, capsy
     save_vae(tmp_path / "vae")
     encode = ["encode", str(photos), str(tmp_path / "latents"), "--vae", str(tmp_path / "vae"), "--size", "32"]
     assert alphaflow(encode) == 0
-    watch = {"every": 1, "count": 8, "detector": "inception", "detector-path": inception}
+    watch = {"every": 1, "count": 8, "detector": "inception"}
     small = ["--precision", "float32", "--model.patch", "2"]
     assert alphaflow(words("latents", tmp_path / "latents", tmp_path / "run", watch, *small)) == 0
     assert len(column(tmp_path / "run", "monitor_frechet")) == 2
@@ -212,7 +213,7 @@ def test_latents_are_decoded_for_the_detector(tmp_path, inception, photos, capsy
 
 def test_a_reference_of_other_features_is_refused(tmp_path, inception, photos, capsys):
     np.savez(tmp_path / "theirs.npz", mu=np.zeros(7), sigma=np.eye(7))
-    watch = {"every": 1, "detector": "inception", "detector-path": inception, "reference": tmp_path / "theirs.npz"}
+    watch = {"every": 1, "detector": "inception", "reference": tmp_path / "theirs.npz"}
     assert alphaflow(words("folder", photos, tmp_path / "run", watch, "--data.size", "16")) == 1
     assert "the reference has features 7, and this 6" in capsys.readouterr().err
 
@@ -227,13 +228,10 @@ def refusal(recipe: str, **settings: object) -> str:
 
 
 def test_what_cannot_be_scored_is_refused_before_training(tmp_path, inception):
-    named = {"detector": "inception", "detector_path": str(inception)}
-    assert "takes images (N, H, W, 3), not (N, 8, 8, 1)" in refusal("digits", **named)
-    assert "this run generates points" in refusal("toy", **named)
+    assert "takes images (N, H, W, 3), not (N, 8, 8, 1)" in refusal("digits", detector="inception")
+    assert "this run generates points" in refusal("toy", detector="inception")
     np.savez(tmp_path / "r.npz", mu=np.zeros(2), sigma=np.eye(2))
     assert "this run generates points" in refusal("toy", reference=str(tmp_path / "r.npz"))
-    with pytest.raises(UserError, match=r"monitor\.detector_path goes with monitor\.detector"):
-        MonitorConfig(detector_path="x")
     for name, value in {"every": -1, "count": 7, "nfe": 0}.items():
         with pytest.raises(UserError, match=rf"monitor\.{name} {value} must be at least"):
             dataclasses.replace(TINY, monitor=MonitorConfig(**{name: value}))

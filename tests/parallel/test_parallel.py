@@ -130,11 +130,11 @@ def four(tmp_path_factory, two) -> Path:
 def by_four(two: Path, folder: Path) -> None:
     words = KINDS["meanflow"]
     tasks = [fresh(folder / name, *words, "--parallel.strategy", name) for name in ("ddp", "fsdp")]
-    hybrid = ["--parallel.strategy", "hsdp", "--parallel.shard-size", "2"]
-    tasks.append(fresh(folder / "hsdp", *words, *hybrid))
+    hybrid, pairs = ["--parallel.strategy", "hsdp"], {"machine": 2}
+    tasks.append(fresh(folder / "hsdp", *words, *hybrid) | pairs)
     again = ["diagnose", str(folder / "hsdp"), "--batches", "2", "--out", str(folder / "hsdp" / "again")]
-    tasks.append({"words": again})
-    tasks.append(gradient(folder / "hybrid.safetensors", *words, *hybrid, "--accumulate", "2"))
+    tasks.append({"words": again} | pairs)
+    tasks.append(gradient(folder / "hybrid.safetensors", *words, *hybrid, "--accumulate", "2") | pairs)
     tasks += [{"words": ["train", "--resume", str(two / f"to-four-{name}")]} for name in ("ddp", "fsdp")]
     tasks.append(fresh(folder / "uneven", *KINDS["uneven"], "--parallel.strategy", "fsdp", "--accumulate", "2"))
     launch(4, tasks, folder)

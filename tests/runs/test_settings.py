@@ -24,9 +24,10 @@ from alphaflow.models.ema import WIDEST
 from alphaflow.recipes import RECIPES
 from alphaflow.runs import conditions
 from alphaflow.runs.build import build_objective
-from alphaflow.runs.config import Config, OptimizerConfig, from_dict, to_dict, with_changes
+from alphaflow.runs.config import RECORDED, Config, OptimizerConfig, from_dict, to_dict, with_changes
 from alphaflow.runs.constraints import Anything, Law, Name, OneOf, Range, Schedule, Setting, settings_of
 from alphaflow.runs.folder import RunFolder
+from alphaflow.runs.yaml_settings import EARLIER
 from alphaflow.training.trainer import Trainer
 from tiny_runs import TINY, same, weights
 
@@ -128,7 +129,7 @@ def test_the_bounds_themselves_are_allowed(name):
 
 @pytest.mark.parametrize("name", [name for name, one in SETTINGS.items() if plain(one.hint) is not str])
 def test_a_word_of_another_kind_is_refused_by_name(name):
-    if name == "recipe":
+    if name in RECORDED:
         return
     word = "perhaps"
     with pytest.raises(UserError) as error:
@@ -206,6 +207,30 @@ def test_a_small_file_of_settings_takes_no_gigabytes_and_is_refused_in_one_line(
         tracemalloc.stop()
     said = str(error.value)
     assert "config.yaml" in said and "\n" not in said and len(said) < 1000
+
+
+EARLIER_VALUES = {
+    "keep_every": 5,
+    "spike_rollback": True,
+    "tf32": False,
+    "data.memory": 0,
+    "parallel.shard_size": 2,
+    "monitor.detector_path": "d",
+}
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_a_setting_of_an_earlier_version_is_passed_over_and_told_where_it_did_something(name, caplog):
+    config, (usual, instead) = CONFIGS["digits"], EARLIER[name]
+    *groups, key = name.split(".")
+    for value in (usual, EARLIER_VALUES[name]):
+        caplog.clear()
+        record = to_dict(config)
+        (record[groups[0]] if groups else record)[key] = value
+        assert from_dict(record, f"{name}.yaml") == from_dict(record, f"{name}.yaml") == config
+        told = [f"{name}.yaml: {name} {value!r} was a setting of earlier versions and is passed over: {instead}"]
+        assert caplog.messages == (told if value != usual else [])
+    assert name not in SETTINGS
 
 
 def test_recipes_and_what_they_wrote_keep_loading():

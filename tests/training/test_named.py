@@ -70,10 +70,6 @@ def refused(home, monkeypatch, capsys):
         (MONITOR + "--monitor.reference none.npz", 1, "monitor: cannot read statistics from none.npz"),
         (MONITOR + "--monitor.reference pics", 1, "monitor: cannot read statistics from pics"),
         (MONITOR + "--monitor.reference words.txt", 1, "monitor: cannot read statistics from words.txt"),
-        (MONITOR + "--monitor.detector-path none", 1, "monitor: no file none: give inception-2015-12-05.pt"),
-        (MONITOR + "--monitor.detector-path pics", 1, "monitor: no file pics/inception-2015-12-05.pt"),
-        (MONITOR + "--monitor.detector-path words.txt", 1, "it is not the published file and was not opened"),
-        ("--monitor.every 1 --monitor.detector digits --monitor.detector-path pics", 2, "comes with the package"),
     ],
 )
 def test_a_start(refused, words, status, said):

@@ -253,10 +253,8 @@ def test_a_step_judged_when_the_next_is_under_way_is_judged_the_same(tmp_path, c
     assert same(weights(tmp_path / "0"), weights(tmp_path / "1"))
 
 
-def test_a_leap_of_the_residual_goes_back_where_asked_to(tmp_path, caplog):
-    config = dataclasses.replace(
-        TINY, steps=30, checkpoint_every=10, sample_every=100, spike_factor=5, spike_rollback=True
-    )
+def test_a_leap_of_the_residual_is_told_and_the_run_goes_on(tmp_path, caplog):
+    config = dataclasses.replace(TINY, steps=30, checkpoint_every=10, sample_every=100, spike_factor=5)
     trainer = Trainer.start(
         dataclasses.replace(config, objective=ObjectiveConfig(name="fm")), RunFolder(tmp_path / "run")
     )
@@ -265,8 +263,8 @@ def test_a_leap_of_the_residual_goes_back_where_asked_to(tmp_path, caplog):
         fetch(step, rows)
     )
     trainer.train()
-    assert "the residual leapt to" in caplog.text and "going back from step 25 to 20, once" in caplog.text
-    assert trainer.guard.rolled_back == 1 and trainer.step == 30
+    assert "the residual leapt to" in caplog.text
+    assert trainer.guard.rolled_back == 0 and trainer.step == 30
 
 
 def test_changed_data_is_noticed_on_resume(tmp_path):

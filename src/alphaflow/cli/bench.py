@@ -25,7 +25,6 @@ def run(words: list[str]) -> None:
     )
     parser.add_argument("--ways", nargs="+", help="of taking du/dt: fused forward reverse difference (all)")
     parser.add_argument("--compile", action="store_true", help="time compiled steps beside the eager ones")
-    parser.add_argument("--threads", type=count(1, 1024), help="CPU threads (torch's own choice)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     known = parser.parse_args(words)
     for way in known.ways or ():
@@ -33,13 +32,9 @@ def run(words: list[str]) -> None:
     _check_model(known.model, known.size)
     check_writable("--json", known.json)
 
-    import torch
-
     from ..costs import bench
     from ..devices import choose_device
 
-    if known.threads:
-        torch.set_num_threads(known.threads)
     settings = bench.BenchSettings(
         model=known.model,
         size=known.size,

@@ -13,7 +13,8 @@ from typing import Any
 
 from ..errors import UserError, choose
 from ..recipes import RECIPES
-from ..runs.config import Config, dotted_names
+from ..runs.combinations import check_told
+from ..runs.config import RECORDED, Config, dotted_names
 from ..runs.constraints import check_said, settings_of
 from ..runs.network_checks import check_fits_data
 from .streams import wide_enough
@@ -32,6 +33,7 @@ def parse_settings(recipe: str, words: list[str]) -> Config:
     said = _names(words)
     config = _build(Config, {"recipe": recipe, **_read(recipe, words)})
     check_said(config, said)
+    check_told(config)
     check_fits_data(config)
     return config
 
@@ -102,7 +104,7 @@ def _fields(info: Any) -> Any:
     declared = {one.name: one.words() for one in settings_of(kind)}
     fields = []
     for field in dataclasses.fields(kind):
-        if field.name == "recipe":  # the command's first word
+        if field.name in RECORDED:
             continue
         words = f" [{declared[field.name]}]" if declared.get(field.name) else ""
         text = " ".join(about.get(field.name, "").split()) + words

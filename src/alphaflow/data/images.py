@@ -23,6 +23,8 @@ from alphaflow.pixels import mirror, scale_pixels
 Skipped = list[tuple[int, str]]
 """The images that cannot be decoded, by number, each with the reason."""
 
+IN_MEMORY = 4.0
+"""GB (10⁹ bytes) of decoded images that one process may well hold."""
 _NAMED_AT_MOST = 10
 _BLOCK = 8  # images a task of the pool: enough to hide what a task costs
 _ROUND = 4096  # images between two marks of progress
@@ -60,7 +62,7 @@ class Images:
         *,
         crop: Crop = "lanczos",
         tolerance: float = 0.1,
-        memory: float = 4.0,
+        memory: float = IN_MEMORY,
         class_names: Sequence[str] | None = None,
     ) -> None:
         check_size_and_crop(size, crop)

@@ -74,7 +74,7 @@ def open_subject(path: Path, step: int | None = None, device: str = "", data_pat
     parallel = Parallel(config.parallel)
     parallel.check_batch(config.batch_size, config.accumulate)
     where = parallel.device(choose_device(device or config.device))
-    prepare(where, tf32=config.tf32)
+    prepare(where)
     stored = _checkpoint(folder, step)
     dataset = data_of(folder, data_path)
     objective = build_taught(config, dataset, where, folder)

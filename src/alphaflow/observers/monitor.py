@@ -159,7 +159,6 @@ def _setup(settings: MonitorConfig, dataset: Dataset, device: torch.device) -> E
         return prepare(
             dataset,
             detector=settings.detector or None,
-            path=settings.detector_path or None,
             reference=read_reference(settings.reference) if settings.reference else None,
             device=device,
             decoder=decoder,

@@ -177,10 +177,12 @@ class Parallel:
             return None
         if self.strategy == "fsdp":
             return init_device_mesh(device.type, (self.world,))
-        size = self.config.shard_size or int(os.environ.get("LOCAL_WORLD_SIZE", str(self.world)))
+        size = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.world)))  # those of one machine
         if self.world % size:
             raise UserError(
-                f"parallel.shard_size {size} does not divide {self.world} processes into equal groups", status=2
+                f"parallel.strategy hsdp: {self.world} processes are not {size} on each machine: start as many on "
+                "each, or choose fsdp",
+                status=2,
             )
         return init_device_mesh(device.type, (self.world // size, size), mesh_dim_names=("replicate", "shard"))
 

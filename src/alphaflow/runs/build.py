@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 
 from .. import models
 from ..data import TOYS, Dataset, Digits, Images, Latents, MovingDigits, Toy, VideoClips
+from ..data.images import IN_MEMORY
 from ..data.sources import open_source
 from ..data.videos.latents import ClipLatents
 from ..derivatives.total import METHODS
@@ -22,6 +24,7 @@ from ..method.objective import AlphaFlow
 from ..method.self_steering import STATE, SelfSteering
 from ..method.weighting import Weight
 from ..rng import hash_key
+from .combinations import check_told
 from .config import Config, DataConfig, ModelConfig, from_dict
 
 log = logging.getLogger("alphaflow")
@@ -37,12 +40,15 @@ def build_dataset(config: DataConfig, class_names: Sequence[str] | None = None) 
         if not config.path:
             raise UserError("no images given: add --data.path DIR, or another address of images", status=2)
         source = open_source(config.path, labels=config.labels or None)
+        alone = (
+            int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == 1
+        )  # on its machine; others share a file of the cache
         return Images(
             source,
             config.size,
             crop=config.crop,
             tolerance=config.tolerance,
-            memory=config.memory,
+            memory=IN_MEMORY if alone else 0,
             class_names=class_names,
         )
     if config.name == "clips":
@@ -212,7 +218,7 @@ def _times(config: Config, prescribed: times.Times) -> times.Times:
 
 def _guidance(config: Config, num_classes: int) -> Guidance | None:
     settings = config.objective
-    _check_told(config)
+    check_told(config)
     if settings.omega == 1 and settings.kappa == 0 and settings.label_drop == 0:
         return None
     if num_classes == 0:
@@ -229,34 +235,6 @@ def _guidance(config: Config, num_classes: int) -> Guidance | None:
         guide_dropped=settings.guide_dropped,
         drop_where=settings.drop_where,
     )
-
-
-def _check_told(config: Config) -> None:
-    """Refuse a network that is told what nobody draws, or not told what is drawn."""
-    settings = config.objective
-    if settings.scales and not config.model.guided:
-        raise UserError("objective.scales are for networks that are told the scale: add --model.guided", status=2)
-    if settings.intervals and not settings.scales:
-        raise UserError("objective.intervals goes with objective.scales: add --objective.scales 1 4", status=2)
-    if not config.model.guided:
-        return
-    if not settings.scales:
-        raise UserError(
-            "model.guided needs objective.scales, between which to draw what it is told: add --objective.scales "
-            "1 4",
-            status=2,
-        )
-    if len(settings.scales) != 2 or settings.scales[0] != 1:
-        said = " ".join(f"{scale:g}" for scale in settings.scales)
-        raise UserError(
-            f"objective.scales {said}: give 1, which classes alone mean, and the largest scale: 1 4", status=2
-        )
-    if settings.label_drop == 0:
-        raise UserError(
-            "objective.scales lead away from the velocity without a class, which nothing would teach: add "
-            "--objective.label-drop 0.1",
-            status=2,
-        )
 
 
 def load_steering(objective: AlphaFlow, state: Mapping[str, Any]) -> None:

@@ -67,7 +67,6 @@ def write(
     state: Mapping[str, Any],
     *,
     keep: int | None = None,
-    keep_every: int = 0,
     processes: Processes | None = None,
 ) -> Path:
     """Write a checkpoint atomically, point `latest` at it and remove old ones; all processes must call.
@@ -76,7 +75,7 @@ def write(
         folder: its parent must exist: a folder that has gone away, as a network's does, is not made anew.
         parts: what this process holds, on any device.
         state: plain values, the same from every process.
-        keep: how many of the newest stay (None: all), besides those whose step is a multiple of `keep_every`.
+        keep: how many of the newest stay; None: all.
 
     Raises:
         NotWrittenError: some process could not write. Nothing of this checkpoint is left.
@@ -93,7 +92,7 @@ def write(
             shutil.rmtree(temporary, ignore_errors=True)
         raise
     if processes.main:
-        _rotate(folder, keep, keep_every)
+        remove(folder, [] if keep is None else steps_in(folder)[:-keep])
     return final
 
 
@@ -185,11 +184,6 @@ def _commit(temporary: Path, final: Path, step: int, state: Mapping[str, Any], r
     latest_link.point(final.parent, final.name)
     _flush(final.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _rotate(folder: Path, keep: int | None, keep_every: int) -> None:
-    old = [] if keep is None else steps_in(folder)[:-keep]
-    remove(folder, [step for step in old if keep_every == 0 or step % keep_every])
 
 
 def remove(folder: Path, steps: Sequence[int]) -> None:

@@ -111,8 +111,5 @@ GUIDED = Only("objective.omega, objective.kappa or objective.label_drop", _guide
 DROPPED = Only("objective.label_drop above 0", lambda one: one.objective.label_drop > 0)
 AVERAGED = Only("ema.half_life above 0", lambda one: one.ema.half_life > 0)
 STORED = Only("ema.profiles", lambda one: bool(one.ema.profiles))
-SHARED = Only("parallel.strategy hsdp", lambda one: one.parallel.strategy == "hsdp")
 MONITORED = Only("monitor.every above 0", lambda one: one.monitor.every > 0)
 DIAGNOSED = Only("diagnosis.every above 0", lambda one: one.diagnosis.every > 0)
-SPIKES = Only("spike_factor above 0", lambda one: one.spike_factor > 0)
-ON_GPU = Only("device auto or cuda", lambda one: one.device != "cpu")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from ..errors import UserError
+from .combinations import check_together
 from .conditions import (
     ALPHAS,
     AT_ADDRESS,
@@ -25,11 +25,8 @@ from .conditions import (
     LABELLED,
     MONITORED,
     NOT_DYADIC,
-    ON_GPU,
     PICTURES,
-    SHARED,
     SHIFTED,
-    SPIKES,
     STORED,
     TOYS,
     TRANSFORMER,
@@ -40,10 +37,12 @@ from .conditions import (
     of_model,
 )
 from .constraints import Anything, Law, Name, OneOf, Range, Schedule, check_values
-from .yaml_settings import read
+from .yaml_settings import read, without_earlier
 
 STEPS = 10**12
 """More than any run has."""
+RECORDED = ("recipe", "schedule_steps")
+"""Fields that no option sets: the command's first word, and what a run notes for when it is lengthened."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +66,6 @@ class DataConfig:
     crop: Annotated[Literal["lanczos", "box"], of_data("folder")] = "lanczos"
     """folder: the central square by Lanczos (α-Flow's), or halved by box and then bicubic (ADM's, DiT's,
     SiT's)."""
-    memory: Annotated[float, Range(0), of_data("folder")] = 4.0
-    """folder: sets that decoded take more than this many GB go into a file of the cache; 0: all."""
     flip: Annotated[bool, PICTURES] = False
     """Mirror images left-right with probability 1/2; latents: take that of the mirrored image."""
     tolerance: Annotated[float, Range(0, 1), of_data("folder", "clips")] = 0.1
@@ -184,22 +181,6 @@ class DistillConfig:
     guide_to: Annotated[float, Range(0, 1)] = 1.0
     """Largest t at which the teacher is guided."""
 
-    def check(self) -> None:
-        """Refuse what does not go together; of single values see `check_values`."""
-        interval = (self.guide_from, self.guide_to)
-        if not self.teacher and (self.guidance != 1 or interval != (0, 1)):
-            raise UserError("distill.guidance is a teacher's: name it by --distill.teacher DIR", status=2)
-        if not self.guide_from < self.guide_to:
-            raise UserError(
-                f"distill.guide_from {self.guide_from:g} and guide_to {self.guide_to:g} must rise within 0 … 1",
-                status=2,
-            )
-        if self.guidance == 1 and interval != (0, 1):
-            raise UserError(
-                "distill.guide_from and guide_to go with distill.guidance: at scale 1 there is nothing to confine",
-                status=2,
-            )
-
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -239,8 +220,6 @@ class ParallelConfig:
     sharded within a machine and replicated over machines (hsdp). With one process they are the same."""
     timeout: Annotated[float, Range(above=0, high=1e6, unit="minutes")] = 30.0
     """Minutes without progress after which a process counts as hung: it is named, and all end."""
-    shard_size: Annotated[int, Range(0, 2**20), SHARED] = 0
-    """hsdp: processes over which one copy of the weights is sharded; 0: those of one machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,18 +233,10 @@ class MonitorConfig:
     detector: Annotated[str, OneOf(DETECTORS, or_none=True), MONITORED] = ""
     """Whose features the Fréchet distance compares: inception, dinov2, clip, clip-l, i3d; empty: that of the
     package which fits the data, or none, and then the score is the energy distance."""
-    detector_path: Annotated[str, Anything(or_none=True), MONITORED] = ""
-    """Its file, or a folder with it; empty: the cache, into which it is fetched once."""
     vae: Annotated[str, Anything(), MONITORED, of_data("latents", "clip-latents")] = ""
     """latents: where the autoencoder that decodes for the detector is, if not where it was."""
     reference: Annotated[str, Anything(or_none=True), MONITORED] = ""
     """Statistics of the real images, made by `alphaflow stats`; empty: of up to 10,000 of the run's own data."""
-
-    def __post_init__(self) -> None:
-        if self.detector_path and not self.detector:
-            raise UserError(
-                "monitor.detector_path goes with monitor.detector: say whose weights it holds", status=2
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,7 +254,7 @@ class Config:
     steps: Annotated[int, Range(1, STEPS)] = 1000
     """Optimizer steps of the whole run."""
     schedule_steps: Annotated[int, Range(0, STEPS)] = 0
-    """What 100 % means in schedules; 0: `steps`. A lengthened run keeps its own."""
+    """What 100 % means in schedules; 0: `steps`, which a run notes here as it begins and keeps when lengthened."""
     init: Annotated[str, Anything()] = ""
     """Begin where this run ended: weights, averages and moments from its newest checkpoint; steps count anew."""
     seed: Annotated[int, Range(-(2**63), 2**63 - 1)] = 0
@@ -293,9 +264,7 @@ class Config:
     accumulate: Annotated[int, Range(1, 2**24)] = 1
     """Parts into which a batch is cut to save memory; the gradient is their mean."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the network (autocast); weights stay float32."""
-    tf32: Annotated[bool, ON_GPU] = True
-    """cuda: float32 matrix products in TF32, with 10 bits of mantissa, several times as fast."""
+    """Arithmetic of the network (autocast); weights stay float32, and on GPUs their products are TF32."""
     compile: bool = False
     """Compile the objective with torch.compile: slow to start, then faster, above all on GPUs."""
     compile_blocks: bool = False
@@ -311,8 +280,6 @@ class Config:
     """Steps between checkpoints; the last step always writes one."""
     keep_checkpoints: Annotated[int, Range(1, STEPS)] = 2
     """How many of the newest checkpoints stay."""
-    keep_every: Annotated[int, Range(0, STEPS)] = 0
-    """Checkpoints at multiples of this many steps stay for good; 0: none does."""
     sample_every: Annotated[int, Range(1, STEPS)] = 250
     """Steps between sample grids."""
     max_bad_steps: Annotated[int, Range(1, STEPS)] = 10
@@ -320,8 +287,6 @@ class Config:
     last checkpoint and on with other data; the second time it stops."""
     spike_factor: Annotated[float, Range(0)] = 10.0
     """A logged residual is told as a leap when it lies this far above what nine in ten lately were; 0: never."""
-    spike_rollback: Annotated[bool, SPIKES] = False
-    """Let a leap of the residual, too, send the run back to its last checkpoint, once."""
     peak_tflops: Annotated[float, Range(0, 1e6)] = 0.0
     """What one device is capable of, in 10¹² operations a second, for the share of it in use (`mfu`); 0: what
     plain matrix products reach."""
@@ -339,14 +304,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_values(self)
-        self.distill.check()
-        if self.compile and (self.compile_blocks or self.recompute):
-            raise UserError("compile does not go with compile_blocks or recompute: choose", status=2)
-        if self.batch_size % self.accumulate:
-            raise UserError(
-                f"batch_size {self.batch_size} does not divide into accumulate = {self.accumulate} equal parts",
-                status=2,
-            )
+        check_together(self)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -364,22 +322,19 @@ def with_changes(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def from_dict(values: dict[str, Any], where: str, kind: type = Config) -> Any:
-    """Build a config from what `to_dict` gave; `where` names the file it was in.
+    """Build a config from what `to_dict` gave, here or in an earlier version; `where` names the file it was in.
 
     Raises:
         UserError: an unknown setting (the nearest is suggested), a value of another type, or one out of its range.
     """
-    return read(values, where, kind)
+    return read(without_earlier(values, where), where, kind)
 
 
 def dotted_names(kind: type = Config, prefix: str = "", only: type | None = None) -> list[str]:
-    """All settings, or those of one type, by their names on the command line, as in `objective.flow-ratio`.
-
-    The recipe is none: it is the first word of the command.
-    """
+    """All settings, or those of one type, by their names on the command line, as in `objective.flow-ratio`."""
     names = []
     for key, hint in typing.get_type_hints(kind).items():
-        if key == "recipe":
+        if key in RECORDED:
             continue
         name = prefix + key.replace("_", "-")
         if dataclasses.is_dataclass(hint):

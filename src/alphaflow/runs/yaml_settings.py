@@ -1,15 +1,29 @@
 """Settings as plain values, as YAML has them, and back."""
 
 import dataclasses
+import logging
 import reprlib
 import types
 import typing
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from ..errors import UserError, choose, one_line
+
+log = logging.getLogger("alphaflow")
+
+EARLIER: dict[str, tuple[Any, str]] = {
+    "keep_every": (0, "keep_checkpoints says how many stay, and ema.profiles stores averages for good"),
+    "spike_rollback": (False, "a leap of the residual is told, and the run goes on"),
+    "tf32": (True, "NVIDIA_TF32_OVERRIDE=0 in the environment asks for all 23 bits"),
+    "data.memory": (4.0, "several processes on one machine share a file of the cache"),
+    "parallel.shard_size": (0, "hsdp shards over the processes that torchrun starts on a machine"),
+    "monitor.detector_path": ("", "the file is looked for in the cache, into which it is fetched once"),
+}
+"""Settings of earlier versions by dotted names, with what all runs have now, and what serves in their place."""
 
 LARGEST = 2**20
 """Bytes of a file of settings; the names of a thousand classes take 20 kB."""
@@ -84,6 +98,26 @@ def read(values: Any, where: str, kind: type) -> Any:
         return kind(**made)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def without_earlier(values: Any, where: str) -> Any:
+    """Return settings without those that only earlier versions had; what a run loses by that is told once."""
+    if not isinstance(values, dict):
+        return values
+    kept = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    for name, (usual, instead) in EARLIER.items():
+        group, _, key = name.rpartition(".")
+        inner = kept.get(group) if group else kept
+        if isinstance(inner, dict) and key in inner and (value := inner.pop(key)) != usual:
+            _tell(
+                f"{where}: {name} {short(value)} was a setting of earlier versions and is passed over: {instead}"
+            )
+    return kept
+
+
+@cache
+def _tell(line: str) -> None:
+    log.warning("%s", line)
 
 
 def _convert(value: Any, hint: Any, what: str) -> Any:

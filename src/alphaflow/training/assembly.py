@@ -63,7 +63,7 @@ def assemble(config: Config, folder: RunFolder, parallel: Parallel, *, resumes: 
     """
     parallel.check_batch(config.batch_size, config.accumulate)
     device = parallel.device(choose_device(config.device))
-    prepare(device, tf32=config.tf32)
+    prepare(device)
     dataset = find_data(config.data, recorded_classes(config, folder), moved=folder.holds_run())
     if parallel.main and (summary := getattr(dataset, "found", "")):
         log.info("%s", summary)

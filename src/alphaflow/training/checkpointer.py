@@ -27,8 +27,8 @@ log = logging.getLogger("alphaflow")
 
 _FREE = (
     "recipe steps device wandb peak_tflops accumulate parallel compile compile_blocks recompute log_every "
-    "checkpoint_every keep_checkpoints keep_every sample_every max_bad_steps spike_factor spike_rollback monitor "
-    "diagnosis init data.path data.labels data.memory data.tolerance distill.teacher ema.store_every"
+    "checkpoint_every keep_checkpoints sample_every max_bad_steps spike_factor monitor "
+    "diagnosis init data.path data.labels data.tolerance distill.teacher ema.store_every"
 ).split()
 """Settings that may change while a run goes on: what it computes stays as it is, or others look at them."""
 
@@ -54,12 +54,7 @@ class Checkpointer:
         self.folder, self.parallel, self._notes = folder, parallel, notes
         self._config, self._records = config, (objective, data, teacher)
         self._unwritten = False
-        self._saver = Saver(
-            folder.checkpoints,
-            keep=config.keep_checkpoints,
-            keep_every=config.keep_every,
-            processes=parallel.writers(),
-        )
+        self._saver = Saver(folder.checkpoints, keep=config.keep_checkpoints, processes=parallel.writers())
         self._store = Saver(folder.averages, processes=parallel.writers())
 
     def create(self, skipped: Sequence[tuple[str, str]]) -> None:

@@ -47,17 +47,17 @@ def step_if_finite(optimizer: torch.optim.AdamW, grad_norm: Tensor) -> None:
 class Guard:
     """Judges steps by numbers that are the same on every process, so that all judge alike.
 
-    A step with a non-finite gradient is not taken. `max_bad` of them in a row, or with `spike_rollback` a leap of
-    the residual, call for a roll-back, once; a run that needs a second one is not sound, and stops.
+    A step with a non-finite gradient is not taken. `max_bad` of them in a row call for a roll-back, once; a run
+    that needs a second one is not sound, and stops. A leap of the residual is told, and changes nothing.
 
     bad: non-finite steps in a row up to now. rolled_back: how often the run has gone back to a checkpoint.
-    reason: why it should now, in words; empty while all is well. fatal: whether it cannot go on otherwise.
+    reason: why it should now, in words; empty while all is well.
     """
 
-    def __init__(self, max_bad: int, spike_factor: float = 0.0, spike_rollback: bool = False) -> None:
-        self.max_bad, self._spike_rollback = max_bad, spike_rollback
+    def __init__(self, max_bad: int, spike_factor: float = 0.0) -> None:
+        self.max_bad = max_bad
         self.bad = self.rolled_back = 0
-        self.reason, self.fatal = "", False
+        self.reason = ""
         self._back_at: int | None = None
         self._spikes = SpikeWatch(spike_factor)
 
@@ -68,22 +68,20 @@ class Guard:
             return True
         self.bad += 1
         if self.bad >= self.max_bad:
-            self.reason, self.fatal = f"{self.bad} steps in a row had a non-finite loss or gradient", True
+            self.reason = f"{self.bad} steps in a row had a non-finite loss or gradient"
         return False
 
     def watch(self, step: int, residual: float, alpha: float) -> None:
-        """Look at a logged step's residual: a leap is logged, and with `spike_rollback` calls for a roll-back."""
+        """Look at a logged step's residual, and log a leap."""
         usual = self._spikes.leap(residual, alpha)
-        if usual is None:
-            return
-        words = f"the residual leapt to {residual:.4g} at step {step}; nine in ten lately were below {usual:.4g}"
-        log.warning("%s", words)
-        if self._spike_rollback and self.rolled_back == 0:
-            self.reason, self.fatal = words, False
+        if usual is not None:
+            log.warning(
+                "the residual leapt to %.4g at step %d; nine in ten lately were below %.4g", residual, step, usual
+            )
 
     def condemn(self, reason: str) -> None:
         """Note that the run is in no state that may be kept, and must go back for `reason`, or an earlier one."""
-        self.reason, self.fatal = self.reason or reason, True
+        self.reason = self.reason or reason
 
     def bound(self, step: int) -> float | None:
         """Return before which step the checkpoint must lie that a run at `step` goes back to; None: there is none.

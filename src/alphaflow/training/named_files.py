@@ -8,7 +8,6 @@ from pathlib import Path
 from ..data.sources.label_files import is_label_file, split_columns
 from ..encoding.vae import check_name
 from ..errors import UserError
-from ..metrics.detectors.catalogue import check_detector
 from ..metrics.reference import read_reference
 from ..runs import model_folder
 from ..runs.checkpoint import last_step, newest
@@ -68,8 +67,6 @@ def _check_teacher(place: str, moved: str) -> None:
 
 def _check_monitor(settings: MonitorConfig) -> None:
     try:
-        if settings.detector:
-            check_detector(settings.detector, settings.detector_path or None)
         if settings.reference:
             read_reference(settings.reference)
         if settings.vae:

@@ -26,14 +26,11 @@ class Saver:
     ends as if its last steps had been kept.
 
     Args:
-        folder, keep, keep_every, processes: as for `checkpoint.write`. The processes must have a channel that
-            nobody else uses: the thread talks on it while training does on its own.
+        folder, keep, processes: as for `checkpoint.write`. The processes must have a channel that nobody else uses: the thread talks on it while training does on its own.
     """
 
-    def __init__(
-        self, folder: Path, *, keep: int | None = None, keep_every: int = 0, processes: Processes | None = None
-    ) -> None:
-        self.folder, self._keep, self._keep_every = folder, keep, keep_every
+    def __init__(self, folder: Path, *, keep: int | None = None, processes: Processes | None = None) -> None:
+        self.folder, self._keep = folder, keep
         self._processes = processes or Processes()
         self._copies: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
@@ -78,15 +75,7 @@ class Saver:
 
     def _write(self, step: int, parts: Parts, state: Mapping[str, Any]) -> None:
         try:
-            checkpoint.write(
-                self.folder,
-                step,
-                parts,
-                state,
-                keep=self._keep,
-                keep_every=self._keep_every,
-                processes=self._processes,
-            )
+            checkpoint.write(self.folder, step, parts, state, keep=self._keep, processes=self._processes)
             self._failure = None
         except Exception as error:
             self._failure = f"the checkpoint of step {step} could not be written to {self.folder} ({error})"

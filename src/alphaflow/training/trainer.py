@@ -73,7 +73,7 @@ class Trainer:
 
         peak = config.peak_tflops * 1e12
         self.meter = ThroughputMeter(config.batch_size, built.flops, peak, self.device, config.precision)
-        self.guard = Guard(config.max_bad_steps, config.spike_factor, config.spike_rollback)
+        self.guard = Guard(config.max_bad_steps, config.spike_factor)
         self.watchdog = Watchdog(parallel.board(), 60 * config.parallel.timeout)
         self.classes = ClassResiduals(
             self.dataset, self.device, parallel, every=config.log_every, batch_size=config.batch_size
@@ -299,8 +299,8 @@ class Trainer:
     def roll_back(self) -> None:
         """Go back to the newest whole checkpoint, once, and on from there with other data and noise.
 
-        Where there is none yet, a run that only leapt goes on as it is. Where not one step from that checkpoint
-        was finite, it may hold ruined weights: then the run goes back once more, to the one before it.
+        Where not one step from that checkpoint was finite, it may hold ruined weights: then the run goes back once
+        more, to the one before it.
 
         Raises:
             UserError: the run cannot go on, and has gone back before or has no checkpoint.
@@ -308,8 +308,6 @@ class Trainer:
         self.checkpointer.wait()
         reason, step, turns, self.guard.reason = self.guard.reason, self.step, self.guard.rolled_back, ""
         stored = self.checkpointer.place_to_go_back(self.guard.bound(step))
-        if stored is None and not self.guard.fatal:
-            return
         if stored is None:
             again = " after going back once" if turns else ""
             at = f", the last at {self._where}" if self._where else ""

@@ -181,22 +181,6 @@ DETECTORS = ("digits", *PUBLISHED)
 """All names that `load_detector` knows."""
 
 
-def check_detector(name: str, path: str | os.PathLike[str] | None) -> None:
-    """Refuse a detector that `load_detector` would refuse for its name or its file; nothing is loaded.
-
-    Raises:
-        UserError: the name is unknown, a file is given for a detector that comes with the package, or the file is
-            missing
-            or not the published one.
-    """
-    choose("detector", name, DETECTORS, status=2)
-    if path is None:
-        return
-    if name == "digits":
-        raise UserError("the detector digits comes with the package: leave --detector-path out", status=2)
-    PUBLISHED[name].weights.check(path)
-
-
 def load_detector(
     name: str, *, path: str | os.PathLike[str] | None = None, device: torch.device | str = "cpu"
 ) -> Detector:
@@ -208,13 +192,13 @@ def load_detector(
         device: the device of its network.
 
     Raises:
-        UserError: the name is unknown, the file is missing, cannot be fetched or is not the published one, or a
-            package is
-            not installed.
+        UserError: the name is unknown, a file is given for the detector that comes with the package, the file is
+            missing, cannot be fetched or is not the published one, or a package is not installed.
     """
     choose("detector", name, DETECTORS, status=2)
     if name == "digits":
-        check_detector(name, path)
+        if path is not None:
+            raise UserError("the detector digits comes with the package: leave --detector-path out", status=2)
         return load_digits_detector(device)
     published = PUBLISHED[name]
     content = published.weights.read(path)

@@ -43,15 +43,6 @@ class Weights:
         """
         return self._checked(self._fetched() if path is None else self._found(Path(path).expanduser()))
 
-    def check(self, path: str | os.PathLike[str]) -> None:
-        """Compare a file, or the one in a folder, with what was published, without keeping its content.
-
-        Raises:
-            UserError: there is no such file, or its hash is another than `sha256`.
-        """
-        file = self._found(Path(path).expanduser())
-        self._compare(file, _hash(file))
-
     def _found(self, path: Path) -> Path:
         file = path / self.file if path.is_dir() else path
         if not file.is_file():
@@ -63,15 +54,13 @@ class Weights:
             content = path.read_bytes()
         except OSError as error:
             raise UserError(f"cannot read {path} ({error.strerror}): give a file that can be read") from None
-        self._compare(path, hashlib.sha256(content).hexdigest())
-        return content
-
-    def _compare(self, path: Path, digest: str) -> None:
+        digest = hashlib.sha256(content).hexdigest()
         if digest != self.sha256:
             raise UserError(
                 f"{path} has sha256 {digest}, expected {self.sha256}: it is not the published file and was not "
                 f"opened; remove it, and fetch {self.url}"
             )
+        return content
 
     def _fetched(self) -> Path:
         file = cache_folder("detectors") / self.file
@@ -86,7 +75,7 @@ class Weights:
                     part.unlink()
                     raise UserError(
                         f"{self.url} gave a file of sha256 {digest}, expected {self.sha256}: it was removed "
-                        f"unopened; get {self.file} elsewhere and name it with --detector-path"
+                        f"unopened; get {self.file} elsewhere and put it into {file.parent}"
                     )
                 part.replace(file)
         return file
@@ -128,7 +117,8 @@ class Weights:
     def _unreachable(self, reason: str) -> UserError:
         return UserError(
             f"cannot fetch {self.url} ({reason}): try again, which goes on where this ended, or get "
-            f"{self.file} on another machine and name it with --detector-path"
+            f"{self.file} on another machine and put it into {cache_folder('detectors')}, or name it with "
+            "--detector-path"
         )
 
 

@@ -1,0 +1,75 @@
+"""Which settings of a run do not go together: every refusal that their values alone decide.
+
+What the samples, the network or the number of processes decide is refused where these are known; a network
+that does not suit the samples, by what settings alone say of both, in `network_checks.py`.
+"""
+
+from typing import Any
+
+from ..errors import UserError
+
+
+def check_together(config: Any) -> None:
+    """Refuse settings that do not go together; of single values see `check_values`.
+
+    Raises:
+        UserError: with status 2, by the names of the settings and what to change.
+    """
+    if config.compile and (config.compile_blocks or config.recompute):
+        raise UserError("compile does not go with compile_blocks or recompute: choose", status=2)
+    if config.batch_size % config.accumulate:
+        raise UserError(
+            f"batch_size {config.batch_size} does not divide into accumulate = {config.accumulate} equal parts",
+            status=2,
+        )
+    _check_teacher(config.distill)
+
+
+def _check_teacher(distill: Any) -> None:
+    interval = (distill.guide_from, distill.guide_to)
+    if not distill.teacher and (distill.guidance != 1 or interval != (0, 1)):
+        raise UserError("distill.guidance is a teacher's: name it by --distill.teacher DIR", status=2)
+    if not distill.guide_from < distill.guide_to:
+        raise UserError(
+            f"distill.guide_from {distill.guide_from:g} and guide_to {distill.guide_to:g} must rise within 0 … 1",
+            status=2,
+        )
+    if distill.guidance == 1 and interval != (0, 1):
+        raise UserError(
+            "distill.guide_from and guide_to go with distill.guidance: at scale 1 there is nothing to confine",
+            status=2,
+        )
+
+
+def check_told(config: Any) -> None:
+    """Refuse a network that is told what nobody draws, or not told what is drawn.
+
+    That is asked after whom settings concern: where there are no classes, none of this does anything.
+
+    Raises:
+        UserError: with status 2, by the names of the settings and what to change.
+    """
+    settings = config.objective
+    if settings.scales and not config.model.guided:
+        raise UserError("objective.scales are for networks that are told the scale: add --model.guided", status=2)
+    if settings.intervals and not settings.scales:
+        raise UserError("objective.intervals goes with objective.scales: add --objective.scales 1 4", status=2)
+    if not config.model.guided:
+        return
+    if not settings.scales:
+        raise UserError(
+            "model.guided needs objective.scales, between which to draw what it is told: add --objective.scales "
+            "1 4",
+            status=2,
+        )
+    if len(settings.scales) != 2 or settings.scales[0] != 1:
+        said = " ".join(f"{scale:g}" for scale in settings.scales)
+        raise UserError(
+            f"objective.scales {said}: give 1, which classes alone mean, and the largest scale: 1 4", status=2
+        )
+    if settings.label_drop == 0:
+        raise UserError(
+            "objective.scales lead away from the velocity without a class, which nothing would teach: add "
+            "--objective.label-drop 0.1",
+            status=2,
+        )
