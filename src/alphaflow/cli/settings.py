@@ -24,7 +24,7 @@ OWN = ("--out", "--resume", "--stop-after", "--continue", "--dry-run", "--gpus",
 
 
 def parse_settings(recipe: str, words: list[str]) -> Config:
-    """The recipe's config with the settings of the command line.
+    """Return the recipe's config with the settings of the command line.
 
     Raises:
         UserError: with status 2: an unknown setting, a value that it cannot have, or one that nothing would heed.
@@ -50,7 +50,7 @@ def print_help(recipe: str) -> None:
 
 
 def _names(words: list[str]) -> set[str]:
-    """The settings that are given, by their dotted names; an error for what is none."""
+    """Return the settings that are given, by their dotted names; an error for what is none."""
     said = set()
     for word in words:
         if not word.startswith("--"):
@@ -64,7 +64,7 @@ def _names(words: list[str]) -> set[str]:
 
 
 def _read(recipe: str, words: list[str]) -> dict[str, Any]:
-    """The values of all settings, in dictionaries: what is wrong with them is ours to say."""
+    """Return the values of all settings, in dictionaries: what is wrong with them is ours to say."""
     import tyro
 
     registry = tyro.constructors.ConstructorRegistry()
@@ -88,7 +88,7 @@ def _read(recipe: str, words: list[str]) -> dict[str, Any]:
 
 
 def _with_member(config: Config, words: list[str]) -> Config:
-    """The recipe for the member that the words name, before single settings change it."""
+    """Return the recipe for the member that the words name, before single settings change it."""
     name = _given("objective.name", words) or config.objective.name
     return dataclasses.replace(config, objective=config.objective.of_member(name))
 
@@ -114,7 +114,7 @@ def _fields(info: Any) -> Any:
 
 @cache
 def _about(kind: type) -> dict[str, str]:
-    """What stands below each field in the source."""
+    """Return what stands below each field in the source."""
     body = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
     return {
         field.target.id: str(text.value.value)
@@ -150,12 +150,12 @@ def _spell_out_flags(words: list[str]) -> list[str]:
 
 
 def _as_python(word: str) -> str:
-    """`true` and `false` as YAML and shells write them."""
+    """Return `true` and `false` as YAML and shells write them."""
     return word.capitalize() if word.lower() in ("true", "false") else word
 
 
 def _one_line(box: str, words: list[str]) -> str:
-    """The message below the title of the box that tyro draws, with such lines as the terminal has."""
+    """Return the message below the title of the box that tyro draws, with such lines as the terminal has."""
     lines = [re.sub(r"[│╭╮╰╯─]+|-{3,}", " ", line).strip() for line in box.splitlines()[1:]]
     message = " ".join(itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, lines)))
     wrong = re.match(r"Error parsing --(\S+?):", message)
@@ -168,7 +168,7 @@ def _one_line(box: str, words: list[str]) -> str:
 
 
 def _given(name: str, words: list[str]) -> str:
-    """What follows a setting's name, cut short; the last time where it is given again, which counts."""
+    """Return what follows a setting's name, cut short; the last time where it is given again, which counts."""
     spelled = [word.replace("_", "-") if word.startswith("--") else word for word in words]
     for k, word in reversed(list(enumerate(spelled))):
         if word.startswith(f"--{name}="):

@@ -57,7 +57,7 @@ def run(words: list[str]) -> int | None:
 
 
 def _next(run: Path, *, done: bool) -> str:
-    """What to do with a run now, in commands as a shell takes them."""
+    """Return what to do with a run now, in commands as a shell takes them."""
     place = str(run)
     word = shell_word(f"./{place}" if place.startswith(("-", "~")) else place)
     commands = [
@@ -90,7 +90,7 @@ def _parser() -> Parser:
 
 
 def _recipe(name: str) -> str:
-    """It, if there is one of that name; of a recipe and a member in one word the error says how to have both."""
+    """Return the recipe of that name; of a recipe and a member in one word the error says how to have both."""
     if name not in RECIPES:
         for recipe, dash, member in ((one, *name[len(one) :].partition("-")[1:]) for one in RECIPES):
             if name == f"{recipe}{dash}{member}" and member in ALPHAS:
@@ -207,7 +207,7 @@ def _resume(known: argparse.Namespace, settings: list[str]) -> "Trainer":
 
 
 def _refuse_changes(run: Path, words: list[str]) -> None:
-    """A run keeps its settings; what is none is told as such."""
+    """Refuse settings that a run keeps, and words that are no settings."""
     names = [word.split("=")[0] for word in words if word.startswith("-")]
     if not names:
         raise UserError(f"{words[0]!r} after --resume {run} is no setting: leave it out", status=2)

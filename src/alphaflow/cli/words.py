@@ -28,7 +28,7 @@ RECORDS = ("config.yaml", "metrics.jsonl", "alphaflow.json", "model.json", "mani
 def number(
     kind: type[Number], low: float | None = None, high: float | None = None, **ends: float
 ) -> Callable[[str], Number]:
-    """A finite number; `low`, `high`, and `above`, `below` as `Range` has them."""
+    """Return a reader of a finite number; `low`, `high`, and `above`, `below` as `Range` has them."""
     allowed = Range(low, high, **ends)  # type: ignore[arg-type]
 
     def read(word: str) -> Number:
@@ -47,7 +47,7 @@ def number(
 
 
 def count(least: int = 1, most: int = MOST) -> Callable[[str], int]:
-    """A whole number of things."""
+    """Return a reader of a whole number of things."""
     return number(int, least, most)
 
 
@@ -77,7 +77,7 @@ def target(word: str) -> Path:
 
 
 def target_word(word: str) -> str:
-    """The same, as it was written: what a / at its end means is the command's."""
+    """Return the same as it was written: what a / at its end means is the command's to say."""
     target(word)
     return word
 

@@ -21,7 +21,7 @@ from ..processes import Processes
 
 
 def fresh_store(store: Any, rank: int, world: int, timeout: timedelta) -> Any:
-    """A part of `store` that no earlier group of processes has written to; all processes must call.
+    """Return a part of `store` that no earlier group of processes has written to; all processes must call.
 
     When torchrun starts a group again it hands it the store of the last one (torch 2.13), in which the new
     processes find the addresses of the dead. Nothing that torchrun tells them is sure to differ, so the first
@@ -69,7 +69,7 @@ def die_with_parent() -> None:
 
 
 def exchange(value: Any, group: Any, world: int) -> list[Any]:
-    """What each process says, in the order of ranks; values must be JSON's."""
+    """Return what each process says, in the order of ranks; values must be JSON's."""
     words = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
     sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
     dist.all_gather(sizes, torch.tensor([len(words)]), group=group)

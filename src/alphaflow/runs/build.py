@@ -31,7 +31,7 @@ log = logging.getLogger("alphaflow")
 
 
 def build_dataset(config: DataConfig, class_names: Sequence[str] | None = None) -> Dataset:
-    """The data set that the settings name. class_names: of images, the order of the classes that a run
+    """Return the data set that the settings name. class_names: of images, the order of the classes that a run
     recorded."""
     if config.name == "toy":
         choose("toy", config.toy, TOYS, status=2)
@@ -68,7 +68,7 @@ def build_dataset(config: DataConfig, class_names: Sequence[str] | None = None) 
 
 
 def build_model(config: ModelConfig, shape: Sequence[int], num_classes: int, seed: int = 0) -> nn.Module:
-    """The network for samples of `shape`, initialised from `seed` on the CPU."""
+    """Return the network for samples of `shape`, initialised from `seed` on the CPU."""
     if config.guided and num_classes == 0:
         raise UserError("model.guided needs classes, and this data set has none: leave it out", status=2)
     if len(shape) != _DIMENSIONS[config.name]:
@@ -142,7 +142,7 @@ _DIMENSIONS = {"dit": 3, "video-dit": 4, "mlp": 1, "unet": 3}
 
 
 def build_objective(config: Config, num_classes: int) -> AlphaFlow:
-    """The member of the family that the settings name, with the fields that they set."""
+    """Return the member of the family that the settings name, with the fields that they set."""
     settings, horizon = config.objective, config.schedule_steps or config.steps
     choose("derivative", settings.derivative, METHODS, status=2)
     try:
@@ -170,12 +170,12 @@ def build_objective(config: Config, num_classes: int) -> AlphaFlow:
 
 
 def state_objective(config: Config, objective: AlphaFlow) -> str:
-    """The objective of a run in one line, with what departs from its member's published definition marked."""
+    """Return the objective of a run in one line, with departures from its member's published definition marked."""
     return statement(objective, config.objective.name, config.schedule_steps or config.steps)
 
 
 def stated(record: Mapping[str, Any]) -> str:
-    """The objective of a run in one line, from its config.yaml; of one without it, as it would go on."""
+    """Return the objective of a run in one line, from its config.yaml; of one without it, as it would go on."""
     if record.get("objective"):
         return str(record["objective"])
     config = from_dict(record["settings"], "config.yaml")
@@ -183,7 +183,7 @@ def stated(record: Mapping[str, Any]) -> str:
 
 
 def refuse_other_objective(statement: str, record: Mapping[str, Any], folder: Path) -> None:
-    """An error if a run began with another objective than its settings now stand for: a member may have changed.
+    """Refuse a run that began with another objective than its settings now stand for: a member may have changed.
 
     statement: what they stand for now. record: the run's config.yaml.
     """

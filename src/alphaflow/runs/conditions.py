@@ -35,17 +35,17 @@ WIDEST = 0.28
 
 
 def of_data(*names: str) -> Only:
-    """What these data sets alone know."""
+    """Return the condition of what these data sets alone know."""
     return Only(f"data.name {' or '.join(names)}", lambda config: config.data.name in names)
 
 
 def of_model(*names: str) -> Only:
-    """What these networks alone have."""
+    """Return the condition of what these networks alone have."""
     return Only(f"model.name {' or '.join(names)}", lambda config: config.model.name in names)
 
 
 def alphas(config: Any) -> tuple[float, ...]:
-    """The values between which α lies in a run; (0, 1) where that is not known."""
+    """Return the values between which α lies in a run; (0, 1) where that is not known."""
     own = config.objective.alpha
     if own is None:
         return ALPHAS.get(config.objective.name, (0.0, 1.0))

@@ -158,7 +158,7 @@ class ObjectiveConfig:
     """With scales: each row's interval of t is drawn as well, from U(0, ½) to U(½, 1)."""
 
     def of_member(self, name: str) -> "ObjectiveConfig":
-        """These settings for another member: all that says how a recipe trains its own is as published again.
+        """Return these settings for another member: how a recipe trains its own is as published again.
 
         What is learned stays, that is guidance (but for what it does with dropped labels), and so does the way to
         du/dt. With the recipe's own name nothing changes.
@@ -313,7 +313,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def with_changes(config: Config, changes: Mapping[str, Any]) -> Config:
-    """Some settings replaced, by their dotted names: {"steps": 2000, "distill.teacher": "runs/fm"}."""
+    """Replace some settings, by their dotted names: {"steps": 2000, "distill.teacher": "runs/fm"}."""
     for name, value in changes.items():
         group, _, key = name.rpartition(".")
         inner = dataclasses.replace(getattr(config, group), **{key: value}) if group else value

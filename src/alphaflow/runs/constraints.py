@@ -189,13 +189,13 @@ class Setting:
     only: tuple[Only, ...]
 
     def value(self, config: Where) -> Any:
-        """What it is in this config."""
+        """Return the value of the setting in this config."""
         for part in self.name.split("."):
             config = getattr(config, part)
         return config
 
     def words(self) -> str:
-        """What is declared, for `--help`."""
+        """Return what is declared, for `--help`."""
         check = self.check.words() if self.check else ""
         note = getattr(self.check, "note", "")
         range_ = "; ".join(filter(None, (check, note))) if isinstance(self.check, Range | Schedule | Name) else ""

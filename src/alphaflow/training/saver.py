@@ -26,7 +26,8 @@ class Saver:
     ends as if its last steps had been kept.
 
     Args:
-        folder, keep, processes: as for `checkpoint.write`. The processes must have a channel that nobody else uses: the thread talks on it while training does on its own.
+        folder, keep, processes: as for `checkpoint.write`. The processes must have a channel that nobody else
+            uses: the thread talks on it while training does on its own.
     """
 
     def __init__(self, folder: Path, *, keep: int | None = None, processes: Processes | None = None) -> None:
