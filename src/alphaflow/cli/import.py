@@ -65,5 +65,5 @@ def run(words: list[str]) -> None:
     print(
         f"{known.out}: {report.layout}, depth {network['depth']}, width {network['width']}, "
         f"{network['heads']} heads, patch {network['patch']}, {network['num_classes']} classes, "
-        f"weights {report.record.weights}; within {report.difference:.1g} of the original"
+        f"weights {report.record.weights}"
     )

@@ -1,8 +1,8 @@
-"""Foreign weights become a network of this package, checked against a second computation."""
+"""Foreign weights become a network of this package, whose names, shapes and numbers are checked."""
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,16 +14,16 @@ from ..errors import UserError, one_line
 from ..models import PRESETS, DiT, ImprovedDiT
 from ..models.dit import position_table
 from .averages import WeightSet
-from .improved import GUIDANCE, OriginalImproved, canonical, rename_improved, shape_of_improved
+from .improved import GUIDANCE, canonical, rename_improved, shape_of_improved
 from .layouts import POSITIONS, SD, Scale
 from .mapping import Shape, choose_layout, fold, rename, shape_of
 from .stored import Stored
-from .verification import Original
 
 log = logging.getLogger("alphaflow")
 
-TOLERANCE = 1e-4
-"""Largest difference from the second computation that passes, relative to its largest value."""
+_POSITIONS_OFF = 2.5e-4
+"""The largest difference of stored positions from DiT's: half a unit in the last place of float16, in which they
+may have been rounded before they were stored."""
 _HEADS = ("cfg.model.num_heads", "args.num_heads", "config.num_heads")
 _CLASSES = ("cfg.dataset.label_shape.0", "args.num_classes", "config.num_classes")
 
@@ -53,13 +53,12 @@ class ImportOptions:
 
 @dataclass(frozen=True)
 class BuiltNetwork:
-    """A network of this package over foreign weights, found to compute the same."""
+    """A network of this package over foreign weights."""
 
     net: DiT | ImprovedDiT
     weights: Mapping[str, Tensor]
     layout: str
     scale: Scale | None
-    difference: float
     guides: tuple[float, float] | None = None
 
 
@@ -67,7 +66,7 @@ def build_dit(chosen: WeightSet, flat: Mapping[str, Any], options: ImportOptions
     """Build a DiT over weights of one of the layouts, with sizes read from them or given by `options`.
 
     Raises:
-        UserError: the weights fit no layout, an option contradicts them, or the network computes something else.
+        UserError: the weights fit no layout, an option contradicts them, or some are not finite.
     """
     layout = choose_layout(chosen, options.layout)
     shape = shape_of(chosen, layout)
@@ -87,9 +86,7 @@ def build_dit(chosen: WeightSet, flat: Mapping[str, Any], options: ImportOptions
         "mlp_ratio": shape.hidden / shape.width,
     }
     net = _over(DiT, settings, weights)
-    net.place_positions("cpu")
     _check_positions(chosen, shape)
-    difference = _compare(net, Original(chosen, layout, shape, heads).velocity)
     # In flow matching a row for no class means that labels were dropped; other networks have guidance trained in.
     plain = len(layout.embedders) == 1 and shape.rows > num_classes
     if plain and layout.name == "sit" and shape.channels > 3:
@@ -98,14 +95,14 @@ def build_dit(chosen: WeightSet, flat: Mapping[str, Any], options: ImportOptions
             "pictures differ a little from its published ones",
             shape.channels,
         )
-    return BuiltNetwork(net, weights, layout.name, layout.scale, difference, (0.0, 1.0) if plain else None)
+    return BuiltNetwork(net, weights, layout.name, layout.scale, (0.0, 1.0) if plain else None)
 
 
 def build_improved(chosen: WeightSet, options: ImportOptions) -> BuiltNetwork:
     """Build improved MeanFlow's network over its weights, which tell all sizes.
 
     Raises:
-        UserError: an option contradicts them, or the network computes something else.
+        UserError: an option contradicts them, or some are not finite.
     """
     if options.layout not in (None, "imf") or options.heads is not None or options.classes is not None:
         raise UserError(
@@ -121,21 +118,26 @@ def build_improved(chosen: WeightSet, options: ImportOptions) -> BuiltNetwork:
     interval = options.interval or interval
     settings = {**vars(shape), "input_size": _side(options.side, None, shape.patch)}
     net = _over(ImprovedDiT, {**settings, "guidance": guidance, "interval": interval}, weights)
-    difference = _compare(net, OriginalImproved(chosen, shape, guidance, interval).velocity)
-    return BuiltNetwork(net, weights, "imf", SD, difference)
+    return BuiltNetwork(net, weights, "imf", SD)
 
 
 N = TypeVar("N", DiT, ImprovedDiT)
 
 
 def _over(kind: type[N], settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> N:
-    """Build a network over these tensors, which are not copied."""
+    """Build a network over these tensors, which are not copied.
+
+    Raises:
+        UserError: there is no such network, a tensor has another shape than it needs, or is not finite.
+    """
     try:
         with torch.device("meta"):
             net = kind(**settings)
         net.load_state_dict(weights, assign=True)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"no {kind.__name__} can be made of it ({one_line(error)})") from None
+    if damaged := [name for name, weight in weights.items() if not weight.isfinite().all()]:
+        raise UserError(f"{damaged[0]} has numbers that are not finite: are the weights damaged?")
     return net.eval().requires_grad_(False)
 
 
@@ -193,24 +195,5 @@ def _check_positions(chosen: WeightSet, shape: Shape) -> None:
         side = math.isqrt(shape.tokens or 0)
         stored, exact = chosen.weights[POSITIONS].read(), position_table(side, side, shape.width)
         off = float((stored.float().reshape(exact.shape) - exact).abs().max())
-        if off > max(1e-3, torch.finfo(stored.dtype).eps):
+        if not off <= max(_POSITIONS_OFF, torch.finfo(stored.dtype).eps):
             raise UserError(f"its positions are not DiT's sines and cosines (off by {off:.2g}): not taken in")
-
-
-@torch.no_grad()
-def _compare(net: DiT | ImprovedDiT, original: Callable[..., Tensor]) -> float:
-    """Return the largest difference between the two computations on one input, relative to the largest value."""
-    source = torch.Generator().manual_seed(0)
-    z = torch.randn(1, *net.shape, generator=source)
-    r, t = torch.tensor([0.3]), torch.tensor([0.8])
-    y = torch.tensor([min(207, net.num_classes - 1)]) if net.num_classes else None
-    output, expected = net(z, r, t, y), original(z, r, t, y)
-    largest = float(expected.abs().max())
-    if not math.isfinite(largest):
-        raise UserError("its output is not finite: are the weights damaged?")
-    difference = float((output - expected).abs().max()) / max(largest, 1e-12)
-    if not difference <= TOLERANCE:
-        raise UserError(
-            f"the imported network differs from the original by {difference:.2g} of its largest value: not written"
-        )
-    return difference

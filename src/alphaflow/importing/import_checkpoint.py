@@ -1,7 +1,6 @@
 """Other people's checkpoints become a model's folder: `alphaflow import FILE DIR`.
 
-read (nothing is executed) -> find the weights -> name them -> fold them into a DiT of this package
-    -> compare with a second computation from the file's own tensors -> write
+read (nothing is executed) -> find the weights -> name them -> fold them into a DiT of this package -> write
 """
 
 import json
@@ -40,8 +39,6 @@ class Report:
 
     layout: str
     record: ModelRecord
-    difference: float
-    """The largest one between the two computations, relative to their largest value."""
     foreign: tuple[str, ...]
     passed: tuple[str, ...] = ()
     """Other networks that the file holds, by the beginnings of their names."""
@@ -54,7 +51,7 @@ def import_checkpoint(path: str | Path, folder: Path, wanted: ImportOptions | No
     and the system may take that back.
 
     Raises:
-        UserError: the file cannot be read or understood, or the network computes something else than its original.
+        UserError: the file cannot be read or understood.
     """
     wanted = wanted or ImportOptions()
     if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
@@ -91,7 +88,7 @@ def import_checkpoint(path: str | Path, folder: Path, wanted: ImportOptions | No
     if settings is not None:
         write_text(folder / SETTINGS, json.dumps(_json(settings), indent=2) + "\n")
     others = [other.where for other in find_networks(flat) if other.where != chosen.where]
-    return Report(built.layout, record, built.difference, tuple(sorted(content.foreign)), tuple(others))
+    return Report(built.layout, record, tuple(sorted(content.foreign)), tuple(others))
 
 
 def _choose_weights(flat: Mapping[str, Any], asked: str | None, content: Content) -> WeightSet:
@@ -128,7 +125,6 @@ def _origin(path: str | Path, content: Content, built: BuiltNetwork, chosen: Wei
         "within": chosen.where.rstrip("."),
         "form": content.form,
         "layout": built.layout,
-        "difference": built.difference,
         "not_run": sorted(content.foreign),
     }
 

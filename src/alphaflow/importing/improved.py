@@ -3,13 +3,11 @@
 The facts are from arXiv 2512.02012, github.com/Lyy-iiis/imeanflow and its `convert.py`.
 """
 
-import math
 import re
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
@@ -132,78 +130,3 @@ def rename_improved(chosen: WeightSet, shape: ImprovedShape) -> dict[str, Tensor
         name.replace("h_embedder.", "d_embedder.", 1) if name.startswith("h_") else name: x
         for name, x in read.items()
     }
-
-
-class OriginalImproved:
-    """A second computation of velocity(z, r, t, y), from `canonical` tensors, with complex rotations."""
-
-    def __init__(
-        self, chosen: WeightSet, shape: ImprovedShape, guidance: float, interval: tuple[float, float]
-    ) -> None:
-        self.weights, self.shape, self.guidance, self.interval = chosen.weights, shape, guidance, interval
-
-    def velocity(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """Return the velocity (B, C, H, W), float32.
-
-        Args:
-            z: (B, C, H, W).
-            r, t: (B,).
-            y: classes, int64 (B,).
-        """
-        one = torch.ones_like(t)
-        parts = [("class", self._get("y_embedder.embedding_table.weight")[y])]
-        parts += [("omega", self._time("omega_embedder", one - one / self.guidance))]
-        parts += [("t_min", self._time("cfg_t_start_embedder", one * self.interval[0]))]
-        parts += [("t_max", self._time("cfg_t_end_embedder", one * self.interval[1]))]
-        parts += [("time", self._time("h_embedder", t - r))]
-        patches = F.conv2d(
-            z, self._get("x_embedder.proj.weight"), self._get("x_embedder.proj.bias"), self.shape.patch
-        )
-        tokens = [self._get(f"{name}_tokens")[None] + embedded[:, None, :] for name, embedded in parts]
-        x = torch.cat([*tokens, patches.flatten(2).mT], dim=1)
-        shared = self.shape.depth - self.shape.head_depth
-        for name in [f"shared_blocks.{n}" for n in range(shared)] + [
-            f"u_heads.{n}" for n in range(self.shape.head_depth)
-        ]:
-            x = x + self._get(f"{name}.attn_scale") * self._attention(
-                f"{name}.attn", self._norm(f"{name}.norm1", x)
-            )
-            h = self._norm(f"{name}.norm2", x)
-            gate, up = h @ self._get(f"{name}.mlp.w1.weight").mT, h @ self._get(f"{name}.mlp.w3.weight").mT
-            x = x + self._get(f"{name}.mlp_scale") * (
-                (gate * torch.sigmoid(gate) * up) @ self._get(f"{name}.mlp.w2.weight").mT
-            )
-        x = self._norm("u_final_layer.norm", x)[:, -patches[0, 0].numel() :]
-        x = x @ self._get("u_final_layer.linear.weight").mT + self._get("u_final_layer.linear.bias")
-        side, p = patches.shape[-1], self.shape.patch
-        return torch.einsum("nhwpqc->nchpwq", x.reshape(len(x), side, side, p, p, -1)).reshape(z.shape)
-
-    def _get(self, name: str) -> Tensor:
-        return self.weights[name].read().float()
-
-    def _norm(self, name: str, x: Tensor) -> Tensor:
-        return x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * self._get(f"{name}.weight")
-
-    def _time(self, name: str, t: Tensor) -> Tensor:
-        angles = t[:, None] * torch.tensor([10_000.0 ** (-k / 128) for k in range(128)])
-        x = torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
-        x = F.silu(x @ self._get(f"{name}.mlp.0.weight").mT + self._get(f"{name}.mlp.0.bias"))
-        return x @ self._get(f"{name}.mlp.2.weight").mT + self._get(f"{name}.mlp.2.bias")
-
-    def _attention(self, name: str, x: Tensor) -> Tensor:
-        B, N, D = x.shape
-        q, k, v = (
-            (x @ self._get(f"{name}.{part}_proj.weight").mT).reshape(B, N, self.shape.heads, -1) for part in "qkv"
-        )
-        q, k = self._turn(self._norm(f"{name}.q_norm", q)), self._turn(self._norm(f"{name}.k_norm", k))
-        scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(D // self.shape.heads)
-        out = torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v)
-        return out.reshape(B, N, D) @ self._get(f"{name}.out_proj.weight").mT
-
-    @staticmethod
-    def _turn(x: Tensor) -> Tensor:
-        """Turn queries or keys (B, N, heads, D), as complex numbers of neighbouring features."""
-        pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2).contiguous())
-        speeds = torch.tensor([10_000.0 ** (-2 * k / x.shape[-1]) for k in range(x.shape[-1] // 2)])
-        turns = torch.polar(torch.ones(()), torch.arange(x.shape[1])[:, None] * speeds)
-        return torch.view_as_real(pairs * turns[None, :, None]).reshape(x.shape)
