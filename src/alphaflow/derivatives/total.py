@@ -118,20 +118,25 @@ def choose_method(net: Network, points: Points, *, start: int = 0) -> Method:
         DerivativeError: the network draws random numbers that no two evaluations can share.
         Exception: whatever the network itself raises when it is simply called.
     """
+    return _choose(net, points, start)[0]
+
+
+def _choose(net: Network, points: Points, start: int) -> tuple[Method, float | None]:
+    """Return the choice, and its error over the batch if that has been looked at on the way."""
     modules, key = look_behind(net)
     memory = _memory(net, modules)
     if key in memory:
-        return memory[key]  # type: ignore[return-value]
-    trial, reason = Trial(net, modules, points, start), ""
+        return memory[key], None  # type: ignore[return-value]
+    trial, reason, error = Trial(net, modules, points, start), "", None
     method: Method = "difference"
     for method in ("fused", "forward", "reverse"):
         try:
-            trial.examine(method)
+            error = trial.examine(method)
             break
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # a function of torch or of the network may raise anything on a Dual
-            lines = str(error).strip().splitlines() or [type(error).__name__]
+        except Exception as problem:  # a function of torch or of the network may raise anything on a Dual
+            lines = str(problem).strip().splitlines() or [type(problem).__name__]
             reason += f"; not {method}: {lines[0].split('; ')[0][:160]}"
     else:
         method = "difference"
@@ -146,7 +151,7 @@ def choose_method(net: Network, points: Points, *, start: int = 0) -> Method:
             name,
         )
     memory[key] = method
-    return method
+    return method, error
 
 
 def _memory(net: Network, modules: list[torch.nn.Module]) -> Memory:
@@ -193,10 +198,12 @@ def check_derivative(
         DerivativeError: the two differ by more than the tolerance.
     """
     modules, _ = look_behind(net)
-    points = Points(z, v, r, t, y)
+    points, quarter = Points(z, v, r, t, y), max(len(z) // 4, min(1, len(z) - 1))
     if method == "auto":
-        method = choose_method(net, points)
-    first = max(len(z) // 4, min(1, len(z) - 1)) if method == "fused" else 0  # as training runs it
+        method, error = _choose(net, points, quarter)
+        if error is not None and tolerance is None:  # the choice has just compared all of it
+            return error
+    first = quarter if method == "fused" else 0  # as training runs it
     trial = Trial(net, modules, points, first, tolerance=tolerance)
     if method == "difference":
         return trial.examine_difference()

@@ -130,8 +130,8 @@ class Trial:
         with self._aside(noisy=False):
             WAYS[method](self._function(few), few.z, few.v, few.t)
 
-    def examine(self, method: str, *, whole: bool = True) -> None:
-        """Raise an error that says why not this way, if it fails or is wrong.
+    def examine(self, method: str, *, whole: bool = True) -> float | None:
+        """Raise an error that says why not this way, if it fails or is wrong; return `examine_whole`, if asked.
 
         Args:
             method: the way.
@@ -145,8 +145,7 @@ class Trial:
                 exact = self._along_each(method, self._exact)
         with self._aside():
             self._along_each(method, self.few, exact)
-        if whole and method == "fused":
-            self.examine_whole(method)
+        return self.examine_whole(method) if whole and method == "fused" else None
 
     def _along_each(
         self, method: str, points: Points, exact: dict[str, Tensor] | None = None
