@@ -1,13 +1,14 @@
 """Files written whole or not at all, the cache of what can be made again, and the lock of those who take turns."""
 
 import contextlib
-import fcntl
 import os
 import re
 import secrets
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock
 
 from .errors import UserError
 
@@ -25,15 +26,13 @@ def locked(path: Path) -> Iterator[None]:
     """Hold the lock file at `path`, so that one process makes what the others then find. The system lets go of it
     when the process ends, however it ends."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
+        lock = FileLock(path).acquire()  # makes the folder, too
     except OSError as error:
         raise UserError(
             f"cannot write to the cache at {path.parent} ({error.strerror}): set ALPHAFLOW_CACHE to a folder "
             "that can be written"
         ) from None
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with lock:
         yield
 
 
@@ -48,7 +47,7 @@ def shell_word(path: str) -> str:
 @contextlib.contextmanager
 def beside(path: Path) -> Iterator[Path]:
     """A name beside `path` to write. It takes the place of `path` after the block, or vanishes if that fails."""
-    name = f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"  # nobody else has it, on any host
+    name = f".{path.name[:50]}.{os.getpid()}.{secrets.token_hex(4)}.tmp"  # nobody else has it, on any host
     temporary = path.with_name(name)
     try:
         yield temporary
@@ -56,6 +55,24 @@ def beside(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole, on the disk, or as it was before. Raises `OSError`."""
+    with beside(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Send a file to the disk; of a folder, its entries."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

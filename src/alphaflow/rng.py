@@ -16,7 +16,6 @@ from torch import Tensor
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
-_ROUNDS = 8  # of the Feistel network; four are enough in theory
 
 
 class Random(Protocol):
@@ -132,41 +131,6 @@ def as_random(generator: "torch.Generator | Random | None", rows: int) -> Random
 def seeded(*parts: int | str) -> torch.Generator:
     """Return a CPU generator that depends on all parts: `seeded(seed, "epoch", 3)`."""
     return torch.Generator().manual_seed(hash_key(*parts))
-
-
-def hash_keys(key: int, *parts: Tensor) -> Tensor:
-    """Return a 64-bit key, int64 (B,), for each row of the `parts`, int64 (B,) each; depends on their order."""
-    keys = torch.full_like(parts[0], key)
-    for part in parts:
-        keys = _mix(keys + part * _signed(_GOLDEN))
-    return keys
-
-
-def permuted(places: Tensor, sizes: Tensor, keys: Tensor) -> Tensor:
-    """Where keyed permutations of 0 … size-1 send `places`: each row has a size and a key of its own.
-
-    Nothing is stored: it is a Feistel network over the least power of four that holds the size, walked until it
-    comes out below it (Black & Rogaway, Ciphers with Arbitrary Finite Domains, 2002).
-
-    Args:
-        places: int64 (B,), each in [0, size).
-        sizes: int64 (B,), from 1 to 2^52. keys: int64 (B,).
-
-    Returns:
-        int64 (B,), each in [0, size). Rows with the same size and key go to different places from different ones.
-    """
-    half = ((sizes - 1).clamp(min=1).double().log2().floor().long() + 2) // 2  # bits of each of two halves
-    mask = (torch.ones_like(half) << half) - 1
-    rounds = [_mix(keys + _signed(turn * _GOLDEN)) for turn in range(1, _ROUNDS + 1)]
-    result, todo = places.clone(), torch.arange(len(places))
-    while len(todo):
-        at, bits, ones = result[todo], half[todo], mask[todo]
-        left, right = at >> bits, at & ones
-        for key in rounds:
-            left, right = right, left ^ (_mix(right * _signed(_GOLDEN) + key[todo]) & ones)
-        result[todo] = (left << bits) | right
-        todo = todo[result[todo] >= sizes[todo]]
-    return result
 
 
 # --- randomness inside a network: dropout, noise layers ----------------------------------------------------------

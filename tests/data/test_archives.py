@@ -21,9 +21,9 @@ from alphaflow.data import Images
 from alphaflow.data.sources import open_source
 from alphaflow.data.sources.archive import Archive
 from alphaflow.data.sources.archive_members import members_of
-from alphaflow.data.sources.cache import cache_folder
 from alphaflow.data.sources.tree import Tree
 from alphaflow.errors import UserError
+from alphaflow.files import cache_folder
 
 ENDINGS = ("zip", "tar", "tar.gz", "tgz", "tar.bz2", "tar.xz")
 FILES = {f"{name}/{k}.png": os.urandom(50 + k) for name in ("cats", "dogs/deep") for k in range(4)}

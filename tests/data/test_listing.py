@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from alphaflow.data.sources import tree
 from alphaflow.data.sources.base import Names
-from alphaflow.data.sources.cache import cache_folder
 from alphaflow.data.sources.classes import by_value
 from alphaflow.data.sources.tree import Tree
 from alphaflow.errors import UserError
+from alphaflow.files import cache_folder
 
 
 def touch(root: Path, *names: str) -> None:

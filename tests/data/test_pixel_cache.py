@@ -12,8 +12,8 @@ from PIL import Image
 
 from alphaflow.data import Images, images, pixel_cache
 from alphaflow.data.sources import open_source
-from alphaflow.data.sources.cache import cache_folder
 from alphaflow.errors import UserError
+from alphaflow.files import cache_folder
 from alphaflow.runs.build import build_dataset
 from alphaflow.runs.config import DataConfig
 

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alphaflow.data.sources import open_source, shards
-from alphaflow.data.sources.cache import cache_folder
 from alphaflow.data.sources.remote import expand
 from alphaflow.data.sources.shards import Shards
 from alphaflow.errors import UserError
+from alphaflow.files import cache_folder
 
 COUNT = 20
 IMAGES = [b"image %d" % k * (k + 1) for k in range(COUNT)]

@@ -1,5 +1,6 @@
 """A disk that takes no more ends no run, and what could not be written is written when it can be."""
 
+import errno
 import json
 import os
 import shutil
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import disk_walk
+from alphaflow.files import write_whole
 from alphaflow.runs import checkpoint
-from alphaflow.runs.best_effort import AppendOnlyFile, write_whole
+from alphaflow.runs.best_effort import AppendOnlyFile
 
 WALK = disk_walk.__file__
 
@@ -106,12 +108,17 @@ def test_an_entry_that_was_written_in_part_is_taken_back(tmp_path):
     assert (tmp_path / "log").read_text().split() == ["first", "second", "third"]
 
 
-def test_a_file_is_there_whole_or_as_it_was(tmp_path):
+def disk_is_full(file):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_file_is_there_whole_or_as_it_was(tmp_path, monkeypatch):
     file = tmp_path / "config.yaml"
     write_whole(file, b"old")
-    (tmp_path / ".config.yaml.tmp").mkdir()  # where nothing can be written
-    with pytest.raises(OSError, match="directory"):
-        write_whole(file, b"new")
-    assert file.read_bytes() == b"old"
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", disk_is_full)
+        with pytest.raises(OSError, match="No space left"):
+            write_whole(file, b"new")
+    assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]
     AppendOnlyFile(tmp_path / "away" / "log")  # makes nothing before there is something to write
     assert not (tmp_path / "away").exists()

@@ -1,10 +1,10 @@
 """The order in which rows are drawn: pure functions of the position in the endless stream of samples.
 
-Nothing here holds as much as a permutation of the data, so a set of any size costs a process nothing, and any
-position of any epoch is found at once: resumption needs no state, and the number of processes does not matter.
+Each epoch is drawn as a whole by a generator of its own, so resumption needs no state, and the number of processes
+does not matter. A process holds the epoch it is in: 8 bytes a sample, 10 MB for ImageNet.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alphaflow.errors import UserError
-from alphaflow.rng import hash_key, hash_keys, permuted, seeded
+from alphaflow.rng import KeyedRandom, seeded
 
-SMALL = 65_536
-"""The most rows for which an epoch's permutation is drawn as a whole, as earlier versions did for all."""
+_TURNS = 65_536
+"""About how many positions of balanced classes are drawn at once."""
 
 
 class Runs:
@@ -70,8 +70,27 @@ class Order(Protocol):
         """Return a fair coin for each position, bool (B,)."""
 
 
-def _coins(seed: int, positions: Tensor) -> Tensor:
-    return hash_keys(hash_key(seed, "flip"), positions) < 0
+class Tables:
+    """Tables of `size` entries, one for each epoch of the stream; those of the last positions are kept.
+
+    Args:
+        draw: a function that makes the table of an epoch, (size,), the same one whenever it is asked.
+        dtype: the type of its entries.
+    """
+
+    def __init__(self, size: int, draw: Callable[[int], Tensor], dtype: torch.dtype = torch.int64) -> None:
+        self._size, self._draw, self._dtype = size, draw, dtype
+        self._kept: dict[int, Tensor] = {}
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        """Return the entry of each position, (B,)."""
+        epochs, places = positions // self._size, positions % self._size
+        kept = {e: self._kept[e] if e in self._kept else self._draw(e) for e in epochs.unique().tolist()}
+        self._kept = kept
+        found = torch.empty(len(places), dtype=self._dtype)
+        for epoch, table in kept.items():
+            found[epochs == epoch] = table[places[epochs == epoch]]
+        return found
 
 
 class Epochs:
@@ -81,34 +100,19 @@ class Epochs:
     """
 
     def __init__(self, size: int, seed: int, runs: Runs | None = None) -> None:
-        self.size, self.seed, self.runs = len(runs) if runs else size, seed, runs
-        self._drawn: dict[int, tuple[Tensor, Tensor]] = {}
+        self.runs = runs
+        size = len(runs) if runs else size
+        self._numbers = Tables(size, lambda epoch: torch.randperm(size, generator=seeded(seed, "order", epoch)))
+        self._flips = Tables(
+            size, lambda epoch: torch.rand(size, generator=seeded(seed, "flip", epoch)) < 0.5, torch.bool
+        )
 
     def rows(self, positions: Tensor) -> Tensor:
-        epochs, places = positions // self.size, positions % self.size
-        if self.size <= SMALL:
-            numbers = self._look_up(epochs, places, 0)
-        else:
-            keys = hash_keys(hash_key(self.seed, "order"), epochs)
-            numbers = permuted(places, torch.full_like(places, self.size), keys)
+        numbers = self._numbers(positions)
         return self.runs.rows(numbers) if self.runs else numbers
 
     def flips(self, positions: Tensor) -> Tensor:
-        if self.size <= SMALL:
-            return self._look_up(positions // self.size, positions % self.size, 1)
-        return _coins(self.seed, positions)
-
-    def _look_up(self, epochs: Tensor, places: Tensor, which: int) -> Tensor:
-        drawn = {e: self._drawn.get(e) or self._draw(e) for e in epochs.unique().tolist()}
-        self._drawn = drawn  # only what this batch needs stays
-        found = torch.empty(len(places), dtype=torch.bool if which else torch.int64)
-        for epoch, parts in drawn.items():
-            found[epochs == epoch] = parts[which][places[epochs == epoch]]
-        return found
-
-    def _draw(self, epoch: int) -> tuple[Tensor, Tensor]:
-        order = torch.randperm(self.size, generator=seeded(self.seed, "order", epoch))
-        return order, torch.rand(self.size, generator=seeded(self.seed, "flip", epoch)) < 0.5
+        return self._flips(positions)
 
 
 class Balanced:
@@ -120,15 +124,30 @@ class Balanced:
 
     def __init__(self, runs: Runs, seed: int) -> None:
         self.runs, self.seed = runs, seed
+        K = len(runs.counts)
+        turns = max(1, _TURNS // K)
+
+        def classes(epoch: int) -> Tensor:
+            keys = torch.rand(turns, K, dtype=torch.float64, generator=seeded(seed, "classes", epoch))
+            return keys.argsort(1).flatten()
+
+        self._classes = Tables(turns * K, classes)
+        self._sizes = runs.counts.tolist()
+        self._within: dict[int, tuple[int, Tensor]] = {}  # of each class the last permutation, and which one it is
 
     def rows(self, positions: Tensor) -> Tensor:
-        classes = len(self.runs.counts)
-        turn, place = positions // classes, positions % classes
-        keys = hash_keys(hash_key(self.seed, "classes"), turn)
-        chosen = permuted(place, torch.full_like(place, classes), keys)
-        size = self.runs.counts[chosen]
-        keys = hash_keys(hash_key(self.seed, "within"), chosen, turn // size)
-        return self.runs.rows(self.runs.offsets[chosen] + permuted(turn % size, size, keys))
+        chosen, turns = self._classes(positions), positions // len(self._sizes)
+        numbers = [self._number(k, visit) for k, visit in zip(chosen.tolist(), turns.tolist())]
+        return self.runs.rows(self.runs.offsets[chosen] + torch.tensor(numbers, dtype=torch.int64))
+
+    def _number(self, k: int, visit: int) -> int:
+        """Return which of class k's rows a visit to it shows."""
+        epoch, place = divmod(visit, self._sizes[k])
+        kept, table = self._within.get(k, (-1, None))
+        if table is None or kept != epoch:
+            table = torch.randperm(self._sizes[k], generator=seeded(self.seed, "within", k, epoch))
+            self._within[k] = epoch, table
+        return int(table[place])
 
     def flips(self, positions: Tensor) -> Tensor:
-        return _coins(self.seed, positions)
+        return KeyedRandom(self.seed, positions).uniform("flip") < 0.5

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alphaflow.data.sources import Crop, Source
-from alphaflow.data.sources.cache import cache_folder, key_of, locked
+from alphaflow.data.sources.cache import key_of
 from alphaflow.data.sources.decoding import DECODER
 from alphaflow.errors import UserError
-from alphaflow.files import beside
+from alphaflow.files import beside, cache_folder, locked
 
 Skipped = list[tuple[int, str]]
 Decode = Callable[[Source, NDArray[np.uint8], Crop, Sequence[int]], Skipped]

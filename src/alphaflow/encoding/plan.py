@@ -4,16 +4,15 @@ them."""
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from ..data.latents.assembly import assemble
@@ -25,12 +24,12 @@ from ..data.latents.manifest import (
     Manifest,
     differences,
     read_manifest,
-    write_whole,
 )
 from ..data.latents.shards import open_shard, shard_name
 from ..data.sources import Crop, Source
 from ..data.sources.decoding import CROPPED
 from ..errors import UserError
+from ..files import write_whole
 from .vae import VAE, Precision
 
 PLAN = "plan.json"
@@ -344,10 +343,10 @@ class Tolerance:
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[None]:
     """Let one process at a time write into `root`; a file system without locks is trusted."""
-    file = os.open(root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    lock = FileLock(root / LOCK)
+    with contextlib.suppress(OSError):
+        lock.acquire()
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(file)
+        lock.release()

@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import UserError
-from ..files import write_text
+from ..files import beside, write_text
 from ..runs import model_folder
 from ..runs.checkpoint import write_tensors
 from .card import quoted, write_card
@@ -58,10 +58,9 @@ def write(model: Model, out: Path) -> str:
     write_text(network / "flow_map_network.py", bundle())
     write_text(network / "config.json", _json(_network_config(model)))
     weights = {f"net.{name}": one for name, one in generator.net.state_dict().items()}
-    temporary = network / ".weights.tmp"
     try:
-        write_tensors(temporary, weights, {"format": "pt"})
-        temporary.replace(network / "diffusion_pytorch_model.safetensors")
+        with beside(network / "diffusion_pytorch_model.safetensors") as temporary:
+            write_tensors(temporary, weights, {"format": "pt"})
         if generator.decoder:
             generator.decoder.vae.net.save_pretrained(out / "vae")
     except OSError as error:

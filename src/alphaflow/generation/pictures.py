@@ -21,6 +21,7 @@ from ..data.sources.decoding import open_rgb, reason_of
 from ..data.sources.splits import split_of
 from ..data.sources.tree import Tree
 from ..errors import UserError
+from ..files import write_bytes
 from ..rng import seeded
 
 log = logging.getLogger("alphaflow")
@@ -72,11 +73,7 @@ def save_figure(figure: Any, path: Path) -> Path:
     """Write a figure of matplotlib as PNG, with folders as needed. Raises `UserError` if it can't."""
     memory = io.BytesIO()
     figure.savefig(memory, format="png")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(memory.getvalue())
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}): choose another place") from None
+    write_bytes(path, memory.getvalue())
     return path
 
 

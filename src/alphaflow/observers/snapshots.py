@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..data import Dataset
+from ..files import write_whole
 from ..generation.generator import choose_labels, draw
 from ..generation.pictures import picture
 from ..generation.sampler import Sampler
 from ..pixels import false_colours, to_uint8
-from ..runs.best_effort import write_whole
 from .base import Observer, RunView
 
 log = logging.getLogger("alphaflow")

@@ -73,18 +73,3 @@ class AppendOnlyFile:
                     os.truncate(self.path, size)
                 raise
         self._waiting = b""
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or as it was before.
-
-    Raises:
-        OSError: it could not be written; nothing is left of the attempt.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise

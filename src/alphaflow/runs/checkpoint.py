@@ -16,7 +16,6 @@ import contextlib
 import hashlib
 import itertools
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..files import flush
 from ..processes import Processes
 from . import latest_link
 from .stored_checkpoint import Checkpoint, inspect, last_step, newest, not_finite, step_of, steps_in
@@ -133,7 +133,7 @@ def _write_parts(temporary: Path, parts: Parts, processes: Processes) -> dict[st
         hashes[path.name] = write_tensors(
             path, {key: piece.tensor.detach().cpu() for key, piece in pieces.items()}
         )
-        _flush(path)
+        flush(path)
         index[part] = {key: [path.name, piece.start, list(piece.shape)] for key, piece in pieces.items()}
     return {"sha256": hashes, "index": index}
 
@@ -175,14 +175,14 @@ def _commit(temporary: Path, final: Path, step: int, state: Mapping[str, Any], r
         record["index"] = index
     path = temporary / "state.json"
     path.write_text(json.dumps(record, indent=None if len(reports) > 1 else 2) + "\n")
-    _flush(path)
-    _flush(temporary)
+    flush(path)
+    flush(temporary)
     old = final.with_name(f".{final.name}.old")
     if final.exists():  # a damaged one, trained past again
         final.rename(old)
     temporary.rename(final)
     latest_link.point(final.parent, final.name)
-    _flush(final.parent)
+    flush(final.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -200,12 +200,3 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
         for name, weight in model.named_parameters()
         for key, value in states.get(weight, {}).items()
     }
-
-
-def _flush(path: Path) -> None:
-    """To the disk; of a folder, its entries."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

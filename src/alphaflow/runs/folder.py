@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from ..errors import UserError
-from .best_effort import BestEffort, write_whole
+from ..files import write_whole
+from .best_effort import BestEffort
 from .config import Config, from_dict, to_dict
 from .run_lock import NAME, acquire_lock, refuse_locked
 from .yaml_settings import load_yaml

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .. import models
 from ..errors import UserError, choose, one_line
-from ..files import write_text
+from ..files import beside, write_text
 from . import hub
 from .checkpoint import write_tensors
 from .model_checks import check_positions, check_record, check_sizes
@@ -104,11 +104,10 @@ def write_model(folder: Path, record: ModelRecord, weights: Mapping[str, Tensor]
     Raises:
         UserError: the folder cannot be written to.
     """
-    temporary = folder / f".{WEIGHTS}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(temporary, weights)
-        temporary.replace(folder / WEIGHTS)  # an old file may be open, mapped into somebody's memory
+        with beside(folder / WEIGHTS) as temporary:  # an old file may be open, mapped into somebody's memory
+            write_tensors(temporary, weights)
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}): choose another place") from None
     write_text(folder / RECORD, json.dumps({"format": FORMAT, **asdict(record)}, indent=2) + "\n")

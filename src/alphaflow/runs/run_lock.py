@@ -1,14 +1,14 @@
 """One run folder, one process: whoever trains in it holds it, and the next one is told who that is.
 
-The lock is the system's (flock on `DIR/.lock`), so it goes with the process that holds it, however that ends. Of
-several processes the first one holds it for all. Who only reads a run, or writes beside it (`sample`, `evaluate`,
-`ema`, `report`, `export`), needs no lock: checkpoints appear whole, and their files are their own.
+The lock is the system's (on `DIR/.lock`, by `filelock`), so it goes with the process that holds it, however that
+ends, though its children live: a fork closes it in the child. Of several processes the first one holds it for all.
+Who only reads a run, or writes beside it (`sample`, `evaluate`, `ema`, `report`, `export`), needs no lock:
+checkpoints appear whole, and their files are their own.
 """
 
 import contextlib
 import datetime
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
+
+from filelock import FileLock, Timeout
 
 from ..errors import UserError
 
@@ -27,8 +29,10 @@ PATIENCE = 3.0
 """Seconds to wait for a holder that may be about to end, as one that was just killed is."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
-_held: dict[tuple[int, int], int] = {}
-"""The open files of what this process holds, by device and inode."""
+_PROBE = 0.1
+"""Seconds for which a look at the lock waits for another one that looks."""
+_held: dict[tuple[int, int], FileLock] = {}
+"""What this process holds, by the device and inode of the lock's file."""
 
 
 class ReadOnlyError(UserError):
@@ -51,57 +55,51 @@ def acquire_lock(folder: Path) -> None:
         UserError: another process trains in it; says which one, where and since when.
         ReadOnlyError: it cannot be written to.
     """
-    end = time.monotonic() + PATIENCE
-    while _place(folder) not in _held:
-        file = _open(folder)
+    if _place(folder) in _held:
+        return
+    path = folder / NAME
+    lock = FileLock(path, timeout=PATIENCE, thread_local=False, fallback_to_soft=False)
+    try:
+        folder.stat()  # or the lock would make a folder that has gone
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            words = _words(file)
-            os.close(file)
-            if time.monotonic() > end:
-                raise UserError(_refusal(folder, words)) from None
-            time.sleep(0.05)
-            continue
+            lock.acquire()
+        except Timeout:
+            raise UserError(_refusal(folder)) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
-                os.close(file)
-                raise UserError(f"cannot lock {folder} ({error.strerror}): choose another --out") from None
+                raise
             log.warning(
                 "the file system of %s keeps no locks (%s): see to it that no other process trains there",
                 folder,
                 error.strerror,
             )
-        if _key(os.fstat(file)) == _place(folder):
-            _held[_key(os.fstat(file))] = file
-            _sign(file)
-        else:  # the folder was removed, or made anew, meanwhile
-            os.close(file)
+        _held[_key(path.stat())] = lock
+    except OSError as error:
+        kind = ReadOnlyError if error.errno in _READ_ONLY else UserError
+        raise kind(
+            f"cannot write to {folder} ({error.strerror}): a run goes on where it can be written, such as a copy"
+        ) from None
+    _sign(path)
 
 
 def refuse_locked(folder: Path) -> None:
     """Refuse a folder in which another process trains, without locking it."""
-    if _place(folder) in _held:
+    if _place(folder) in (None, *_held):
         return
     try:
-        file = os.open(folder / NAME, os.O_RDONLY)
+        with FileLock(folder / NAME, timeout=_PROBE, fallback_to_soft=False):
+            pass
+    except Timeout:
+        raise UserError(_refusal(folder)) from None
     except OSError:
         return
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(_refusal(folder, _words(file))) from None
-    except OSError:
-        return
-    finally:
-        os.close(file)
 
 
 def release_lock(folder: Path) -> None:
     """Unlock a run's folder, if this process has locked it."""
     place = _place(folder)
     if place in _held:
-        os.close(_held.pop(place))
+        _held.pop(place).release()
 
 
 def on_first_process(group: Group, work: Callable[[], object]) -> None:
@@ -122,36 +120,25 @@ def on_first_process(group: Group, work: Callable[[], object]) -> None:
         raise (ReadOnlyError if read_only else UserError)(message, status=status, reported=True)
 
 
-def _open(folder: Path) -> int:
-    try:
-        return os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        kind = ReadOnlyError if error.errno in _READ_ONLY else UserError
-        raise kind(
-            f"cannot write to {folder} ({error.strerror}): a run goes on where it can be written, such as a copy"
-        ) from None
-
-
-def _sign(file: int) -> None:
+def _sign(path: Path) -> None:
     """Say who holds it; on a full disk it is held all the same."""
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    words = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": now}) + "\n"
     with contextlib.suppress(OSError):
-        os.ftruncate(file, 0)
-        os.pwrite(file, words.encode(), 0)
+        path.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": now}) + "\n")
 
 
-def _words(file: int) -> str:
+def _refusal(folder: Path) -> str:
+    holder = _holder(folder / NAME)
+    return f"{folder} is in training already, by {holder}: wait until that has ended, or choose another --out"
+
+
+def _holder(path: Path) -> str:
     for _ in range(20):  # whoever took it a moment ago is about to sign
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            who = json.loads(os.pread(file, 4096, 0))
+            who = json.loads(path.read_bytes())
             return f"process {who['pid']} on {who['host']}, since {who['since']}"
         time.sleep(0.1)
     return "another process, which could not leave its name"
-
-
-def _refusal(folder: Path, words: str) -> str:
-    return f"{folder} is in training already, by {words}: wait until that has ended, or choose another --out"
 
 
 def _key(status: os.stat_result) -> tuple[int, int]:
@@ -163,14 +150,3 @@ def _place(folder: Path) -> tuple[int, int] | None:
         return _key((folder / NAME).stat())
     except OSError:
         return None
-
-
-def _forget() -> None:
-    """In a child made by a fork: it shares the lock, which would outlive its parent in it."""
-    for file in _held.values():
-        with contextlib.suppress(OSError):
-            os.close(file)
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_forget)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import missing
+from ..files import write_whole
 from ..rng import hash_key
-from ..runs.best_effort import AppendOnlyFile, BestEffort, write_whole
+from ..runs.best_effort import AppendOnlyFile, BestEffort
 
 log = logging.getLogger("alphaflow")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from alphaflow.errors import UserError
+from alphaflow.files import write_whole
 
-from .manifest import SKIPPED, STATISTICS, Fingerprint, Manifest, table, write_whole
+from .manifest import SKIPPED, STATISTICS, Fingerprint, Manifest, table
 from .shards import CLASSES_AT_MOST, contents_digest, merge, open_shard
 
 

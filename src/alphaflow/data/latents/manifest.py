@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alphaflow.errors import UserError, one_line
-from alphaflow.files import beside
+from alphaflow.files import write_whole
 
 FORMAT = "alphaflow latents 1"
 MANIFEST = "manifest.json"
@@ -232,16 +232,3 @@ def _why_none(root: Path) -> str:
     if any(root.glob("shard-*.safetensors")) or (root / "plan.json").exists():
         return f"the latents in {root} are not finished: give the same `alphaflow encode` command again"
     return f"{root} holds no latents (no {MANIFEST}): give the DST of `alphaflow encode`"
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole, on the disk, or not at all."""
-    with beside(path) as temporary, temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alphaflow.errors import UserError, one_line
-
-from .manifest import write_whole
+from alphaflow.files import write_whole
 
 LOGVAR_MIN, LOGVAR_MAX = -30.0, 20.0  # as diffusers' DiagonalGaussianDistribution bounds it
 CLASSES_AT_MOST = 2**20

@@ -4,17 +4,17 @@ import bz2
 import gzip
 import lzma
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
 from alphaflow.errors import UserError
+from alphaflow.files import beside, cache_folder, locked
 
 from .archive_members import RATIO, Members, members_of, refuse_large
 from .base import digest_of
-from .cache import cache_folder, key_of, locked, stamp_of
+from .cache import key_of, stamp_of
 from .classes import Beside, in_order, is_hidden, is_image
 from .labels import is_table, labels_of, nothing_in, passed_over
 
@@ -153,16 +153,12 @@ def plain(path: Path) -> Path:
             try:
                 with (
                     _PACKERS[packer](os.fspath(path)) as source,
-                    tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as target,
+                    beside(unpacked) as temporary,
+                    temporary.open("wb") as target,
                 ):
-                    try:
-                        _copy(source, target, path)
-                    except BaseException:
-                        Path(target.name).unlink()
-                        raise
+                    _copy(source, target, path)
             except (OSError, EOFError, lzma.LZMAError) as error:
                 raise UserError(f"cannot unpack {path} into {folder}: {error}") from None
-            Path(target.name).replace(unpacked)
     return unpacked
 
 

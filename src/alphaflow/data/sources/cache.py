@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from alphaflow.files import beside, cache_folder, locked
-
-__all__ = ["Arrays", "cache_folder", "key_of", "load_index", "locked", "stamp_of", "store_index"]
+from alphaflow.files import beside, cache_folder
 
 Arrays = dict[str, NDArray[np.generic]]
 

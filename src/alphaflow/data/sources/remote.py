@@ -7,7 +7,6 @@ requests. The processes of a machine share the files.
 import errno
 import re
 import socket
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from alphaflow.errors import UserError
+from alphaflow.files import beside, cache_folder, locked
 
-from .cache import cache_folder, key_of, locked
+from .cache import key_of
 
 _HINTS = {401: ": it wants a login", 403: ": it does not give this to you", 404: ": look at the address"}
 _AT_ONCE = 8  # files fetched at the same time
@@ -71,16 +71,11 @@ def _fetch(url: str) -> Path:
     target = folder / name
     with locked(folder / "lock"):
         if not target.exists():
-            with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
-                temporary = Path(file.name)
-            try:
+            with beside(target) as temporary:
                 _asked(url, lambda: fs.get_file(path, str(temporary)))
                 size = temporary.stat().st_size
                 if info.get("size") not in (None, size):
                     raise UserError(f"{url} broke off after {size} of {info['size']} bytes: try again")
-                temporary.replace(target)
-            finally:
-                temporary.unlink(missing_ok=True)
     return target
 
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alphaflow.data.dataset import fingerprint
-from alphaflow.data.sources.cache import cache_folder, locked
 from alphaflow.data.sources.words import found_words
 from alphaflow.data.videos.clip_files import ClipFiles, check_clip, find_clips, read_clip, require_av
 from alphaflow.errors import UserError, one_line
+from alphaflow.files import cache_folder, locked, write_whole
 from alphaflow.pixels import mirror, scale_pixels
 
 _NAMED_AT_MOST = 10
@@ -150,9 +150,7 @@ def _decode_into(pixels: Path, record: Path, files: ClipFiles, shape: tuple[int,
         if str(path) not in broken:
             digest.update(np.ascontiguousarray(clip).data)
     part.replace(pixels)
-    unfinished = record.with_suffix(".tmp")
-    unfinished.write_text(json.dumps({"digest": digest.hexdigest()[:16], "skipped": skipped}))
-    unfinished.replace(record)
+    write_whole(record, json.dumps({"digest": digest.hexdigest()[:16], "skipped": skipped}).encode())
 
 
 def _report(skipped: Skipped) -> None:
