@@ -47,7 +47,7 @@ class Original:
     """Computes velocity(z, r, t, y) as the code that trained these weights does, with noise at t = 1.
 
     Args:
-        weights, layout: the tensors under their own names, and what the names mean.
+        chosen, layout: the tensors under their own names, and what the names mean.
         heads: heads of the attention, which the weights do not tell.
     """
 

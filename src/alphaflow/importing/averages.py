@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import UserError
 from .layouts import POSITIONS
-from .stored import Stored
+from .stored import StoredTensor
 
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Words that DDP, torch.compile, FSDP and recomputation put into names."""
@@ -38,14 +38,13 @@ class WeightSet:
 
     where: str
     """The beginning of their names."""
-    weights: Mapping[str, Stored]
+    weights: Mapping[str, StoredTensor]
     """The weights by the rest of their names."""
     averaged: bool = False
     """Whether the set is an average."""
     home: str = ""
-    """The place of its network's own weights, with which names and statistics are shared; `where`, if it is these.
-    """
-    aside: Mapping[str, Stored] | None = None
+    """The place of its network's own weights, which share names and statistics; `where`, if it is these."""
+    aside: Mapping[str, StoredTensor] | None = None
     """What lies among them and is no weight."""
 
 
@@ -59,8 +58,7 @@ def _unwrapped(name: str) -> str:
 
 
 def choose_weights(flat: Mapping[str, Any], wanted: str | None = None, *, ordered: bool = True) -> WeightSet:
-    """Return the weights to take among everything that a checkpoint holds, `unwrapped`: the average where there is
-    one.
+    """Return the weights to take of all that a checkpoint holds, `unwrapped`: the average where there is one.
 
     Args:
         flat: the leaves of the checkpoint by their dotted names.
@@ -129,7 +127,7 @@ def find_networks(flat: Mapping[str, Any], *, ordered: bool = True) -> list[Weig
 
     Averages that only the network's own weights can name are among them.
     """
-    stored = (name for name, value in flat.items() if isinstance(value, Stored))
+    stored = (name for name, value in flat.items() if isinstance(value, StoredTensor))
     roots = dict.fromkeys(root for name in stored if (root := _root(name)) is not None)
     swapped = any(root.startswith(_OWN_STATE) for root in roots)
     sets = []
@@ -153,11 +151,11 @@ def _root(name: str) -> str | None:
     return None if set(root.split(".")) & set(TRAINING) else root
 
 
-def _below(flat: Mapping[str, Any], root: str) -> dict[str, Stored]:
+def _below(flat: Mapping[str, Any], root: str) -> dict[str, StoredTensor]:
     return {
         name.removeprefix(root): value
         for name, value in flat.items()
-        if name.startswith(root) and isinstance(value, Stored)
+        if name.startswith(root) and isinstance(value, StoredTensor)
     }
 
 
@@ -190,7 +188,7 @@ def _flattened(flat: Mapping[str, Any], own: WeightSet) -> Iterator[WeightSet]:
             continue
         head = name.removesuffix(first)
         named = {one: flat.get(head + one.replace(".", "")) for one in own.weights}
-        held = {one: value for one, value in named.items() if isinstance(value, Stored)}
+        held = {one: value for one, value in named.items() if isinstance(value, StoredTensor)}
         if POSITIONS in own.weights:  # positions are fixed, and so not averaged
             held.setdefault(POSITIONS, own.weights[POSITIONS])
         yield WeightSet(head, held, True, own.where)
@@ -198,10 +196,10 @@ def _flattened(flat: Mapping[str, Any], own: WeightSet) -> Iterator[WeightSet]:
 
 def _lists(flat: Mapping[str, Any], own: WeightSet) -> Iterator[WeightSet]:
     """Yield averages that are lists in the order of the network's parameters."""
-    groups: dict[str, list[tuple[int, Stored]]] = {}
+    groups: dict[str, list[tuple[int, StoredTensor]]] = {}
     for name, value in flat.items():
         above, _, number = name.rpartition(".")
-        if number.isdigit() and isinstance(value, Stored) and _is_average(above):
+        if number.isdigit() and isinstance(value, StoredTensor) and _is_average(above):
             groups.setdefault(above, []).append((int(number), value))
     for above, numbered in groups.items():
         values = [value for _, value in sorted(numbered, key=lambda one: one[0])]
@@ -211,7 +209,9 @@ def _lists(flat: Mapping[str, Any], own: WeightSet) -> Iterator[WeightSet]:
             yield WeightSet(f"{above}.", weights, True, own.where)
 
 
-def _names_of(values: list[Stored], flat: Mapping[str, Any], own: WeightSet) -> dict[str, Stored] | None:
+def _names_of(
+    values: list[StoredTensor], flat: Mapping[str, Any], own: WeightSet
+) -> dict[str, StoredTensor] | None:
     """Return the values by the whole names of the parameters, of the network or of a module around it.
 
     `None`: their shapes fit neither.
@@ -222,7 +222,7 @@ def _names_of(values: list[Stored], flat: Mapping[str, Any], own: WeightSet) -> 
         names = [
             name
             for name, value in flat.items()
-            if name.startswith(above) and isinstance(value, Stored) and value.dtype.is_floating_point
+            if name.startswith(above) and isinstance(value, StoredTensor) and value.dtype.is_floating_point
         ]
         for some in (names, [name for name in names if name.rpartition(".")[2] != POSITIONS]):
             if [flat[name].shape for name in some] == [value.shape for value in values]:
@@ -235,7 +235,7 @@ def _unnamed(flat: Mapping[str, Any], sets: list[WeightSet]) -> str:
     counts: dict[str, int] = {}
     for name, value in flat.items():
         words = name.split(".")
-        if not isinstance(value, Stored) or len(value.shape) < 1 or not _is_average(".".join(words[:-1])):
+        if not isinstance(value, StoredTensor) or len(value.shape) < 1 or not _is_average(".".join(words[:-1])):
             continue
         last = max(k for k, word in enumerate(words[:-1]) if _parts(word) & AVERAGED)
         where = ".".join(words[: last + 1])

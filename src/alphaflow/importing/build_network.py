@@ -17,7 +17,7 @@ from .averages import WeightSet
 from .improved import GUIDANCE, canonical, rename_improved, shape_of_improved
 from .layouts import POSITIONS, SD, Scale
 from .mapping import Shape, choose_layout, fold, rename, shape_of
-from .stored import Stored
+from .stored import StoredTensor
 
 log = logging.getLogger("alphaflow")
 
@@ -145,7 +145,7 @@ def first_number(flat: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     """Return the first number among the leaves of these names."""
     values = (flat.get(name) for name in names)
     values = (
-        value.read().item() if isinstance(value, Stored) and value.shape == () else value for value in values
+        value.read().item() if isinstance(value, StoredTensor) and value.shape == () else value for value in values
     )
     return next((value for value in values if isinstance(value, int | float)), None)
 

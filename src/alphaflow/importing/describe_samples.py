@@ -8,7 +8,7 @@ from ..data.latents import read_manifest
 from ..errors import UserError
 from .averages import WeightSet
 from .build_network import BuiltNetwork, ImportOptions
-from .stored import Stored
+from .stored import StoredTensor
 
 
 def describe_samples(
@@ -74,13 +74,13 @@ def _scale(flat: Mapping[str, Any], chosen: WeightSet, built: BuiltNetwork, path
 def _statistics(flat: Mapping[str, Any], chosen: WeightSet, channels: int) -> tuple[list[Any], list[Any]]:
     """Return the offset and the divisor, (C,) or (C, h, w), that undo the normalisation of the latents.
 
-    They come from the mean and the variance that α-Flow's release stores with the weights, (1, C, h, w) or (1, C,
-    1, 1).
+    They come from the mean and the variance that α-Flow's release stores with the weights, (1, C, h, w) or
+    (1, C, 1, 1).
     """
     above = chosen.where if f"{chosen.where.removesuffix('model.')}autoencoder_mean" in flat else chosen.home
     above = above.removesuffix("model.")
     stored = [flat.get(f"{above}autoencoder_{name}") for name in ("mean", "var")]
-    if not all(isinstance(part, Stored) for part in stored):
+    if not all(isinstance(part, StoredTensor) for part in stored):
         raise UserError(
             f"it has no {above}autoencoder_mean and no _var, so the scale of its latents is not known: add "
             "--latents DST, the encoded set that it was trained on",

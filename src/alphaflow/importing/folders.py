@@ -1,5 +1,4 @@
-"""Folders of weights: one file of them, one network in parts, or accelerate's; and hints for those that cannot be
-read.
+"""Folders of weights: one file, one network in parts, or accelerate's; and hints for what cannot be read.
 
 Orbax's folders and torch.distributed's hold every tensor in pieces, which their own libraries put together.
 """
@@ -37,8 +36,7 @@ _LARGEST_INDEX = 1 << 26
 
 
 def read_source(path: str | Path) -> Content:
-    """Read a checkpoint that is a file, a network in parts (named by its index or any part), or a folder with
-    either.
+    """Read a checkpoint: a file, a network in parts (named by its index or any part), or a folder with either.
 
     Raises:
         UserError: as `read_checkpoint`; several files may be meant; or it is of a kind that another library reads,
@@ -94,8 +92,7 @@ def _read_folder(folder: Path) -> Content:
 
 
 def _together(folder: Path, names: list[str]) -> Content:
-    """Return each file as a branch that has its name: accelerate numbers the networks, and keeps averages beside
-    them."""
+    """Return each file as a branch with its name: accelerate numbers networks, and keeps averages beside them."""
     contents = {name.split(".")[0]: read_source(folder / name) for name in names}
     foreign: dict[str, int] = {}
     for entry in contents.values():
@@ -128,8 +125,7 @@ def _read_parts(index: Path) -> Content:
 
 
 def _pieces(folder: Path, given: tuple[str, ...] | None) -> str:
-    """Return what to say of a folder, or of a file in it, whose tensors another library puts together; "" for any
-    other."""
+    """Return what to say of a folder, or a file in it, whose tensors another library puts together; else ""."""
     names = given or tuple(entry.name for entry in folder.iterdir())
     marks: Mapping[str, tuple[str, ...]] = {
         ORBAX: ("_METADATA", "manifest.ocdbt", "_CHECKPOINT_METADATA"),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import UserError
-from .stored import Stored, array, type_of
+from .stored import StoredTensor, array, type_of
 
 
 class NumpyDtype:
@@ -32,7 +32,7 @@ class NumpyDtype:
 class NumpyArray:
     """A stand-in for numpy's array until its state is there."""
 
-    content: "Stored | str" = "<array>"
+    content: "StoredTensor | str" = "<array>"
 
     def __init__(self, *args: Any) -> None: ...
 
@@ -62,4 +62,4 @@ def numpy_buffer(buffer: Any, dtype: Any, shape: Any, order: str) -> NumpyArray:
 def numpy_scalar(dtype: Any, data: Any = b"") -> Any:
     """Return a number, or a string where it is none."""
     scalar = array(data, (), dtype.code) if isinstance(dtype, NumpyDtype) else "<scalar>"
-    return scalar.read().item() if isinstance(scalar, Stored) else scalar
+    return scalar.read().item() if isinstance(scalar, StoredTensor) else scalar

@@ -21,7 +21,7 @@ from .describe_samples import describe_samples
 from .folders import hint, read_source
 from .improved import is_improved
 from .read_checkpoint import Content, flatten
-from .stored import Stored
+from .stored import StoredTensor
 
 log = logging.getLogger("alphaflow")
 
@@ -135,6 +135,6 @@ def _json(value: Any) -> Any:
         return {str(key): _json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_json(item) for item in value]
-    if isinstance(value, Stored):
+    if isinstance(value, StoredTensor):
         return f"<{value.dtype}, {value.shape}>"
     return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -14,7 +14,7 @@ from ..errors import UserError
 from .averages import WeightSet
 from .layouts import Change
 from .mapping import compare_names
-from .stored import Stored
+from .stored import StoredTensor
 
 ALIASES = {
     "k_embedder": "omega_embedder",
@@ -81,12 +81,12 @@ def canonical(chosen: WeightSet) -> WeightSet:
     return replace(chosen, weights=renamed)
 
 
-def _changed(stored: Stored, change: Change) -> Stored:
+def _changed(stored: StoredTensor, change: Change) -> StoredTensor:
     read = partial(_read, stored, change)
-    return Stored(tuple(change(torch.empty(stored.shape, device="meta")).shape), stored.dtype, read)
+    return StoredTensor(tuple(change(torch.empty(stored.shape, device="meta")).shape), stored.dtype, read)
 
 
-def _read(stored: Stored, change: Change) -> Tensor:
+def _read(stored: StoredTensor, change: Change) -> Tensor:
     return change(stored.read())
 
 

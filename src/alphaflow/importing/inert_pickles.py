@@ -1,12 +1,13 @@
 """Checkpoints that hold other people's objects, read without running any of their code.
 
 `safe_pickles.load_plain` refuses a pickle that names anything foreign. A checkpoint often must name it: its
-weights
-lie in a module of a package that is not installed, its settings in an OmegaConf. Here whatever is not an array or
-a
-plain value becomes an `InertObject`, a record of the name and of what was handed to it; nothing foreign is looked
-up,
-imported or called, and the names are listed. Tensors stay where they are in the file until they are asked for.
+weights lie in a module of a package that is not installed, its settings in an OmegaConf. Here whatever is not an
+array or a plain value becomes an `InertObject`, a record of the name and of what was handed to it; nothing foreign
+is looked up, imported or called, and the names are listed. Tensors stay where they are in the file until they are
+asked for.
+
+`torch.load` would take an Unpickler of ours, too, but looks at some forms of files before that is asked, and maps the
+older form not at all (torch 2.13).
 """
 
 import io
@@ -27,7 +28,7 @@ from ..data.opcodes import check_opcodes
 from ..data.safe_pickles import KNOWN
 from ..errors import UserError, one_line
 from .foreign_arrays import NumpyArray, NumpyDtype, jax_array, numpy_buffer, numpy_scalar
-from .stored import DTYPES, Buffer, Stored, from_buffer
+from .stored import DTYPES, Buffer, StoredTensor, from_buffer
 
 ROOM = 1 << 28
 """Bytes that a pickle may have copied, beside what it holds."""
@@ -120,8 +121,7 @@ class Reader(pickle.Unpickler):
         return self._inert[origin]
 
     def _copied(self, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        """Call `make(*args)`, which copies its arguments, as often as `room` allows: a pickle may ask for it again
-        and again."""
+        """Call `make(*args)`, which copies its arguments: a pickle may ask for that until `room` is used up."""
         if not all(isinstance(arg, str | bytes | list | tuple | dict | set | frozenset) for arg in args):
             raise UserError("a container made of something else than another one: not read")
         self._room -= sum(len(arg) * (1 if isinstance(arg, str | bytes) else 64) for arg in args)
@@ -179,7 +179,7 @@ def _tensor(storage: Storage, offset: int, size: Any, stride: Any, *rest: Any, d
         except (RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"a damaged tensor ({one_line(error, 120)})") from None
 
-    return Stored(size, dtype, read)
+    return StoredTensor(size, dtype, read)
 
 
 def _typed_tensor(storage: Storage, offset: int, size: Any, stride: Any, *rest: Any) -> Any:
@@ -196,15 +196,14 @@ def _of_type(function: Callable[..., Any], kind: Any, args: tuple[Any, ...], sta
     """Stand in for torch's `_rebuild_from_type_v2`.
 
     What it would call is a stand-in already, or a wrapper's. Of a DTensor its part is taken where that is the
-    whole, as
-    with one process.
+    whole, as with one process.
     """
     built = function(*args)
     if isinstance(built, InertObject) and len(args) > 2:
         held = state if isinstance(state, tuple) else (state,)  # a class with slots has a pair
         parts = (one["_local_tensor"] for one in held if isinstance(one, Mapping) and "_local_tensor" in one)
         part = next(parts, None)
-        return part if isinstance(part, Stored) and part.shape == args[2] else built
+        return part if isinstance(part, StoredTensor) and part.shape == args[2] else built
     return built
 
 
@@ -265,8 +264,7 @@ COPIES: dict[tuple[str, str], Callable[..., Any]] = {
 SPREAD = 1 << 20
 """The most numbers that a tensor may have beyond those of its storage."""
 MOST = 1_000_000
-"""The most tensors, values and containers in a checkpoint. A training snapshot of the largest has some thousands.
-"""
+"""The most tensors, values and containers in a checkpoint. The largest training snapshots have some thousands."""
 _OLD = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
 """The beginning of torch.save's older files."""
 

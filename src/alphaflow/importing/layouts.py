@@ -1,8 +1,7 @@
 """The names that other people's diffusion transformers give their weights, and what their numbers mean.
 
 One row of `LAYOUTS` stands for each code. They share DiT's network and differ in the names of the time embeddings,
-in
-which end of the path is t = 1, and in the scale of the latents. Facts are from the papers and the public code.
+in which end of the path is t = 1, and in the scale of the latents. Facts are from the papers and the public code.
 
 | layout | code | times | latents |
 |---|---|---|---|
@@ -120,9 +119,9 @@ def _flax_rules(embedders: tuple[str, ...]) -> dict[str, Rule]:
 SD = Scale("0.18215", (0.0,) * 4, (1 / 0.18215,) * 4)
 """The scale that the makers of Stable Diffusion's autoencoders give."""
 ZHU_YU = Scale("0.18125", (0.0,) * 4, (1 / 0.18125,) * 4)
-"""Zhu Yu's scale since 28 May 2025 (commit bc5f279), with which all results of that repository are. It is one
-digit off
-Stable Diffusion's.
+"""Zhu Yu's scale since 28 May 2025 (commit bc5f279), with which all results of that repository were made.
+
+It is one digit off Stable Diffusion's.
 """
 _ZHU_YU_EARLY = Scale(
     "half of (latent - mean) / std, with constants of its own",

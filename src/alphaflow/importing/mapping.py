@@ -135,12 +135,12 @@ def _some(names: list[str], most: int = 12) -> str:
 
 
 def fold(weights: dict[str, Tensor], layout: Layout, shape: Shape, num_classes: int) -> dict[str, Tensor]:
-    """Turn renamed weights into those of a network u(z, r, t, y) in this package's convention; the input stays as
-    it is.
+    """Return renamed weights as those of a network u(z, r, t, y) in this package's convention.
 
-    A learnt variance is cut off. Reversed time is folded into the first time layer, whose sines and cosines of
-    1 - t are a rotation of those of t, and the velocity's sign into the last layer. A network of one time gets an
-    embedding of t - r that is 0 and can learn. A table without a row for "no class" gets the mean of its rows.
+    The input stays as it is. A learnt variance is cut off. Reversed time is folded into the first time layer,
+    whose sines and cosines of 1 - t are a rotation of those of t, and the velocity's sign into the last layer. A
+    network of one time gets an embedding of t - r that is 0 and can learn. A table without a row for "no class"
+    gets the mean of its rows.
     """
     folded = dict(weights)
     linear = "final_layer.linear"

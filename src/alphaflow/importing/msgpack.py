@@ -1,8 +1,10 @@
 """Flax's checkpoints: msgpack with numpy arrays, of which only plain maps, numbers, strings and arrays are read.
 
 Sources are the msgpack specification (github.com/msgpack/msgpack/blob/master/spec.md) and, for the extension
-types,
-Flax's `flax.serialization` (1: an array, as a triple of shape, type and bytes; 3: a numpy scalar, alike).
+types, Flax's `flax.serialization` (1: an array, as a triple of shape, type and bytes; 3: a numpy scalar, alike).
+
+The `msgpack` package would copy every array of the file into memory, those of the optimizer as well: its hook for
+extension types gets bytes, and no place in the file. Here arrays stay in the mapped file.
 """
 
 import struct
@@ -11,7 +13,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from .stored import Stored, array
+from .stored import StoredTensor, array
 
 _NUMBERS = {
     0xCA: ">f",
@@ -33,7 +35,7 @@ _CHUNKED = "__msgpack_chunked_array__"
 
 
 def read_msgpack(data: memoryview) -> Any:
-    """Return what a msgpack file holds; arrays stay where they are, as `Stored`.
+    """Return what a msgpack file holds; arrays stay where they are, as `StoredTensor`.
 
     Raises:
         UserError: the file is cut short, or holds something else.
@@ -97,7 +99,7 @@ def _extension(code: int, data: memoryview) -> Any:
     shape, name, content = _Reader(data).value()
     name = name if isinstance(name, str) else bytes(name).decode("utf-8", "replace")
     stored = array(content, shape, name)
-    return stored.read().item() if code == 3 and isinstance(stored, Stored) else stored
+    return stored.read().item() if code == 3 and isinstance(stored, StoredTensor) else stored
 
 
 def _join(value: Any) -> Any:
@@ -111,8 +113,8 @@ def _join(value: Any) -> Any:
     shape = tuple(value["shape"].values() if isinstance(value["shape"], dict) else value["shape"])
     chunks = value["chunks"]
     parts = list(chunks.values() if isinstance(chunks, dict) else chunks)
-    if not parts or not all(isinstance(part, Stored) for part in parts):
+    if not parts or not all(isinstance(part, StoredTensor) for part in parts):
         return f"<array of {shape}>"
-    return Stored(
+    return StoredTensor(
         shape, parts[0].dtype, lambda: torch.cat([part.read().reshape(-1) for part in parts]).reshape(shape)
     )

@@ -20,7 +20,7 @@ from ..errors import UserError, one_line
 from ..npy import read_header
 from .inert_pickles import ROOM, Reader, Storage, plain, read_pickle
 from .msgpack import read_msgpack
-from .stored import DTYPES, Stored, type_of
+from .stored import DTYPES, StoredTensor, type_of
 
 _SAFETENSORS = {
     "F64": "float64",
@@ -51,7 +51,7 @@ class Content:
     form: str
     """The file's form: torch zip, pickle, safetensors, npz or msgpack."""
     tree: dict[str, Any]
-    """Nested dictionaries, lists and plain values, with `Stored` for every tensor."""
+    """Nested dictionaries, lists and plain values, with `StoredTensor` for every tensor."""
     foreign: Mapping[str, int] = field(default_factory=dict)
     """How often the file mentions each name of foreign code, none of which was run."""
 
@@ -145,7 +145,7 @@ def _record(archive: zipfile.ZipFile, data: memoryview, name: str) -> memoryview
     return data[start : start + info.file_size]
 
 
-def _from_npz(path: Path, names: list[str]) -> Iterator[tuple[str, Stored | str]]:
+def _from_npz(path: Path, names: list[str]) -> Iterator[tuple[str, StoredTensor | str]]:
     for name in names:
         key = name.removesuffix(".npy")
         with zipfile.ZipFile(path) as archive, archive.open(name) as file:
@@ -154,7 +154,7 @@ def _from_npz(path: Path, names: list[str]) -> Iterator[tuple[str, Stored | str]
         if torch_type is None:
             yield key, f"<array of {'Python objects' if dtype.hasobject else dtype.str}>"
         else:
-            yield key, Stored(shape, torch_type[0], partial(_npz_entry, path, key, torch_type[0]))
+            yield key, StoredTensor(shape, torch_type[0], partial(_npz_entry, path, key, torch_type[0]))
 
 
 def _npz_entry(path: Path, key: str, dtype: torch.dtype) -> Tensor:
@@ -165,7 +165,7 @@ def _npz_entry(path: Path, key: str, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(read.astype(read.dtype.newbyteorder("="), copy=False))
 
 
-def _from_safetensors(path: Path) -> Iterator[tuple[str, Stored | str]]:
+def _from_safetensors(path: Path) -> Iterator[tuple[str, StoredTensor | str]]:
     file = safe_open(path, framework="pt")
     for name in file.keys():  # noqa: SIM118
         about = file.get_slice(name)
@@ -173,10 +173,11 @@ def _from_safetensors(path: Path) -> Iterator[tuple[str, Stored | str]]:
         if kind not in _SAFETENSORS:
             yield name, f"<tensor of {kind}>"
             continue
-        yield name, Stored(tuple(about.get_shape()), DTYPES[_SAFETENSORS[kind]], partial(file.get_tensor, name))
+        read = partial(file.get_tensor, name)
+        yield name, StoredTensor(tuple(about.get_shape()), DTYPES[_SAFETENSORS[kind]], read)
 
 
-def _nested(entries: Iterator[tuple[str, Stored | str]]) -> dict[str, Any]:
+def _nested(entries: Iterator[tuple[str, StoredTensor | str]]) -> dict[str, Any]:
     """Return the entries by their flat names, in which slashes stay: `flatten` takes them for dots."""
     return dict(entries)
 
@@ -195,8 +196,7 @@ def flatten(tree: Any) -> dict[str, Any]:
     """Return the leaves of a tree by their dotted names.
 
     Slashes in names become dots, too, and so do the brackets of `jax.tree_util.keystr` and of flattened
-    dictionaries'
-    tuples.
+    dictionaries' tuples.
 
     Raises:
         UserError: a name is longer than any network's.

@@ -21,7 +21,7 @@ DTYPES = {str(one).removeprefix("torch."): one for one in vars(torch).values() i
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor that is still in its file."""
 
     shape: tuple[int, ...]
@@ -59,7 +59,7 @@ def type_of(code: str) -> tuple[torch.dtype, bool] | None:
     return (DTYPES[name], code.startswith(">")) if name in DTYPES else None
 
 
-def array(data: Any, shape: Any, code: str, *, columns_first: bool = False) -> "Stored | str":
+def array(data: Any, shape: Any, code: str, *, columns_first: bool = False) -> "StoredTensor | str":
     """Return an array of numpy's from its bytes; for types that torch does not have, their name in angle brackets.
 
     Args:
@@ -81,7 +81,7 @@ def array(data: Any, shape: Any, code: str, *, columns_first: bool = False) -> "
     count = int(np.prod([int(size) for size in shape], dtype=object))
     if count * dtype.itemsize != len(content):
         raise UserError("a damaged array: its numbers are fewer or more than its shape says")
-    return Stored(shape, dtype, partial(_read, content, dtype, shape, swapped, columns_first))
+    return StoredTensor(shape, dtype, partial(_read, content, dtype, shape, swapped, columns_first))
 
 
 def _read(

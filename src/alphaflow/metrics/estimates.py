@@ -2,10 +2,10 @@
 them.
 
 A metric is computed again without each of the 8 groups of `statistics`; the spread of these values gives its
-standard
-error. It needs no second pass, works where the metric's bias depends on the number of samples (as a Fréchet
-distance's does: sub-sets all have the same bias), and gives the same interval for any batches and processes. The
-reference set counts as fixed, and so does the trained model: another seed of training is another matter.
+standard error. It needs no second pass, works where the metric's bias depends on the number of samples (as a
+Fréchet distance's does: sub-sets all have the same bias), and gives the same interval for any batches and
+processes. The reference set counts as fixed, and so does the trained model: another seed of training is another
+matter.
 
 Source: F. M. T. A. Busing, E. Meijer, R. van der Leeden, Delete-m jackknife for unequal m, Statistics and
 Computing 9, 1999.
@@ -112,11 +112,9 @@ def frechet_estimate(reference: Statistics, groups: Sequence[Moments], *, limit:
         reference: statistics of real images.
         groups: moments of each group of generated ones.
         limit: whether to extrapolate to infinitely many samples (FID∞): the bias is proportional to 1/N to first
-            order, so
-            a line through the distances of all, of all but a group and of each half, over 1/N, meets 1/N = 0
-                there. The
-            reference is taken as it is. Source: M. J. Chong, D. Forsyth, arXiv:1911.07023; the points are not
-                theirs.
+            order, so a line through the distances of all, of all but a group and of each half, over 1/N, meets 1/N
+            = 0 there. The reference is taken as it is. Source: M. J. Chong, D. Forsyth, arXiv:1911.07023; the
+            points are not theirs.
 
     Raises:
         ValueError: there are fewer than two samples, or features have other dimensions than the reference's.

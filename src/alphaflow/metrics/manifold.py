@@ -22,8 +22,7 @@ class PrecisionRecall(NamedTuple):
 
 class DensityCoverage(NamedTuple):
     """Density and coverage; more is better. `coverage` lies in [0, 1], `density` can exceed 1 and is about 1 for a
-    perfect
-    model.
+    perfect model.
     """
 
     density: float

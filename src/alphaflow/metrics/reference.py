@@ -116,8 +116,7 @@ class Reference:
 
         Raises:
             UserError: detector, preprocessing, resolution, crop, number of frames or their rate, or number of
-                features
-                differ.
+                features differ.
         """
         pairs = [
             ("detector", self.statistics.detector, detector_words(detector)),
@@ -163,8 +162,7 @@ def reference_from(path: str | os.PathLike[str], held: Mapping[str, Any], names:
 
     Raises:
         UserError: there are no `mu` and `sigma` that are a mean and a covariance: finite, symmetric, without
-            negative
-            variances in any direction.
+            negative variances in any direction.
     """
     if "mu" not in held or "sigma" not in held:
         raise UserError(f"{path} holds {', '.join(names) or 'nothing'}, not mu and sigma: it holds no statistics")

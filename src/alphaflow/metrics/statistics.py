@@ -86,8 +86,8 @@ class Moments:
     def __add__(self, other: "Moments") -> "Moments":
         """Return the moments of both sets together.
 
-        Source: T. F. Chan, G. H. Golub, R. J. LeVeque, Updating formulae and a pairwise
-        algorithm for computing sample variances, COMPSTAT 1982.
+        Source: T. F. Chan, G. H. Golub, R. J. LeVeque, Updating formulae and a pairwise algorithm for computing
+        sample variances, COMPSTAT 1982.
         """
         if len(self.mean) != len(other.mean):
             raise ValueError(f"features have {len(other.mean)} dimensions, and earlier ones {len(self.mean)}")

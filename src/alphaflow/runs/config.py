@@ -52,8 +52,7 @@ class DataConfig:
     videos of digits that move, video files, or latents of their frames."""
     path: Annotated[str, Anything(), AT_ADDRESS] = ""
     """folder: the address: a directory with one sub-directory for each class, or another form that docs/data.md
-    lists. clips: such a directory of videos, or a list, .txt or .csv. latents:
-    the DST of `alphaflow encode`."""
+    lists. clips: such a directory of videos, or a list, .txt or .csv. latents: the DST of `alphaflow encode`."""
     labels: Annotated[str, Anything(), of_data("folder")] = ""
     """folder: where labels come from, if not from the data's own: FILE.csv or FILE.csv#COLUMN, a column, a value
     of the .json beside each image, folders, or none."""
