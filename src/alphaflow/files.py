@@ -37,7 +37,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def shell_word(path: str) -> str:
-    """A path as it is typed into a shell: quoted where it must be, in `$'…'` where bytes of it are no UTF-8."""
+    """Return a path as it is typed into a shell: quoted where needed, in `$'…'` where bytes are no UTF-8."""
     if any("\udc80" <= letter <= "\udcff" for letter in path):
         text = path.replace("\\", r"\\").replace("'", r"\'")
         return f"$'{os.fsencode(text).decode(errors='backslashreplace')}'"
@@ -46,7 +46,7 @@ def shell_word(path: str) -> str:
 
 @contextlib.contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write. It takes the place of `path` after the block, or vanishes if that fails."""
+    """Give a name beside `path`, which takes the place of `path` after the block, or vanishes if that fails."""
     name = f".{path.name[:50]}.{os.getpid()}.{secrets.token_hex(4)}.tmp"  # nobody else has it, on any host
     temporary = path.with_name(name)
     try:

@@ -6,8 +6,8 @@ array or a plain value becomes an `InertObject`, a record of the name and of wha
 is looked up, imported or called, and the names are listed. Tensors stay where they are in the file until they are
 asked for.
 
-`torch.load` would take an Unpickler of ours, too, but looks at some forms of files before that is asked, and maps the
-older form not at all (torch 2.13).
+`torch.load` would take an Unpickler of ours, too, but looks at some forms of files before it is asked, and cannot
+map the older form (torch 2.13).
 """
 
 import io

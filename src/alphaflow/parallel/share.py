@@ -40,11 +40,11 @@ class Share:
         return self.rank == 0
 
     def blocks(self, count: int) -> list[int]:
-        """The first sample of each block that is this process's, of samples 0 … count - 1."""
+        """Return the first sample of each block that is this process's, of samples 0 … count - 1."""
         return [first for first in range(0, count, BLOCK) if first // BLOCK % GROUPS % self.world == self.rank]
 
     def exchange(self, value: Any) -> list[Any]:
-        """What each process says, in the order of ranks; values must be JSON's. All must call.
+        """Return what each process says, in the order of ranks; values must be JSON's. All must call.
 
         Raises:
             UserError: another process has gone; so does all that follows here.
@@ -53,7 +53,7 @@ class Share:
             return self._parallel.exchange(value) if self._parallel else [value]
 
     def from_main(self, make: Callable[[], Any]) -> Any:
-        """What the main process makes, on all of them; a value of JSON's. All must call.
+        """Return what the main process makes, on all of them; a value of JSON's. All must call.
 
         Raises:
             UserError: the main process did; the others do too, and end with the same status.
@@ -86,7 +86,7 @@ class Share:
             dist.all_reduce(tensor, group=self._host)
 
     def collect(self, parts: Mapping[int, Tensor]) -> Tensor | None:
-        """The rows (N, …) of all processes in the order of their samples, on the main process; None elsewhere.
+        """Return the rows (N, …) of all processes in the order of samples, on the main process; None elsewhere.
 
         Args:
             parts: this process's rows by the number of their first one: (B, …), on the CPU, of one type and shape
