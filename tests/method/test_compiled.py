@@ -220,7 +220,7 @@ def test_functions_in_place_are_known_by_the_one_without_the_underscore():
 
 @pytest.mark.slow
 def test_inductor_agrees_at_each_kind_of_alpha():
-    net = network()
+    net = network("MLP")  # three graphs: of a DiT they take minutes, and a compiled run has one
     objective = af.AlphaFlow(alpha=lambda k: (1.0, 0.5, 0.0)[min(k, 2)], flow_ratio=0.25, derivative="fused")
     compiled = Compiled(objective)
     for k in range(3):
