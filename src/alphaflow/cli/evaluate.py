@@ -177,7 +177,8 @@ def _of_run(
     )
 
 
-def _parse(words: list[str]) -> argparse.Namespace:
+def _parser() -> Parser:
+    """Build the parser of the command's words."""
     parser = Parser(
         prog="alphaflow evaluate",
         description="Score a trained run against its own data, in every combination of what is listed.",
@@ -234,7 +235,12 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--plot", type=Path, metavar="FILE.png", help="figures against evaluations, midpoints, guidance"
     )
-    args = parser.parse_args(words)
+    return parser
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    """Read the words; refuse those that do not go together, before anything is loaded."""
+    args = _parser().parse_args(words)
     drawing = ("nfe", "method", "midpoint", "times", "guidance", "ema", "count", "labels", "seed", "out")
     alone = ("device",) if args.detector is None else ()
     given = [name for name in (*drawing, *alone) if getattr(args, name) is not None]

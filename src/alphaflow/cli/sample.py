@@ -15,27 +15,7 @@ from .words import share_of_run
 
 def run(words: list[str]) -> None:
     """Generate samples into a file or folder."""
-    parser = Parser(prog="alphaflow sample", description="Generate with a trained run.")
-    parser.add_argument("run", type=Path, help="the folder of a run")
-    parser.add_argument(
-        "--out",
-        required=True,
-        help="FILE.npz, GRID.png, or FOLDER/ for single PNGs; of videos also FILE.gif and FILE.mp4",
-    )
-    parser.add_argument("--count", type=int, default=64, help="how many (64)")
-    parser.add_argument(
-        "--labels", help="balanced (the default), random, or classes to go round in: 0,1 or cat,dog"
-    )
-    parser.add_argument("--nfe", type=int, help="network evaluations (1)")
-    parser.add_argument("--guidance", type=float, default=1.0, help="its scale (1: none)")
-    parser.add_argument(
-        "--guide-from", type=float, default=0.0, metavar="T", help="guide from this t on, if told in training (0)"
-    )
-    parser.add_argument("--guide-to", type=float, default=1.0, metavar="T", help="and up to this one (1)")
-    parser.add_argument("--rate", type=float, help="of videos, frames a second (8)")
-    parser.add_argument("--vae", help="of a run on latents: where the autoencoder is, if not where it was")
-    add_sampler_options(parser)
-    args = parser.parse_args(words)
+    args = _parser().parse_args(words)
     times, method = times_of(args.times), method_of(args.method)
     if times is not None and args.nfe is not None:
         raise UserError("--nfe and --times both say which evaluations: give one of them", status=2)
@@ -78,6 +58,35 @@ def run(words: list[str]) -> None:
             rate=8.0 if args.rate is None else args.rate,
         )
     print(args.out)
+
+
+def _parser() -> Parser:
+    """Build the parser of the command's words."""
+    parser = Parser(prog="alphaflow sample", description="Generate with a trained run.")
+    parser.add_argument("run", type=Path, help="the folder of a run")
+    parser.add_argument(
+        "--out",
+        required=True,
+        help="FILE.npz, GRID.png, or FOLDER/ for single PNGs; of videos also FILE.gif and FILE.mp4",
+    )
+    parser.add_argument("--count", type=int, default=64, help="how many (64)")
+    parser.add_argument(
+        "--labels", help="balanced (the default), random, or classes to go round in: 0,1 or cat,dog"
+    )
+    parser.add_argument("--nfe", type=int, help="network evaluations (1)")
+    parser.add_argument("--guidance", type=float, default=1.0, help="its scale (1: none)")
+    parser.add_argument(
+        "--guide-from",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="guide from this t on, if trained with intervals (0)",
+    )
+    parser.add_argument("--guide-to", type=float, default=1.0, metavar="T", help="and up to this one (1)")
+    parser.add_argument("--rate", type=float, help="of videos, frames a second (8)")
+    parser.add_argument("--vae", help="of a run on latents: where the autoencoder is, if not where it was")
+    add_sampler_options(parser)
+    return parser
 
 
 @contextlib.contextmanager
