@@ -8,7 +8,6 @@ k + n, …, and whoever is last writes the manifest.
 
 import logging
 import os
-import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,7 +30,6 @@ from .vae import VAE
 
 log = logging.getLogger("alphaflow")
 _AHEAD_BYTES = 64 * 2**20  # of decoded images that wait for the autoencoder
-_SPEAK_EVERY = 60.0  # seconds between lines of progress where there is no terminal
 
 
 def encode(
@@ -65,9 +63,11 @@ def encode(
             kept = plan.shards - len(plan.missing(root))
             log.info("encoding %d images into %d shards (%d are there already)", images, len(todo), kept)
         bad, skipped = Tolerance(settings.tolerance, plan.images, root), []
-        with _Progress(images, processes) as progress, _Decoded(source, plan, todo) as stream:
+        label = "encoding" if processes.world == 1 else f"encoding, process 0 of {processes.world}"
+        bar = ProgressBar(label, 0, images, unit="images", shown=processes.main)
+        with bar, _Decoded(source, plan, todo) as stream:
             for number in todo:
-                skipped += _encode_shard(root, number, stream, source, vae, plan, batch_size, progress)
+                skipped += _encode_shard(root, number, stream, source, vae, plan, batch_size, bar)
                 bad(skipped)
         return finish(root, plan, source, settings.tolerance)
 
@@ -80,7 +80,7 @@ def _encode_shard(
     vae: VAE,
     plan: EncodingPlan,
     batch_size: int,
-    progress: "_Progress",
+    bar: ProgressBar,
 ) -> list[str]:
     """Take the shard's images off the stream, and write it; return what had to be skipped, in words."""
     span = plan.span(number)
@@ -104,7 +104,7 @@ def _encode_shard(
             waiting.append(image)
         if len(waiting) == batch_size:
             flush()
-        progress.advance(len(skipped))
+        bar.update(bar.done + 1, f"{len(skipped)} skipped in this shard" if skipped else "")
     flush()
     labels = None if source.labels is None else source.labels[kept]
     for stale in root.glob(f".{shard_name(number)}.*.tmp"):
@@ -172,39 +172,3 @@ class _Decoded(Iterator[NDArray[np.uint8] | str]):
 
     def __exit__(self, *error: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-class _Progress:
-    """Images done, images a second and time left: a bar on a terminal, else a line a minute."""
-
-    def __init__(self, total: int, processes: Processes) -> None:
-        self.total, self.done, self.skipped = total, 0, 0
-        self.processes = processes
-        self.start = self.spoken = time.monotonic()
-        self.bar = ProgressBar("encoding", 0, total, unit="images", shown=processes.rank == 0)
-
-    def __enter__(self) -> "_Progress":
-        self.bar.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.__exit__(None, None, None)
-
-    def advance(self, skipped: int) -> None:
-        self.done += 1
-        now = time.monotonic()
-        self.bar.update(self.done, f"{skipped} skipped in this shard" if skipped else "")
-        if now - self.spoken > _SPEAK_EVERY and self.processes.rank == 0:
-            self.spoken = now
-            rate = self.done / (now - self.start)
-            share = f" (process 0 of {self.processes.world})" if self.processes.world > 1 else ""
-            left = duration((self.total - self.done) / rate)
-            log.info("%d of %d images%s, %.1f images/s, %s left", self.done, self.total, share, rate, left)
-
-
-def duration(seconds: float) -> str:
-    """Return a time in words: 1 h 5 min, 3 min, 20 s."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

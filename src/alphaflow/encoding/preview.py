@@ -8,7 +8,8 @@ import numpy as np
 
 from ..data.sources import Source, decode_or_reason
 from ..errors import UserError
-from .encode import duration, versions
+from ..progress import duration
+from .encode import versions
 from .plan import EncodingPlan, EncodingSettings, plan_for
 from .vae import VAE
 

@@ -2,8 +2,7 @@
 
 import contextlib
 import logging
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,6 @@ log = logging.getLogger("alphaflow")
 
 MOST = 100_000_000
 """The largest number of samples in one draw; their classes alone take 800 MB."""
-
-LOG_EVERY = 60.0
-"""The seconds between log lines on the progress of a draw, where no terminal shows a bar."""
 
 
 def check_draw(
@@ -68,38 +64,16 @@ def draw_into(
         UserError: see `samples_into`, `videos_into`, `Generator.samples`.
     """
     write: Write | None = None
-    with _progress(len(labels)) as advance, contextlib.ExitStack() as opened:
+    with ProgressBar("sampling", 0, len(labels), unit="samples") as bar, contextlib.ExitStack() as opened:
         for chunk in generator.chunks(labels, sampler):
             shown = generator.pictures(chunk)
             if write is None:
                 write = opened.enter_context(_file(out, shown.shape[1:], labels.numpy(), columns, rate))
             write(shown)
-            advance(len(shown))
+            bar.update(bar.done + len(shown))
 
 
 def _file(out: str, shape: Sequence[int], labels: Any, columns: int | None, rate: float) -> Any:
     if len(shape) == 4:
         return videos_into(out, shape, labels.astype(np.int64), columns, rate=rate)
     return samples_into(out, shape, labels.astype(np.int64), columns)
-
-
-@contextlib.contextmanager
-def _progress(count: int) -> Iterator[Any]:
-    """Yield a function that takes each number of samples done, and shows a bar on a terminal or logs a line
-    a minute."""
-    with ProgressBar("sampling", 0, count, unit="samples") as bar:
-        start = logged = time.monotonic()
-        done = 0
-
-        def advance(more: int) -> None:
-            nonlocal done, logged
-            done += more
-            bar.update(done)
-            now = time.monotonic()
-            if not bar.shown and now - logged >= LOG_EVERY and done < count:
-                rate = done / (now - start)
-                left = (count - done) / rate / 60
-                log.info("%s of %s samples, %.1f a second, %.0f min left", f"{done:,}", f"{count:,}", rate, left)
-                logged = now
-
-        yield advance
