@@ -223,3 +223,32 @@ def test_class_filters_and_balance_are_settings(home, tmp_path, capsys):
     assert "unknown class 'cow'" in capsys.readouterr().err
     with pytest.raises(UserError, match="not images"):
         Generator(torch.nn.Identity(), (2,), 0, (), "points", 0, torch.device("cpu"))(1)
+
+
+def test_what_is_asked_for_goes_by_the_command_s_own_options(home, tmp_path, capsys, caplog):
+    """Folders speak of `train`'s options; `encode` has others for the same, and `stats` has none."""
+    for part in ("train", "val"):
+        (tmp_path / "photos" / part).mkdir(parents=True)
+        Image.new("RGB", (20, 20)).save(tmp_path / "photos" / part / "0.png")
+    words = ["encode", str(tmp_path / "photos"), str(tmp_path / "set"), "--vae", str(home / "vae"), "--size", "16"]
+    said = refused(words, capsys)
+    assert "give one of them, " in said and "add --labels folders" in said and "--data." not in said
+    assert run([*words, "--labels", "folders", "--flips", "none"]) == 0
+    words = ["stats", str(tmp_path / "photos"), str(tmp_path / "s.npz"), "--detector", "digits", "--size", "8"]
+    said = refused(words, capsys)
+    assert said.rstrip().endswith("photos/train") and "--data." not in said
+    for part in ("train", "val"):
+        shutil.rmtree(tmp_path / "photos" / part)
+    (tmp_path / "photos" / "one").mkdir()
+    Image.new("RGB", (20, 20)).save(tmp_path / "photos" / "one" / "0.png")
+    words = [
+        "encode",
+        str(tmp_path / "photos"),
+        str(tmp_path / "lone"),
+        "--vae",
+        str(home / "vae"),
+        "--size",
+        "16",
+    ]
+    assert run(words) == 0
+    assert "is one class, one: give" in caplog.text and "--data." not in caplog.text

@@ -160,7 +160,10 @@ def test_two_images_may_share_a_row_by_their_stem(tmp_path: Path) -> None:
     [
         ("file,label\n" + rows("{f},\n"), r"no label for 6 of the 6"),
         ("file,label\n" + rows("{f},{k}\n").replace(",1\n", ",-1\n"), r"000002\.jpg has the label -1"),
-        ("file,label\n" + "x" * 200_000 + ",1\n", r"cannot read labels from .*field larger"),
+        (
+            "file,label\n" + "x" * 200_000 + ",1\n",
+            r"cannot read labels from .*a cell of more than 131,072 characters",
+        ),
         (rows("{f}\n"), "fewer than two columns"),
         ("path,label\n" + rows("x{f},{w}\n"), r"no column that names the images.*first image is 000001\.jpg"),
     ],
@@ -314,3 +317,9 @@ def test_no_table_raises_anything_but_an_error_for_people(
             assert "l.csv" in str(error) or "images" in str(error)
         else:
             assert source.labels is not None and len(source.class_names) in (1, 2)
+
+
+def test_a_column_without_a_name_is_called_by_its_number(root: Path) -> None:
+    """As in pandas' index, and in CelebA's list of attributes, whose header leaves it out."""
+    source = open_source(str(root), labels=write(root, ",label\n" + rows("{f},{w}\n")))
+    assert source.origin == "labels from l.csv (column 'label', images by column 1, which has no name)"

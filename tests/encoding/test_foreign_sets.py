@@ -117,7 +117,7 @@ def test_shards_that_outweigh_the_samples_are_asked_about(tmp_path, capsys) -> N
 # ---------------------------------------------------------------------------------- what is left of a refusal
 
 
-@pytest.mark.parametrize("wrong", [("--second", "none", "--multiplied", "1e30"), ("--second", "std"), ()])
+@pytest.mark.parametrize("wrong", [("--second", "none", "--multiplied", "1e-6"), ("--second", "std"), ()])
 def test_a_refused_command_can_be_mended(tmp_path, capsys, wrong) -> None:
     """By other words, or by other files: nothing is left that the next would be measured by."""
     for k in range(N):
@@ -388,7 +388,7 @@ def test_the_first_sample_may_be_broken(tmp_path) -> None:
         convert(open_foreign(str(tmp_path / "src")), tmp_path / "other", SETTINGS)
 
 
-@pytest.mark.parametrize("value", ["inf", "nan", "0", "-1", "-inf"])
+@pytest.mark.parametrize("value", ["inf", "nan", "0", "-1", "-inf", "1e300", "1e-300"])
 def test_a_factor_that_is_none_is_a_wrong_word(tmp_path, capsys, value) -> None:
     write(tmp_path / "src")
     assert run([*encode(tmp_path / "src", tmp_path / "out"), f"--multiplied={value}"]) == 2

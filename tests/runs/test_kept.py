@@ -381,6 +381,13 @@ def test_resuming_sets_latest_right_and_clears_what_dead_processes_left(copy):
     assert not [path for path in copy.rglob("*") if path.name.endswith(".tmp")]
 
 
+def test_a_run_that_ended_before_its_first_checkpoint_begins_again_without_a_warning(copy, caplog):
+    shutil.rmtree(copy / "checkpoints")
+    Trainer.resume(RunFolder(copy)).train()
+    assert checkpoint.newest(copy / "checkpoints").step == 8
+    assert "latest" not in caplog.text and "start it anew" not in caplog.text
+
+
 def test_a_finished_run_on_a_read_only_disk_is_said_to_be_finished(copy, capsys):
     """And one that is not is refused in one line."""
     if os.geteuid() or not shutil.which("mount"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from . import Parser
+from .words import number, options_called
 
 
 def run(words: list[str]) -> None:
@@ -46,11 +47,12 @@ def run(words: list[str]) -> None:
         )
     else:
         assert vae is not None
-        source: Source = (
-            open_source(known.source, labels=known.labels)
-            if not known.frames
-            else ClipFrames(known.source, frames=known.frames, rate=known.rate, size=known.size)
-        )
+        with options_called({"--data.path ": "", "--data.labels": "--labels"}):
+            source: Source = (
+                open_source(known.source, labels=known.labels)
+                if not known.frames
+                else ClipFrames(known.source, frames=known.frames, rate=known.rate, size=known.size)
+            )
         if not known.frames and processes.rank == 0:
             found = found_words(
                 source.address,
@@ -105,8 +107,6 @@ def _check(known: argparse.Namespace) -> None:
             raise UserError(f"--{option} {getattr(known, name)} must be a number above 0", status=2)
     if known.kind == "images" and not known.vae:
         raise UserError("no autoencoder given: add --vae sd-vae-ft-ema, or a folder of yours", status=2)
-    if not 0 < known.multiplied < float("inf"):
-        raise UserError(f"--multiplied {known.multiplied} must be a number above 0", status=2)
     if known.frames is not None and (known.frames < 1 or known.flips == "drawn" or known.labels):
         raise UserError(
             f"--frames {known.frames} must be at least 1, and goes with neither --flips drawn, which would mirror "
@@ -141,7 +141,10 @@ def _parser() -> Parser:
         help="--from latents: what the second half of the channels is; none: all are latents",
     )
     parser.add_argument(
-        "--multiplied", type=float, default=1.0, help="--from latents: they were multiplied by this (1): 0.18215"
+        "--multiplied",
+        type=number(float, low=1e-6, high=1e6),
+        default=1.0,
+        help="--from latents: they were multiplied by this (1): 0.18215",
     )
     parser.add_argument("--size", type=int, help="side of the images in pixels (256)")
     parser.add_argument("--crop", choices=("lanczos", "box"), help="lanczos, or box as ADM's")

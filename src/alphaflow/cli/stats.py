@@ -5,7 +5,7 @@ from pathlib import Path
 from ..errors import UserError, choose
 from ..runs.conditions import DETECTORS
 from . import Parser
-from .words import check_writable, count, number
+from .words import check_writable, count, number, options_called
 
 
 def run(words: list[str]) -> None:
@@ -42,15 +42,16 @@ def run(words: list[str]) -> None:
     share = Share(parallel)
     device = parallel.device(choose_device(known.device))
     detector = load_detector(known.detector, path=known.detector_path, device=device)
-    reference = reference_of(
-        known.source,
-        detector,
-        size=known.size,
-        crop=known.crop,
-        frames=known.frames,
-        rate=known.rate,
-        share=share,
-    )
+    with options_called({"--data.path ": "", "; to train on them as classes, add --data.labels folders": ""}):
+        reference = reference_of(
+            known.source,
+            detector,
+            size=known.size,
+            crop=known.crop,
+            frames=known.frames,
+            rate=known.rate,
+            share=share,
+        )
     if not share.main:
         return
     reference.write(known.out)

@@ -5,8 +5,10 @@ and `source` where an argument says `type=int`, `float` and `Path`, and `target`
 """
 
 import argparse
+import contextlib
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +16,7 @@ from ..errors import UserError
 from ..runs.conditions import WIDEST
 from ..runs.constraints import Range
 
+log = logging.getLogger("alphaflow")
 Number = TypeVar("Number", int, float)
 
 MOST = 10**12
@@ -49,6 +52,31 @@ def number(
 def count(least: int = 1, most: int = MOST) -> Callable[[str], int]:
     """Return a reader of a whole number of things."""
     return number(int, least, most)
+
+
+@contextlib.contextmanager
+def options_called(names: Mapping[str, str]) -> Iterator[None]:
+    """Let errors and lines of the log name this command's options, where what is called speaks of `train`'s.
+
+    names: from the words of train to those of this command; "" leaves them out.
+    """
+
+    def own(text: str) -> str:
+        for theirs, ours in names.items():
+            text = text.replace(theirs, ours)
+        return text
+
+    def rename(record: logging.LogRecord) -> bool:
+        record.msg, record.args = own(record.getMessage()), ()
+        return True
+
+    log.addFilter(rename)
+    try:
+        yield
+    except UserError as error:
+        raise UserError(own(str(error)), status=error.status, reported=error.reported) from error.__cause__
+    finally:
+        log.removeFilter(rename)
 
 
 share_of_run = number(float, above=0, high=WIDEST)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -46,8 +45,8 @@ def convert(
         UserError: a scalar scale lacks an autoencoder, samples have another form, and whatever `encode` raises.
     """
     processes = processes or Processes.launched()
-    if not 0 < multiplied < math.inf:
-        raise UserError(f"--multiplied {multiplied} must be a number above 0", status=2)
+    if not 1e-6 <= multiplied <= 1e6:  # beyond, float16 holds nothing of what is left
+        raise UserError(f"--multiplied {multiplied} must be a number from 1e-06 to 1e+06", status=2)
     scale_of(settings, vae)
     first = _first(source, second, multiplied)
     with begun(

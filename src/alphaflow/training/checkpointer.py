@@ -134,16 +134,19 @@ class Checkpointer:
         """Remove what dead processes left half-written; let `latest` lead to the newest checkpoint again."""
         if not self.parallel.main:
             return
-        for folder in (self.folder.checkpoints, self.folder.averages):
-            checkpoint.clear(folder)
+        for parent in (self.folder.checkpoints, self.folder.averages):
+            checkpoint.clear(parent)
         path = self.folder.path
         earlier = [path / "config.tmp", path / "metrics.tmp"]  # of earlier versions
         for file in (*earlier, *path.glob(".*.tmp"), *self.folder.samples.glob(".*.tmp")):
             with contextlib.suppress(OSError):
                 file.unlink()
+        folder = self.folder.checkpoints
+        if not checkpoint.steps_in(folder) and latest_link.place_of_copy(folder) is None:
+            return  # the run ended before its first
         try:
-            newest = checkpoint.newest(self.folder.checkpoints)
-            latest_link.repair(self.folder.checkpoints, newest.path, checkpoint.step_of)
+            newest = checkpoint.newest(folder)
+            latest_link.repair(folder, newest.path, checkpoint.step_of)
         except (UserError, OSError) as error:
             log.warning("checkpoints/latest stays as it is: %s", error)
 

@@ -73,7 +73,8 @@ def by_table(
     label = _label_column(file, asked, header, rows, images)
     called = Path(file).name.rpartition("!")[2]
     if header:
-        called += f" (column {header[label]!r}, images by {header[images]!r})"
+        by = repr(header[images]) if header[images] else f"column {images + 1}, which has no name"
+        called += f" (column {header[label]!r}, images by {by})"
     if not asked:
         _refuse_splits(file, header, rows, (images, label), [fits(row[images]) for row in rows])
     values = [row[label].strip() for row in rows]

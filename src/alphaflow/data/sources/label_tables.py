@@ -113,7 +113,9 @@ def _of_marks(file: Path, numbered: list[tuple[int, str]], mark: str) -> Rows:
     try:
         rows = [(int(reader.line_num), row) for row in reader if row]
     except csv.Error as error:
-        raise UserError(f"cannot read labels from {file} ({error}): give a CSV file") from None
+        most = csv.field_size_limit()
+        problem = f"a cell of more than {most:,} characters" if "field larger" in str(error) else str(error)
+        raise UserError(f"cannot read labels from {file} ({problem}): give a CSV file of labels") from None
     if not rows:
         return []
     header = next((words for words in remarks if words[0].strip().lower() in FILES | IDS), None)
