@@ -25,12 +25,12 @@ from machine import RESULTS, machine
 
 
 class Load:
-    """Sends wishes from several clients at once, until a number of them or of seconds is reached."""
+    """Sends requests from several clients at once, until a number of them or of seconds is reached."""
 
     def __init__(self, address: str, clients: int) -> None:
         self.place, self.clients = urlsplit(address), clients
 
-    def run(self, wish: Any, requests: int, seconds: float) -> dict[str, Any]:
+    def run(self, body: Any, requests: int, seconds: float) -> dict[str, Any]:
         numbers, lock, end = count(), Lock(), time.perf_counter() + seconds
         waits: list[float] = []
         answers: Counter[str] = Counter()
@@ -44,7 +44,7 @@ class Load:
                     return
                 start = time.perf_counter()
                 try:
-                    connection.request("POST", "/api/generate", json.dumps(wish(number)))
+                    connection.request("POST", "/api/generate", json.dumps(body(number)))
                     reply = connection.getresponse()
                     whole = reply.read().startswith(b"\x89PNG")
                     answer = "ok" if reply.status == 200 and whole else f"status {reply.status}"

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -165,6 +166,15 @@ def test_memory_stays_flat(demo):
 def browser() -> Iterator[Any]:
     with chromium() as browser:
         yield browser
+
+
+def test_the_page_has_what_its_script_and_style_name():
+    """On a machine without a browser, too: an id that the page lacks stops the script."""
+    folder = resources.files("alphaflow.demo") / "page"
+    page, *others = ((folder / name).read_text() for name in ("index.html", "demo.js", "demo.css"))
+    made = set(re.findall(r'id="([\w-]+)"', page))
+    named = set(re.findall(r'find\("#([\w-]+)', others[0])) | set(re.findall(r"^#([\w-]+) ", others[1], re.M))
+    assert {"title", "models", "request", "problem"} <= named <= made
 
 
 @pytest.fixture
