@@ -38,7 +38,7 @@ def test_power_and_c_enter_the_weight(kind):
     error, alpha = torch.tensor([0.5, 2.0], dtype=torch.float64), torch.tensor([0.3, 1.0], dtype=torch.float64)
     weight = Weight(kind=kind, power=0.5, c=0.1)(error, alpha, 6, alpha, alpha)
     inside = {"adaptive": error + 0.1, "scaled": error + alpha**2 * 0.1, "power": 6 * error + 0.1}[kind]
-    assert_same(weight, (6 if kind == "power" else alpha) / inside.sqrt())
+    assert_same(weight, {"adaptive": alpha, "scaled": 1, "power": 6}[kind] / inside.sqrt())
 
 
 def test_with_power_1_the_weighted_loss_sits_near_1_whatever_the_model_does(data):
@@ -90,23 +90,32 @@ def test_members_that_sum_over_dimensions_train_in_4096_of_them_as_in_64(member)
     assert many[1] == pytest.approx(few[1], rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["adaptive", "scaled"])
-def test_only_the_scaled_weight_is_continuous_at_alpha_0(net, data, kind):
-    """Δ_α ≈ α Δ_MeanFlow: under the adaptive weight the r < t rows fade with α², then jump to 1 at α = 0."""
-    x, y = data
+@pytest.mark.parametrize("power", [1.0, 0.75, 0.5])
+def test_the_scaled_weight_is_continuous_at_alpha_0(net, data, power):
+    """Δ_α ≈ α Δ_MeanFlow, and the weight gives the r < t rows MeanFlow's gradient whatever the power."""
+    errors, _ = jumps(net, data, Weight(kind="scaled", power=power))
+    assert order(SMALL, errors) == pytest.approx(1, abs=0.1)
+    assert errors[-1] < 5e-3
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5])
+def test_the_adaptive_weight_jumps_at_alpha_0(net, data, power):
+    """Its r < t rows fade with α², then stand at 1 at α = 0."""
+    errors, share = jumps(net, data, Weight(kind="adaptive", power=power))
+    assert errors[-1] > 0.99
+    assert share < 1e-2
+
+
+def jumps(net: SmallNet, data: tuple[Tensor, Tensor], weight: Weight) -> tuple[list[float], float]:
+    """Return the relative distances of the gradient from that at α = 0 as α falls, and the last one's length."""
 
     def slope(alpha: float) -> Tensor:
-        objective = AlphaFlow(alpha=alpha, flow_ratio=0.0, weight=Weight(kind=kind))
-        return gradient(objective(net, x, y, generator=keyed()).loss, net)
+        objective = AlphaFlow(alpha=alpha, flow_ratio=0.0, weight=weight)
+        return gradient(objective(net, *data, generator=keyed()).loss, net)
 
     limit = slope(0.0)
     errors = [float((slope(alpha) - limit).norm() / limit.norm()) for alpha in SMALL]
-    if kind == "scaled":
-        assert order(SMALL, errors) == pytest.approx(1, abs=0.1)
-        assert errors[-1] < 5e-3
-    else:
-        assert errors[-1] > 0.99
-        assert slope(SMALL[-1]).norm() < 1e-2 * limit.norm()
+    return errors, float(slope(SMALL[-1]).norm() / limit.norm())
 
 
 SMALL = [2.0**-k for k in range(7, 13)]

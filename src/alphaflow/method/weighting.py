@@ -17,7 +17,8 @@ class Weight:
 
     kind: with a = α on rows with r < t and 0 < α < 1, else a = 1, and p the `power`:
         adaptive    a / (E + c)^p           α-Flow's (arXiv 2510.20771; c = 1e-3, p = 1)
-        scaled      a / (E + a² c)^p        the same, made continuous at α → 0: there E ≈ α² E_MeanFlow
+        scaled      a^(2p-1) / (E + a² c)^p the same, made continuous at α → 0: there u - target ≈ α q and E ≈ α² Q
+                                            with q and Q of MeanFlow, so that weight (u - target) → q / (Q + c)^p
         power       D / (D E + c)^p         MeanFlow's own (arXiv 2505.13447; c = 1e-2, p = 1 as released): the
                                             row's loss is S / (S + c)^p, S = D E the sum over its dimensions
         definition  1 / a                   Definition 1 of α-Flow as printed; the theorem's consistency weights
@@ -57,7 +58,7 @@ class Weight:
         if self.kind == "power":
             return dimensions * (error * dimensions + c) ** -self.power
         if self.kind == "scaled":
-            return alpha / (error + alpha**2 * c) ** self.power
+            return alpha ** (2 * self.power - 1) / (error + alpha**2 * c) ** self.power
         return alpha / (error + c) ** self.power
 
 
