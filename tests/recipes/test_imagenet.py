@@ -248,7 +248,7 @@ def test_dry_run_asks_the_data_where_they_are(capsys) -> None:
 def test_where_labels_drop_says_nothing_where_none_does(words: list[str], capsys) -> None:
     assert run(["train", "digits", "--dry-run", *words]) == 2
     assert "says nothing here: it goes with objective.label_drop above 0" in capsys.readouterr().err
-    assert run(["train", "digits", "--dry-run", *words, "--objective.label-drop", "0.1"]) == 0
+    assert run(["train", "digits", "--dry-run", "--gpus", "1", *words, "--objective.label-drop", "0.1"]) == 0
 
 
 @pytest.mark.parametrize(

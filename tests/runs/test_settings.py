@@ -391,6 +391,6 @@ def test_booleans_are_taken_as_shells_write_them(words):
     ],
 )
 def test_a_plan_takes_as_many_gpus_as_divide_the_batch(words, said, capsys):
-    assert run(["train", "toy", "--dry-run", *words.split()]) == 0
+    assert run(["train", "toy", "--dry-run", "--mfu", "0.4", *words.split()]) == 0
     told = capsys.readouterr().out
     assert said in told and ("planned for" in told) is ("planned for" in said)

@@ -162,7 +162,12 @@ def _plan(known: argparse.Namespace, settings: list[str]) -> None:
             f"{given['gpus']} (--gpus)"
         )
     machine = estimate.Machine(**{name: value for name, value in given.items() if value is not None})
-    print(estimate.describe(estimate.plan(config, shape, classes, machine)))
+    plan = estimate.plan(config, shape, classes, machine)
+    print(estimate.describe(plan), flush=True)
+    if known.gpus is None and known.mfu is None:  # these ask about another machine
+        from ..costs.measured import measure
+
+        print(f"{'here':10} {measure(config, shape, classes, plan)}")
 
 
 def _dividing(config: "Config", most: int) -> int:

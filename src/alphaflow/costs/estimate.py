@@ -220,7 +220,7 @@ def describe(plan: CostEstimate) -> str:
         "objective": plan.objective,
         "step": f"{plan.step_flops:.3g} FLOPs: {passes}",
         "whole run": f"{plan.step_flops * config.steps:.3g} FLOPs",
-        "time": f"{_duration(plan.seconds)} on {machine.gpus} GPUs of {plan.tflops:g} TFLOP/s at "
+        "time": f"{duration(plan.seconds)} on {machine.gpus} GPUs of {plan.tflops:g} TFLOP/s at "
         f"{100 * machine.mfu:g} % of it (--gpus, --peak-tflops, --mfu)",
         "memory": f"{_bytes(memory)} a GPU: {_bytes(plan.states)} weights and optimizer "
         f"({config.parallel.strategy}), {_bytes(plan.activations)} activations, {share}; temporaries come on top",
@@ -229,10 +229,16 @@ def describe(plan: CostEstimate) -> str:
     return "\n".join(f"{name:10} {text}" for name, text in rows.items())
 
 
-_UNITS: tuple[tuple[str, float], ...] = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0))
+_UNITS: tuple[tuple[str, float], ...] = (
+    ("years", 365 * 86400.0),
+    ("days", 86400.0),
+    ("hours", 3600.0),
+    ("minutes", 60.0),
+)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a length of time in the largest unit that it holds."""
     for unit, length in _UNITS:
         if seconds >= 1.5 * length:
             return f"{seconds / length:.1f} {unit}"

@@ -1,0 +1,153 @@
+"""The time of a run on this machine, from a few of its steps that are really taken."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..data import Batch
+from ..devices import choose_device, prepare
+from ..models.ema import EMA
+from ..parallel.blocks import recompute_blocks
+from ..runs.build import build_model, build_objective
+from ..runs.config import Config
+from ..training.loss import Loss
+from .estimate import CostEstimate, duration
+
+SECONDS = 1.0
+"""As long may a measured step take: with more rows than fit, it is measured on fewer."""
+PARTS = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Where in the schedule steps are taken: what they cost depends on α."""
+LONGEST = 0.5
+"""As many seconds may one sample's step take by the machine's arithmetic; beyond that none is taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredTime:
+    """The time of a run, by the steps that were taken."""
+
+    seconds: float
+    """Seconds of one whole step, mean over the schedule; data, checkpoints and observers come on top."""
+    steps: int
+    """The number of steps of the run."""
+    rows: int
+    """The samples of each step that was taken."""
+    batch_size: int
+    """The samples of a step of the run: the time is taken to grow in proportion."""
+    device: str
+    """The device, in words."""
+
+    def __str__(self) -> str:
+        fewer = (
+            f", measured on {self.rows} of its {self.batch_size} samples" if self.rows < self.batch_size else ""
+        )
+        return (
+            f"{duration(self.seconds * self.steps)} on {self.device}: {self.seconds:.3g} s a step, mean of "
+            f"{len(PARTS)} steps through the schedule{fewer}; compilation, data and checkpoints left out"
+        )
+
+
+def measure(config: Config, shape: Sequence[int], num_classes: int, plan: CostEstimate) -> MeasuredTime | str:
+    """Take a few steps of the run on random samples, all through its schedule.
+
+    Args:
+        config: the run's settings. A teacher is left out of account: with one, nothing is measured.
+        shape: that of a sample.
+        num_classes: the data's number of classes.
+        plan: what the run costs by arithmetic.
+
+    Returns:
+        the time, or in words why nothing was measured.
+    """
+    device = choose_device(config.device)
+    if config.distill.teacher:
+        return "not measured: there is a teacher"
+    rate = _flops_per_second(device, config.precision)
+    if plan.step_flops / config.batch_size > LONGEST * rate:
+        return (
+            f"{duration(plan.step_flops / rate * config.steps)} at the least: the step's FLOPs at the "
+            f"{rate / 1e9:.3g} GFLOP/s of {config.precision} products on {_words(device)}; too long to be measured"
+        )
+    needed, there = 4 * 5 * plan.parameters, _memory(device)
+    if needed > 0.8 * there:
+        return f"not measured: weights and optimizer take {needed / 2**30:.1f} GiB of {there / 2**30:.1f}"
+    prepare(device)
+    try:
+        return _measure(config, shape, num_classes, device)
+    except torch.OutOfMemoryError:
+        return "not measured: a step does not fit into the device's memory"
+
+
+def _measure(config: Config, shape: Sequence[int], num_classes: int, device: torch.device) -> MeasuredTime:
+    step = _step_of(config, shape, num_classes, device)
+    most = config.batch_size // config.accumulate
+    last, rows = config.steps - 1, min(2, most)
+    _timed(step, rows, last, device)  # there α is lowest: this chooses the way to du/dt
+    while rows < most and _timed(step, rows, last, device) < SECONDS / 4:
+        rows = min(2 * rows, most)
+    times = [_timed(step, rows, int(part * config.steps), device) for part in PARTS]
+    return MeasuredTime(
+        seconds=sum(times) / len(times) * config.batch_size / rows,
+        steps=config.steps,
+        rows=rows,
+        batch_size=config.batch_size,
+        device=_words(device),
+    )
+
+
+def _step_of(
+    config: Config, shape: Sequence[int], num_classes: int, device: torch.device
+) -> Callable[[int, int], object]:
+    """Return what takes one step as `Trainer.train_step` does, on so many random samples, at a step of the run."""
+    net = build_model(config.model, shape, num_classes, config.seed).to(device)
+    if config.recompute:
+        recompute_blocks(net)
+    loss = Loss(net, build_objective(config, num_classes), config.seed, precision=config.precision)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=config.optimizer.lr, fused=True)
+    average = EMA(net, config.ema.half_life, config.ema.ramp)
+
+    def take(rows: int, step: int) -> None:
+        y = torch.arange(rows, device=device) % num_classes if num_classes else None
+        x, _, ids = Batch(torch.randn(rows, *shape, device=device), y, torch.arange(rows))
+        optimizer.zero_grad(set_to_none=True)
+        loss(x, y, ids, step, loss.objective.flow_rows(rows, step)).loss.backward()
+        optimizer.step()
+        average.update(net, step + 1)
+
+    return take
+
+
+def _timed(step: Callable[[int, int], object], rows: int, at: int, device: torch.device) -> float:
+    start = time.perf_counter()
+    step(rows, at)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def _flops_per_second(device: torch.device, precision: str) -> float:
+    """Return the rate of plain matrix products, as few of them as tell it."""
+    kind = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    a = torch.randn(256, 512, device=device, dtype=kind)
+    b = torch.randn(512, 512, device=device, dtype=kind)
+    count, seconds = 1, 0.0
+    torch.mm(a, b)
+    while seconds < 0.05:
+        count *= 2
+        seconds = _timed(lambda repeats, _: [torch.mm(a, b) for _ in range(repeats)], count, 0, device)
+    return count * 2.0 * a.numel() * len(b) / seconds
+
+
+def _memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _words(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{threads} CPU thread{'s' * (threads > 1)}"
