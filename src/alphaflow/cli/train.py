@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("alphaflow")
 
-_USAGE = """alphaflow train RECIPE --out DIR [--steps N] [--stop-after N] [--continue] [--dotted.setting VALUE ...]
-       alphaflow train --resume DIR [--steps N] [--stop-after N]
+WARM = 5
+"""Steps before the first that --profile records: they choose the way to du/dt and grow buffers."""
+_USAGE = """alphaflow train RECIPE --out DIR [--steps N] [--stop-after N] [--continue] [--profile N]
+                               [--dotted.setting VALUE ...]
+       alphaflow train --resume DIR [--steps N] [--stop-after N] [--profile N]
        alphaflow train RECIPE --dry-run [--gpus N] [--mfu F] [--dotted.setting VALUE ...]"""
 
 
@@ -47,6 +50,9 @@ def run(words: list[str]) -> int | None:
         _plan(known, settings)
         return 0
     trainer = _resume(known, settings) if known.resume is not None else _start(known, settings)
+    _refuse_few(known, trainer.config.steps - trainer.step)
+    if known.profile:
+        _record(trainer, known.profile)
     whole = trainer.train(known.stop_after)
     if trainer.parallel.main:
         said = f"{trainer.folder.path}: {trainer.step} of {trainer.config.steps} steps done"
@@ -54,6 +60,25 @@ def run(words: list[str]) -> int | None:
         if whole:
             log.info("%s", _next(trainer.folder.path, done=trainer.step == trainer.config.steps))
     return None if whole else trainer.status
+
+
+def _refuse_few(known: argparse.Namespace, left: int) -> None:
+    """Refuse to record more steps than there will be."""
+    ahead = min(left, known.stop_after or left)
+    if known.profile and ahead < WARM + known.profile:
+        raise UserError(
+            f"--profile {known.profile} records steps after the first {WARM}, and there are {ahead} in all: give "
+            "fewer, or more steps",
+            status=2,
+        )
+
+
+def _record(trainer: "Trainer", steps: int) -> None:
+    """Have the first process record so many steps."""
+    from ..training.profiling import Profiler
+
+    if trainer.parallel.main:
+        trainer.observers.append(Profiler(trainer.loss, WARM, steps))
 
 
 def _next(run: Path, *, done: bool) -> str:
@@ -81,6 +106,7 @@ def _parser() -> Parser:
         "--continue", action="store_true", dest="go_on", help="go on with the run in --out if there is one"
     )
     parser.add_argument("--stop-after", type=count(), metavar="N", help="stop after N steps, with a checkpoint")
+    parser.add_argument("--profile", type=count(), metavar="N", help="record N steps: where does their time go?")
     parser.add_argument("--dry-run", action="store_true", help="say what the run would cost, and train nothing")
     gpus, mfu = count(1, 10**6), number(float, above=0, high=1)
     parser.add_argument("--gpus", type=gpus, metavar="N", help="with --dry-run: how many there would be (8)")
@@ -110,8 +136,10 @@ def _check(known: argparse.Namespace) -> None:
     """Refuse words that do not go together, before anything heavy loads."""
     if not known.dry_run and (known.gpus is not None or known.mfu is not None):
         raise UserError("--gpus and --mfu go with --dry-run: torchrun says how many processes train", status=2)
-    if known.dry_run and (known.resume or known.go_on or known.stop_after):
-        raise UserError("--dry-run trains nothing: leave --resume, --continue and --stop-after away", status=2)
+    if known.dry_run and (known.resume or known.go_on or known.stop_after or known.profile):
+        raise UserError(
+            "--dry-run trains nothing: leave --resume, --continue, --stop-after and --profile away", status=2
+        )
     if known.resume is not None and known.go_on:
         raise UserError("--resume and --continue both say which run goes on: give one of them", status=2)
     if known.resume is not None and (known.recipe is not None or known.out is not None):
@@ -129,6 +157,7 @@ def _start(known: argparse.Namespace, settings: list[str]) -> "Trainer":
     if known.out is None:
         raise UserError(f"no folder given: add --out DIR, for example --out runs/{known.recipe}", status=2)
     check_memory(config)
+    _refuse_few(known, config.steps)
     from ..runs.folder import RunFolder
 
     RunFolder(known.out).refuse_others()
