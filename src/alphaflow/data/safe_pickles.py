@@ -25,8 +25,12 @@ class UnsafePickle(UserError):
     """A pickle that names something other than arrays and plain values."""
 
 
-def load_plain(data: bytes) -> Any:
+def load_plain(data: bytes, *, encoding: str = "ASCII") -> Any:
     """Return the arrays, tensors, numbers, strings and containers in a pickle.
+
+    Args:
+        data: the pickle.
+        encoding: that of the strings which Python 2 wrote; "latin1" is what arrays of that time need.
 
     Raises:
         UnsafePickle: the pickle names anything else, which may be a program.
@@ -35,7 +39,7 @@ def load_plain(data: bytes) -> Any:
     try:
         file = io.BytesIO(data)
         check_opcodes(file)
-        return _Reader(file, len(data)).load()
+        return _Reader(file, len(data), encoding).load()
     except UserError:
         raise
     except Exception as error:  # a damaged pickle can make its reader raise nearly anything
@@ -43,8 +47,8 @@ def load_plain(data: bytes) -> Any:
 
 
 class _Reader(pickle.Unpickler):
-    def __init__(self, file: Any, size: int) -> None:
-        super().__init__(file)
+    def __init__(self, file: Any, size: int, encoding: str = "ASCII") -> None:
+        super().__init__(file, encoding=encoding)
         self._room = ROOM + 2 * size
 
     def find_class(self, module: str, name: str) -> Any:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,7 +125,7 @@ def members_of(path: Path, keep: Callable[[str], bool] | None = None, called: st
         if is_zip(path):
             members = _zip_members(path, called)
         else:
-            key, stamp = f"members 2 {path.resolve()}", stamp_of(path)
+            key, stamp = f"members 3 {path.resolve()}", stamp_of(path)
             arrays = load_index(key, stamp)
             members = _from_arrays(path, arrays) if arrays else _tar_members(path, called)
             if arrays is None:
@@ -212,13 +213,34 @@ def _refuse_overlaps(called: str, infos: list[zipfile.ZipInfo], start: int) -> N
 
 
 def _tar_members(path: Path, called: str) -> Members:
-    rows: list[tuple[str, int, int, int, int]] = []
+    """List a tar; a tar within it, as ImageNet's classes lie in one, stands for a folder of its own name."""
+    with path.open("rb") as file:
+        rows, folders = _listed(file, 0, path.stat().st_size, called)
+        flat = []
+        for row in rows:
+            if row[0].lower().endswith(".tar"):
+                inner, below = _listed(file, row[1], row[2], f"{called}!{row[0]}", f"{row[0][:-4]}/")
+                flat += inner
+                folders += below
+            else:
+                flat.append(row)
+    return _build(path, called, flat, folders)
+
+
+_Row = tuple[str, int, int, int, int]
+
+
+def _listed(
+    file: IO[bytes], start: int, length: int, called: str, prefix: str = ""
+) -> tuple[list[_Row], list[str]]:
+    """Return the regular files and the folders of a tar that takes these bytes of a file."""
+    rows: list[_Row] = []
     folders: list[str] = []
-    length = path.stat().st_size
-    end = 0
-    with tarfile.open(path, "r:") as archive:
-        while (member := archive.next()) is not None:
-            name = _checked(called, member.name)
+    end = start
+    file.seek(start)
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        while end < start + length and (member := archive.next()) is not None:
+            name = prefix + _checked(called, member.name)
             if not (member.isreg() or member.isdir()) or member.issparse():
                 raise _refused(called, member.name, "it is a link, a device or a sparse file")
             if member.isreg():
@@ -227,12 +249,12 @@ def _tar_members(path: Path, called: str) -> Members:
                 folders.append(name)
             end = member.offset_data + (member.size if member.isreg() else 0)
             archive.members = []  # type: ignore[attr-defined]  # else tarfile keeps them all
-    with path.open("rb") as file:
-        file.seek(-(-end // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
-        mark = file.read(tarfile.BLOCKSIZE)  # a tar ends in blocks of zeros
-    if end > length or mark != bytes(tarfile.BLOCKSIZE):
-        raise UserError(f"{called} is damaged or cut after byte {min(end, length)}: fetch or pack it anew")
-    return _build(path, called, rows, folders)
+    last = start + -(-(end - start) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    file.seek(last)
+    mark = file.read(tarfile.BLOCKSIZE)  # a tar ends in blocks of zeros
+    if end > start + length or mark != bytes(tarfile.BLOCKSIZE):
+        raise UserError(f"{called} is damaged or cut after byte {min(end - start, length)}: fetch or pack it anew")
+    return rows, folders
 
 
 def _to_arrays(members: Members) -> Arrays:

@@ -14,6 +14,7 @@ from .base import Source
 from .classes import FOLDERS, NONE, is_hidden, is_image
 from .hub import PREFIX, is_saved, open_hub
 from .label_files import is_label_file
+from .published import open_published
 from .remote import expand, fetch, is_remote
 from .shards import Shards, is_shard
 from .splits import of_one_split, split_of, tell_mixed
@@ -35,6 +36,8 @@ def open_source(address: str, *, labels: str | None = None) -> Source:
             .parquet or .arrow files, or a folder of them, with `#SPLIT`;
             tars in WebDataset's layout, or a folder of them, with `#SPLIT`;
             a .npy or .npz, with `#ARRAY`;
+            the files, folder or archive of MNIST and its like (IDX), CIFAR-10 and -100, small ImageNet, SVHN or
+            STL-10, with `#SPLIT`;
             a folder that `datasets` has saved, or `hf://OWNER/NAME`, with `#SPLIT`.
             Several files are named by a pattern (`data/*.parquet`) or by braces (`shard-{000..123}.tar`), files
             elsewhere by a URL that fsspec knows (http, https, s3, …). Of several splits train is taken.
@@ -71,11 +74,17 @@ def _open(address: str, labels: str | None) -> Source:
         return Shards(paths, address=address, labels=labels, passed_over=rest)
     if len(paths) > 1:
         raise UserError(f"{address} names {len(paths)} files: several may be tars, or tables of one kind")
-    if _all(paths, ENDINGS):
-        return Archive(paths[0], part, address=address, labels=labels)
     if _all(paths, _ARRAYS):
         return Arrays(paths[0], part, address=address, labels=labels)
-    return Tree(Path(place) / part if part else place, labels=labels)
+    try:
+        if _all(paths, ENDINGS):
+            return Archive(paths[0], part, address=address, labels=labels)
+        return Tree(Path(place) / part if part else place, labels=labels)
+    except UserError:
+        published = open_published(paths[0], part, address=address, labels=labels)
+        if published is None:
+            raise
+        return published
 
 
 def _parted(address: str) -> tuple[str, str]:

@@ -32,8 +32,9 @@ class Shards:
     Args:
         paths: the tars, plain or compressed.
         address: what messages call them.
-        labels: `None`: the .cls of each image, else a label in the .json of each, or none if there are none;
-            FILE.csv (see `by_file`); "none"; or the name of a value in the .json of each image.
+        labels: `None`: the .cls of each image, else a label in the .json of each, else the tars if all images are
+            named like theirs (ImageNet's tars of classes), or none; FILE.csv (see `by_file`); "none"; "folders"
+            for the tars; or the name of a value in the .json of each image.
         passed_over: what of the address is not among `paths`, in words.
 
     Raises:
@@ -59,7 +60,10 @@ class Shards:
         self.passed_over += unseen
         if labels is None and self.labels is None and len(self.paths) > 1:
             stems = few([path.name for path in self.paths])
-            self.passed_over += (f"the names of the tars ({stems}), which are not taken for classes",)
+            not_taken = (
+                f"the names of the tars ({stems}), which are no classes unless --data.labels folders says so"
+            )
+            self.passed_over += (not_taken,)
         names = [f"{self.paths[k].name}/{self._name(index)}" for index, k in enumerate(self._shard.tolist())]
         sizes = [int(self._members[k].sizes[i]) for k, i in zip(self._shard, self._image)]
         self.digest = digest_of(Names(names), np.array(sizes, np.int64), self.labels, self.class_names)
@@ -93,10 +97,14 @@ class Shards:
                 texts = [self._word(k, text) for k, text in enumerate(self._notes("cls"))]
                 return from_values(texts, self.address, "the .cls beside each image", self.name)
             labels = self._usual_key()
-            if labels is None:
+            if labels is None and not self._are_named_like_their_tars():
                 return Labelled(passed_over=self._unseen())
+            labels = labels or FOLDERS
         if labels == FOLDERS:
-            raise UserError(f"{self.address} holds shards, whose labels are no folders: leave --data.labels away")
+            if len(self.paths) == 1:
+                raise UserError(f"{self.address} is one tar, and no class by itself: leave --data.labels away")
+            stems = [path.name.partition(".")[0] for path in self.paths]
+            return from_values([stems[k] for k in self._shard], self.address, "the names of the tars", self.name)
         if is_label_file(labels):
             return by_file([self._name(k) for k in range(len(self))], self.address, labels)
         values = [
@@ -104,6 +112,12 @@ class Shards:
             for k, text in enumerate(self._notes("json"))
         ]
         return from_values(values, self.address, f"{labels!r} in the .json beside each image", self.name)
+
+    def _are_named_like_their_tars(self) -> bool:
+        """Return whether each tar is a class, as ImageNet's are: n01440764.tar holds n01440764_10026.JPEG."""
+        stems = [path.name.partition(".")[0] for path in self.paths]
+        names = (self._name(k).rpartition("/")[2] for k in range(len(self)))
+        return len(stems) > 1 and all(name.startswith(f"{stems[k]}_") for name, k in zip(names, self._shard))
 
     def _word(self, index: int, text: bytes) -> str:
         try:

@@ -152,6 +152,11 @@ def tell_mixed(paths: Sequence[Path], address: str) -> None:
         log.warning("%s names files of several splits (%s): all of them are used", address, ", ".join(splits))
 
 
+def kind_of_file(name: str) -> str | None:
+    """Return "train", "validation", "test" or "unlabeled" for a file with such a word in its name, else `None`."""
+    return _KIND_OF.get(_split_of_file(Path(name)))
+
+
 def _split_of_file(path: Path) -> str:
     stem = path.name.partition(".")[0]
     hub = _HUB.fullmatch(stem)
