@@ -1,29 +1,21 @@
 """MNIST's IDX, CIFAR's batches, small ImageNet, SVHN and STL-10 as they are published: exact small copies."""
 
-import bz2
 import gzip
 import io
 import pickle
 import struct
-import tarfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from scipy.io import savemat
 
 from alphaflow import UserError
 from alphaflow.cli import run
 from alphaflow.data import Images
 from alphaflow.data.sources import open_source
-
-RNG = np.random.default_rng(0)
-
-
-def pixels(count: int, *shape: int) -> np.ndarray:
-    return RNG.integers(0, 256, (count, *shape), np.uint8)
+from published_sets import assert_holds, pack_tar, pixels, unpack
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -53,13 +45,6 @@ def python2(content: object) -> bytes:
 def rows(images: np.ndarray) -> np.ndarray:
     """Images (N, H, W, 3) as rows of three planes."""
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2).reshape(len(images), -1))
-
-
-def assert_holds(source, images, labels, names):
-    assert len(source) == len(images)
-    assert all((source.read(k) == images[k]).all() for k in range(len(images)))
-    assert source.class_names == tuple(names)
-    assert source.labels.tolist() == list(labels)
 
 
 # ---------------------------------------------------------------------------------------------------- IDX
@@ -117,15 +102,6 @@ def test_an_archive_of_the_files(tmp_path, ending):
         pack_tar(path, {f"mnist/{name}": content for name, content in MNIST.items()})
     assert_holds(open_source(f"{path}#test"), TEST[..., None], range(7), "0123456")
     assert len(open_source(str(path))) == 12
-
-
-def pack_tar(path: Path, files: dict[str, bytes]) -> None:
-    mode = {"gz": "w:gz", "bz2": "w:bz2", "xz": "w:xz"}.get(path.suffix[1:], "w")
-    with tarfile.open(path, mode) as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
 
 
 def test_letters_of_several_sets_are_asked_for_by_name(tmp_path):
@@ -205,13 +181,6 @@ def cifar10(kind: str) -> dict[str, bytes]:
     else:
         files["cifar-10-batches-bin/batches.meta.txt"] = "\n".join(NAMES).encode() + b"\n\n"
     return files
-
-
-def unpack(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
 
 
 @pytest.mark.parametrize("form", ["folder", "above", "tar.gz", "tar", "zip"])
@@ -336,69 +305,6 @@ def test_stl_10_lies_by_columns_and_counts_from_1(tmp_path):
         open_source(str(unpack(tmp_path / "other", files)))
 
 
-# ----------------------------------------------------------------------------------------- ImageNet's tars of tars
-
-
-def jpeg(seed: int) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.full((8, 8, 3), 20 * seed, np.uint8)).save(file, "JPEG")
-    return file.getvalue()
-
-
-def class_tars() -> dict[str, bytes]:
-    """A tar for each class, whose images are named like it."""
-    tars = {}
-    for k, synset in enumerate(["n01440764", "n01443537", "n01484850"]):
-        file = io.BytesIO()
-        with tarfile.open(fileobj=file, mode="w") as archive:
-            for i in range(k + 1):
-                info = tarfile.TarInfo(f"{synset}_{i}.JPEG")
-                info.size = len(jpeg(k + i))
-                archive.addfile(info, io.BytesIO(jpeg(k + i)))
-        tars[f"{synset}.tar"] = file.getvalue()
-    return tars
-
-
-SYNSETS = ("n01440764", "n01443537", "n01484850")
-
-
-def test_a_tar_of_tars_is_one_of_class_folders(tmp_path):
-    pack_tar(tmp_path / "ILSVRC2012_img_train.tar", class_tars())
-    source = open_source(str(tmp_path / "ILSVRC2012_img_train.tar"))
-    assert source.class_names == SYNSETS and source.labels.tolist() == [0, 1, 1, 2, 2, 2]
-    assert [source.read(k) for k in range(6)] == [jpeg(k + i) for k in range(3) for i in range(k + 1)]
-    assert source.name(1).endswith("!n01443537/n01443537_0.JPEG")
-
-
-def test_a_folder_of_class_tars(tmp_path):
-    source = open_source(str(unpack(tmp_path, class_tars())))
-    assert source.class_names == SYNSETS and source.labels.tolist() == [0, 1, 1, 2, 2, 2]
-    assert source.origin == "labels from the names of the tars"
-    assert open_source(str(tmp_path), labels="none").labels is None
-
-
-def test_other_tars_are_classes_only_if_asked_for(tmp_path):
-    for name in ("cat", "dog"):
-        pack_tar(tmp_path / f"{name}.tar", {f"{k}.jpg": jpeg(k) for k in range(3)})
-    source = open_source(str(tmp_path))
-    assert source.labels is None
-    assert "which are no classes unless --data.labels folders says so" in source.passed_over[-1]
-    source = open_source(str(tmp_path), labels="folders")
-    assert source.class_names == ("cat", "dog") and source.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    pack_tar(tmp_path / "one.tar", {"0.jpg": jpeg(0), "0.cls": b"3"})
-    with pytest.raises(UserError, match="is one tar, and no class by itself"):
-        open_source(str(tmp_path / "one.tar"), labels="folders")
-
-
-@pytest.mark.parametrize("cut", [512, 600, 1024])
-def test_a_cut_tar_within_a_tar_is_named(tmp_path, cut):
-    tars = class_tars()
-    tars["n01443537.tar"] = tars["n01443537.tar"][:cut]
-    pack_tar(tmp_path / "train.tar", tars)
-    with pytest.raises(UserError, match=r"train.tar!n01443537.tar is damaged|is no whole archive"):
-        open_source(str(tmp_path / "train.tar"))
-
-
 # ----------------------------------------------------------------------------------------------------- as a set
 
 
@@ -420,10 +326,3 @@ def test_the_pixels_decide_the_fingerprint(tmp_path):
         (folder / "train-images-idx3-ubyte").write_bytes(idx(TRAIN + np.uint8(change)))
         prints.append(Images(str(folder), 28).fingerprint)
     assert prints[0] != prints[1]
-
-
-@pytest.mark.parametrize("name", ["data.h5", "photos.zst", "shard.tfrecord", "notes.bin"])
-def test_a_file_of_no_known_kind_lists_what_can_be_read(tmp_path, name):
-    (tmp_path / name).write_bytes(bz2.compress(b"something"))
-    with pytest.raises(UserError, match=r"is of no kind that can be read: give .* MNIST and its like"):
-        open_source(str(tmp_path / name))

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ..data.safe_pickles import load_plain
 from ..data.sources.archive_members import members_of
-from ..errors import UserError, choose, missing, one_line
+from ..data.sources.lmdb_images import is_lmdb, open_environment
+from ..errors import UserError, choose, one_line
 from .forms import LABEL_KEYS, LARGEST, class_of, moments_of, parse
 from .listing import (
     DATASET,
@@ -75,7 +76,7 @@ def open_foreign(address: str, labels: str = "auto") -> Foreign:
     """
     choose("labels of latents", labels, get_args(LabelsFrom), status=2)
     path = Path(address)
-    if (path / "data.mdb").is_file() or path.suffix == ".lmdb":
+    if is_lmdb(path) or path.suffix == ".lmdb":
         if labels == "folders":
             raise UserError("--labels folders is for files, and this is an LMDB: samples, or none", status=2)
         return Lmdb(address, labels)
@@ -196,25 +197,18 @@ class Lmdb:
     passed_over = ""
 
     def __init__(self, address: str, labels: str = "auto") -> None:
-        try:
-            import lmdb
-        except ImportError:
-            raise missing("LMDB needs its package", "lmdb") from None
         self.address, self.owned = address, labels != "none"
         self.labels_from = "the samples" if self.owned else ""
-        try:
-            inside = Path(address).is_dir()
-            self._env = lmdb.open(address, readonly=True, lock=False, readahead=False, subdir=inside)
-            entries, pages = self._env.stat()["entries"], self._env.info()["last_pgno"]
-            size = (Path(address) / "data.mdb" if inside else Path(address)).stat().st_size
-            if size < (pages + 1) * self._env.stat()["psize"]:  # reading beyond would end the process
-                raise ValueError(f"it has {size} bytes, fewer than its {pages + 1} pages: it is cut off")
-            with self._env.begin() as transaction:
-                self._count = int(transaction.get(b"num_samples") or b"")
-            if not 0 < self._count <= entries:
-                raise ValueError(f"num_samples is {self._count}, and it has {entries} entries")
-        except (lmdb.Error, OSError, TypeError, ValueError) as error:
-            raise UserError(f"cannot read {address} as an LMDB with an entry num_samples ({error})") from None
+        self._env = open_environment(Path(address), address)
+        entries, pages = self._env.stat()["entries"], self._env.info()["last_pgno"]
+        with self._env.begin() as transaction:
+            stored = transaction.get(b"num_samples") or b""
+        self._count = int(stored) if stored.isdigit() else 0
+        if not 0 < self._count <= entries:
+            raise UserError(
+                f"cannot read {address} as an LMDB with an entry num_samples (it is {stored[:20]!r}, of "
+                f"{entries} entries)"
+            )
         about = [self._count, entries, pages]
         self.digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 

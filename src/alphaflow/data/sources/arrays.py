@@ -1,4 +1,4 @@
-"""Images as arrays: .npy and .npz files, mapped where that can be done."""
+"""Images as arrays: .npy, .npz and HDF5 files, mapped where that can be done."""
 
 import contextlib
 import math
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alphaflow.errors import UserError, choose
+from alphaflow.errors import UserError, choose, missing
 from alphaflow.npy import read_header
 
 from .archive_members import members_of
@@ -33,6 +33,9 @@ _PAIRS = (
 )
 """Words in the names of an array of images and of its labels: x_train goes with y_train."""
 
+HDF5 = (".h5", ".hdf5", ".hdf")
+"""Endings of HDF5 files."""
+
 Array = NDArray[np.generic]
 
 
@@ -44,9 +47,9 @@ class Arrays:
     mapped; the array of an .npz is read into memory.
 
     Args:
-        path: the .npy or .npz. In an .npz the images are the array named images, x, data or arr_0, or the only
-            one of uint8 that fits, or that of the training split.
-        name: the name of the array of images in the .npz; "" to find it.
+        path: the .npy, .npz or HDF5 file, whose arrays go by their paths. In the latter two the images are the
+            array named images, x, data or arr_0, the only one of uint8 that fits, or that of the training split.
+        name: the name of the array of images among them; "" to find it.
         address: what messages call the file.
         labels: an .npy of labels, or the name of an array in the .npz; `None`: the one named labels, y or arr_1 if
             there is one, or y_train beside x_train, and the like; "none" for no labels.
@@ -160,6 +163,46 @@ class _Lazy(Mapping[str, Array]):
             return {name: _header(archive, f"{name}.npy") for name in self.names}
 
 
+class _LazyHdf5(_Lazy):
+    """The arrays of an HDF5 file by their paths in it, each read when it is first asked for."""
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self.names:
+            raise KeyError(name)
+        if name not in self._kept:
+            with _whole(self.address), _hdf5(self.path) as file:
+                self._kept[name] = np.asarray(file[name])
+        return self._kept[name]
+
+    def about(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        with _hdf5(self.path) as file:
+            return {name: (file[name].shape, file[name].dtype) for name in self.names}
+
+
+def _hdf5(path: Path) -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise missing("HDF5 needs its package", "hdf5") from None
+    return h5py.File(path, "r")
+
+
+def _hdf5_arrays(path: Path, address: str) -> tuple[_LazyHdf5, list[str]]:
+    """Return the arrays of numbers or words in an HDF5 file, and the names of those of other kinds."""
+    with _whole(address), _hdf5(path) as file:
+        names: list[str] = []
+        others: list[str] = []
+
+        def visit(name: str, item: Any) -> None:
+            if hasattr(item, "shape") and item.shape:
+                (names if item.dtype.kind in "biufSU" else others).append(name)
+
+        file.visititems(visit)
+    if not names:
+        raise UserError(f"{address} holds no arrays of numbers: images must be uint8 (N, H, W, 3)")
+    return _LazyHdf5(path, names, address), others
+
+
 @contextlib.contextmanager
 def _whole(address: str) -> Iterator[None]:
     """Turn what numpy raises on files that are no arrays into a `UserError` of one line."""
@@ -176,6 +219,8 @@ def _whole(address: str) -> Iterator[None]:
 
 def _load(path: Path, address: str) -> tuple[Mapping[str, Array], list[str]]:
     """Return the arrays of a file by name ("" in an .npy), and the names of those that hold Python objects."""
+    if path.suffix.lower() in HDF5:
+        return _hdf5_arrays(path, address)
     with _whole(address):
         if path.suffix.lower() == ".npy":
             with path.open("rb") as file:

@@ -9,11 +9,12 @@ from alphaflow.errors import UserError
 from . import table
 from .archive import COMPRESSED, ENDINGS, Archive, plain
 from .archive_members import members_of
-from .arrays import Arrays
+from .arrays import HDF5, Arrays
 from .base import Source
 from .classes import FOLDERS, NONE, is_hidden, is_image
 from .hub import PREFIX, is_saved, open_hub
 from .label_files import is_label_file
+from .lmdb_images import LmdbImages, is_lmdb
 from .published import open_published
 from .remote import expand, fetch, is_remote
 from .shards import Shards, is_shard
@@ -22,7 +23,7 @@ from .tree import Tree
 
 _TABLES = (*table.PARQUET, *table.ARROW)
 _TARS = (".tar", *COMPRESSED)
-_ARRAYS = (".npy", ".npz")
+_ARRAYS = (".npy", ".npz", *HDF5)
 _FOLDERS = 64  # the most sub-folders among which the one with the tables is looked for
 
 
@@ -35,9 +36,9 @@ def open_source(address: str, *, labels: str | None = None) -> Source:
             a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz of one, with `#FOLDER` for a part of it;
             .parquet or .arrow files, or a folder of them, with `#SPLIT`;
             tars in WebDataset's layout, or a folder of them, with `#SPLIT`;
-            a .npy or .npz, with `#ARRAY`;
+            a .npy, .npz or .h5, with `#ARRAY`;
             the files, folder or archive of MNIST and its like (IDX), CIFAR-10 and -100, small ImageNet, SVHN or
-            STL-10, with `#SPLIT`;
+            STL-10, with `#SPLIT`; an LMDB of encoded images, as LSUN's;
             a folder that `datasets` has saved, or `hf://OWNER/NAME`, with `#SPLIT`.
             Several files are named by a pattern (`data/*.parquet`) or by braces (`shard-{000..123}.tar`), files
             elsewhere by a URL that fsspec knows (http, https, s3, …). Of several splits train is taken.
@@ -59,6 +60,8 @@ def _open(address: str, labels: str | None) -> Source:
     if address.startswith(PREFIX) or is_saved(Path(address.partition("#")[0])):
         return open_hub(address, labels=labels)
     place, part = _parted(address)
+    if is_lmdb(Path(place)):
+        return LmdbImages(Path(place), address=address, labels=labels)
     if is_remote(place):
         paths = fetch(_urls(place))
     else:
