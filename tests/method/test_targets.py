@@ -10,7 +10,7 @@ from alphaflow.method.targets import average_velocity_target
 from alphaflow.path import expand, move
 from reference import Counting, GaussianFlow, SmallNet, gradient, order, slope_in_time
 
-SHIFTS = ["data", "model", "velocity"]
+SHIFTS = ["data", "model", "velocity", "end"]
 SMALL = [2.0**-k for k in range(6, 13)]
 
 
@@ -159,6 +159,43 @@ def test_the_exact_flow_map_is_its_own_target_under_the_models_shift(exact, batc
     u = exact(z, r, t)
     target = average_velocity_target(exact, z, exact(z, t, t), r, t, alpha, shift="model")
     torch.testing.assert_close(target, u, rtol=1e-9, atol=1e-10)
+
+
+def test_the_models_shift_is_one_family_from_the_eulerian_to_the_lagrangian_error(net, batch):
+    """(T_α - u) / α → MeanFlow's along the model's velocity as α → 0, (T_α - u) / (1 - α) → the Lagrangian one as
+    α → 1, each at first order; and "end" is "model" from the other side."""
+    z, v, r, t, y = (part[2:] for part in batch)
+    with torch.no_grad():
+        u = net(z, r, t, y)
+        first, last = (average_velocity_target(net, z, v, r, t, 0.0, y, shift=one) - u for one in ("model", "end"))
+        away = {
+            "first": [model_error(net, batch, a) / a - first for a in SMALL],
+            "last": [model_error(net, batch, 1 - a) / a - last for a in SMALL],
+        }
+    for limit, gaps in zip((first, last), away.values()):
+        errors = [float(gap.norm()) for gap in gaps]
+        assert order(SMALL, errors) == pytest.approx(1, abs=0.05)
+        assert errors[-1] < 2e-3 * limit.norm()
+    for a in (0.2, 0.5, 0.9):
+        end = average_velocity_target(net, z, v, r, t, a, y, shift="end")
+        assert_same(end, average_velocity_target(net, z, v, r, t, 1 - a, y, shift="model"))
+
+
+def model_error(net, batch, alpha):
+    z, v, r, t, y = (part[2:] for part in batch)
+    return average_velocity_target(net, z, v, r, t, alpha, y, shift="model") - net(z, r, t, y)
+
+
+def test_the_lagrangian_target_row_by_row(net, batch):
+    """u(z_r, r, r) + (t - r) ∂u/∂r, by the full Jacobian in r."""
+    z, v, r, t, y = batch
+    target = average_velocity_target(net, z, v, r, t, 0.0, y, shift="end")
+    for i in range(2, len(z)):
+        one = slice(i, i + 1)
+        slope = torch.autograd.functional.jacobian(lambda s: net(z[one], s, t[one], y[one])[0], r[one])[:, 0]  # noqa: B023
+        u = net(z[one], r[one], t[one], y[one])
+        arrived = net(z[one] - (t[i] - r[i]) * u, r[one], r[one], y[one])
+        assert_same(target[one], (arrived + (t[i] - r[i]) * slope).detach())
 
 
 def test_the_exact_flow_map_satisfies_the_meanflow_identity(exact, batch):

@@ -78,6 +78,8 @@ def open_subject(path: Path, step: int | None = None, device: str = "", data_pat
     stored = _checkpoint(folder, step)
     dataset = data_of(folder, data_path)
     objective = build_taught(config, dataset, where, folder)
+    if objective.shift == "end":  # its target has no velocity of the data: MeanFlow's parts by the model's own
+        objective = dataclasses.replace(objective, shift="model")
     net = build_model(config.model, dataset.shape, dataset.num_classes, config.seed).to(where)
     if objective.derivative == "auto":  # tried while the network is whole
         method = choose_method(net, _few_points(dataset, objective, where))

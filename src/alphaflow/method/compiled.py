@@ -18,6 +18,7 @@ from ..path import Network, Points
 from ..rng import Random, set_apart
 from .objective import AlphaFlow, Output
 from .schedules import Schedule
+from .targets import differentiated
 
 SPLITS = 8
 """A scheduled share of r = t rows is rounded to this many parts: each of its values is a graph of its own."""
@@ -83,12 +84,13 @@ class Compiled:
 
     def _method(self, net: Network, points: Points) -> Method:
         """How du/dt is to be taken: found, or tried, on two rows and uncompiled, where errors name the cause."""
+        shift = self.objective.shift
         method, few = self.objective.derivative, points.rows(max(0, len(points.z) - 2))
         if method == "auto":
-            method = choose_method(net, points, start=points.flow_rows)
+            method = choose_method(*differentiated(net, points, shift), start=points.flow_rows)
         elif method == "fused" and not self._confirmed:
             with torch.no_grad():
-                du_dt(net, few, method)
+                du_dt(*differentiated(net, few, shift), method)
         if method != "fused" and not self._looked and draws(net, few):  # fused refuses by itself
             raise UserError(
                 "the network draws random numbers, and compiled u and du/dt would not see the same: turn dropout "

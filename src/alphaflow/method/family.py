@@ -111,6 +111,17 @@ def ImprovedMeanFlow(**settings: Any) -> AlphaFlow:
     return AlphaFlow(**{**recipe, **settings})
 
 
+def Lagrangian(**settings: Any) -> AlphaFlow:
+    """Lagrangian self-distillation (flow maps, arXiv 2505.18825): the interval's end r moves, not its start t.
+
+    The target is u⁻(z_r, r, r) + (t - r) ∂u⁻/∂r at z_r = z_t - (t - r) u⁻, the limit of `shift="model"` as α → 1;
+    75 % of rows with r = t, the others uniform on the triangle r <= t. The paper's learned weight is 1 / E at its
+    optimum, which the adaptive one is.
+    """
+    recipe = {"alpha": 0.0, "shift": "end", "flow_ratio": 0.75, "times": Times(t=Uniform())}
+    return AlphaFlow(**{**recipe, **settings})
+
+
 def _discrete_consistency(**settings: Any) -> AlphaFlow:
     return ConsistencyTraining(delta=1 / 64, **settings)
 
@@ -126,6 +137,7 @@ MEMBERS: dict[str, Callable[..., AlphaFlow]] = {
     "splitmeanflow": SplitMeanFlow,
     "facm": FACM,
     "imeanflow": ImprovedMeanFlow,
+    "lagrangian": Lagrangian,
 }
 
 

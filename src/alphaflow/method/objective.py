@@ -50,8 +50,8 @@ class AlphaFlow:
 
     alpha: a number, a schedule of the step, or `RandomSplit` / `StepSize` for a value per row.
     flow_ratio: the share of rows with r = t (flow matching), a number or a schedule. They come first.
-    times: how (r, t) are drawn. shift, derivative: those of `average_velocity_target`; under shift "model", r = t
-        rows and α = 1 teach the data, the others make u consistent with itself.
+    times: how (r, t) are drawn. shift, derivative: those of `average_velocity_target`; under shifts "model" and
+        "end", r = t rows and α = 1 teach the data, the others make u consistent with itself.
     weight: the weight per row. clip: bound on the targets of rows with r < t where α > 0 (α-Flow's release: 4);
         at α = 1 that cuts (guided) velocities, at α = 0 and on r = t rows nothing is cut.
     guidance: classifier-free guidance in training, or None.
@@ -100,8 +100,8 @@ class AlphaFlow:
             )
         if self._never_sees_the_data():
             raise ValueError(
-                "shift 'model' with flow_ratio 0 never sees the data: every target is made of the network's own "
-                "velocities, and u = 0 fits them all; set flow_ratio above 0, or another shift"
+                f"shift {self.shift!r} with flow_ratio 0 never sees the data: every target is made of the "
+                "network's own velocities, and u = 0 fits them all; set flow_ratio above 0, or another shift"
             )
 
     def __call__(
@@ -199,7 +199,7 @@ class AlphaFlow:
         """v enters a target where r = t, under the other shifts, and where α = 1."""
         fixed = not callable(self.flow_ratio) and self.flow_ratio == 0
         reaches_1 = isinstance(self.alpha, StepSize) or 1 in extremes(self.alpha)
-        return self.shift == "model" and fixed and not reaches_1
+        return self.shift in ("model", "end") and fixed and not reaches_1
 
     def _shape_target(self, target: Tensor, u: Tensor, points: Points) -> Tensor:
         """Clip and relax the target on the rows with r < t, where asked to; those with r = t keep v."""

@@ -2,12 +2,16 @@
 
     two-point    α ṽ + (1 - α) u⁻(z_s, r, s),   s = α r + (1 - α) t,   z_s = z_t - (t - s) ṽ
     derivative   v - (t - r) du⁻/dt             the limit α → 0
+    Lagrangian   u⁻(z_r, r, r) + (t - r) ∂u⁻/∂r, z_r = z_t - (t - r) u⁻     the same with s near r
 
+The first two move the start of the interval, t; with `shift="end"` its other end r moves, and s = r + α (t - r).
 Source: α-Flow (arXiv 2510.20771), Definition 1 and Algorithm 1. Definition 1 prints z_t + (t - s) ṽ, a
 misprint; the sign here is the algorithm's. u⁻ is the network under stop-gradient.
 """
 
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -18,7 +22,7 @@ from ..errors import choose
 from ..path import Network, Points, expand, move, predict
 from ..rng import global_state, is_same, replayed, set_apart
 
-Shift = Literal["data", "model", "velocity"]
+Shift = Literal["data", "model", "velocity", "end"]
 
 
 def predict_with_target(
@@ -35,7 +39,7 @@ def predict_with_target(
     start = min(points.flow_rows, len(points.z) - 1)
     differentiates = points.regime == "derivative"
     if differentiates and derivative == "auto":
-        derivative = choose_method(net, points, start=start)
+        derivative = choose_method(*differentiated(net, points, shift), start=start)
     if differentiates and derivative == "fused":
         u, _, target = meanflow_target(net, points, shift, derivative, start=start)
         return u, torch.cat([points.v[:start], target])
@@ -66,9 +70,19 @@ def meanflow_target(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """u, du/dt and the target at α = 0, the latter two on the rows `start` and later; u as `du_dt` gives it.
 
-    The tangent in z is v, or with other shifts the network's own u(z, t, t).
+    The tangent in z is v, or with other shifts the network's own u(z, t, t). With shift "end" it is the Lagrangian
+    target (arXiv 2505.18825; TVM, 2511.19797), and ∂u/∂r takes the place of du/dt: dz_r/dr = u - (t - r) ∂u/∂r
+    must be the velocity at z_r.
     """
     rows = points.rows(start)
+    if shift == "end":
+        u, slope = du_dt(
+            *differentiated(net, points, shift), derivative, tangent=torch.zeros_like(rows.z), start=start
+        )
+        with torch.no_grad():
+            arrived = move(rows.z, u[-len(rows.z) :], rows.t, rows.r)
+            target = predict(net, arrived, rows.r, rows.r, rows.y) + expand(rows.t - rows.r, rows.z) * slope
+            return u, slope, torch.where(expand(rows.r == rows.t, rows.z), rows.v, target)
     with torch.no_grad():
         tangent = rows.v if shift == "data" else predict(net, rows.z, rows.t, rows.t, rows.y)
     u, slope = du_dt(net, points, derivative, tangent=tangent, start=start)
@@ -77,12 +91,26 @@ def meanflow_target(
         return u, slope, torch.where(expand(rows.r == rows.t, rows.z), rows.v, target)
 
 
+def differentiated(net: Network, points: Points, shift: Shift) -> tuple[Network, Points]:
+    """Return what du/dt is taken of, and where: with shift "end" of the network with r and t exchanged, whose
+    derivative by its last time, at a still z, is ∂u/∂r."""
+    if shift != "end":
+        return net, points
+    return partial(_exchanged, net), replace(points, r=points.t, t=points.r)
+
+
+def _exchanged(net: Network, z: Tensor, t: Tensor, r: Tensor, y: Tensor | None = None) -> Tensor:
+    return net(z, r, t, y)
+
+
 def _two_point_target(net: Network, points: Points, shift: Shift) -> Tensor:
     z, v, r, t, y, alpha = points.z, points.v, points.r, points.t, points.y, points.alpha
+    if shift == "end":
+        alpha = 1 - alpha
     s = t - alpha * (t - r)
     if shift == "data":
         carrier = near = v
-    elif shift == "model":
+    elif shift in ("model", "end"):
         carrier = near = predict(net, z, s, t, y)
     else:
         carrier, near = predict(net, z, t, t, y), v
@@ -90,7 +118,8 @@ def _two_point_target(net: Network, points: Points, shift: Shift) -> Tensor:
     if not isinstance(alpha, Tensor):
         return alpha * near + (1 - alpha) * far
     share = expand(alpha, z)
-    return torch.where(share == 1, v, share * near + (1 - share) * far)  # far may be 0 / 0 at s = 0
+    lost = share == (0 if shift == "end" else 1)  # α = 1
+    return torch.where(lost, v, share * near + (1 - share) * far)  # far may be 0 / 0 at s = 0
 
 
 def average_velocity_target(
@@ -117,7 +146,8 @@ def average_velocity_target(
         y: classes (B,) or None.
         shift: the velocity ṽ that leads from z_t to z_s. "data": v. "model": u⁻(z_t, s, t), as in Shortcut models;
             at α = 0, u⁻(z_t, t, t). "velocity": z_s by u⁻(z_t, t, t) but v in the target; at α = 0 improved
-            MeanFlow (2512.02012).
+            MeanFlow (2512.02012). "end": as "model" with s = r + α (t - r), so that α shrinks the last part of the
+            way instead of the first; at α = 0 the Lagrangian target (2505.18825).
         derivative: how du/dt is taken at α = 0; see `alphaflow.derivatives.total`.
 
     Returns:

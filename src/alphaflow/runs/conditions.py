@@ -24,6 +24,7 @@ ALPHAS: dict[str, tuple[float, ...]] = {
     "splitmeanflow": (1e-3, 1.0),
     "facm": (0.0,),
     "imeanflow": (0.0,),
+    "lagrangian": (0.0,),
 }
 """The members of the family by their names, with the values between which their own α lies."""
 WAYS = ("auto", "forward", "fused", "reverse", "difference")

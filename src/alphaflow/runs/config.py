@@ -105,17 +105,17 @@ class ObjectiveConfig:
 
     name: Annotated[str, OneOf(tuple(ALPHAS))] = "alphaflow"
     """The member: alphaflow, meanflow, imeanflow, tfm, fm, shortcut, consistency, discrete-consistency,
-    splitmeanflow, facm. One other than the recipe's comes as it was published, without what the recipe tuned for
-    its own; guidance stays."""
+    splitmeanflow, facm, lagrangian. One other than the recipe's comes as it was published, without what the
+    recipe tuned for its own; guidance stays."""
     alpha: Annotated[str | None, Schedule(0, 1, steering=True), INTERVALS] = None
     """Schedule of α: a number, or e.g. sigmoid(0%, 100%), linear(0, 500), step(50%); self: α falls when what the
     network sees of its trajectories' curvature has settled (docs/claims.md)."""
     flow_ratio: Annotated[str | None, Schedule(0, 1)] = None
     """Share of rows with r = t: a number or a schedule, e.g. linear(0%, 100%, first=0.75, last=0.25)."""
-    shift: Annotated[Literal["data", "model", "velocity"] | None, SHIFTED] = None
-    """The velocity that leads from z_t to z_s."""
+    shift: Annotated[Literal["data", "model", "velocity", "end"] | None, SHIFTED] = None
+    """The velocity that leads from z_t to z_s; end: the network's own, and s lies near r instead of t."""
     derivative: Annotated[str, OneOf(WAYS), DIFFERENTIATED] = "auto"
-    """How du/dt is taken: auto, forward, reverse, difference."""
+    """How du/dt is taken: auto, fused, forward, reverse, difference."""
     coupling: Annotated[Literal["sorted", "minimum", "scaled", "truncated", "dyadic"] | None, INTERVALS] = None
     """How r goes with t."""
     t_law: Annotated[str | None, Law()] = None

@@ -12,6 +12,7 @@ from ..derivatives.total import choose_method
 from ..devices import choose_device, prepare
 from ..errors import UserError
 from ..method.objective import AlphaFlow
+from ..method.targets import differentiated
 from ..models.ema import EMA, PowerEMA
 from ..parallel.blocks import prepare_blocks
 from ..parallel.parallel import Parallel
@@ -103,7 +104,8 @@ def _with_method(objective: AlphaFlow, net: nn.Module, batches: Batches, config:
     if objective.derivative != "auto" or not differentiates:
         return objective
     points = points_of(batches, objective, config.seed, next(net.parameters()).device)
-    return dataclasses.replace(objective, derivative=choose_method(net, points))
+    taken = differentiated(net, points, objective.shift)
+    return dataclasses.replace(objective, derivative=choose_method(*taken))
 
 
 def _profiles(net: nn.Module, widths: tuple[float, ...]) -> list[PowerEMA]:
