@@ -12,6 +12,7 @@ auto         the first of these that agrees with central differences (`trial`); 
 import logging
 from collections.abc import Hashable
 from contextlib import suppress
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
@@ -141,7 +142,8 @@ def _choose(net: Network, points: Points, start: int) -> tuple[Method, float | N
     else:
         method = "difference"
         trial.attempt(method)
-    name = getattr(net, "__name__", type(net).__name__)
+    shown = modules[0] if isinstance(net, partial) and modules else net
+    name = getattr(shown, "__name__", type(shown).__name__)
     level = logging.WARNING if reason else logging.INFO
     log.log(level, "du/dt of %s: %s%s", name, method, reason or " (the cheapest way it supports)")
     if is_compiled(net):

@@ -118,7 +118,7 @@ def Lagrangian(**settings: Any) -> AlphaFlow:
     75 % of rows with r = t, the others uniform on the triangle r <= t. The paper's learned weight is 1 / E at its
     optimum, which the adaptive one is.
     """
-    recipe = {"alpha": 0.0, "shift": "end", "flow_ratio": 0.75, "times": Times(t=Uniform())}
+    recipe = {"alpha": 0.0, "shift": "end", "flow_ratio": 0.75, "times": Times(t=Uniform(), r=Uniform())}
     return AlphaFlow(**{**recipe, **settings})
 
 
