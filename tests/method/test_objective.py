@@ -240,17 +240,18 @@ def test_impossible_settings_are_refused_when_the_objective_is_made(settings, wo
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.0, RandomSplit(Uniform()), schedules.constant(0.5)], ids=str)
-def test_a_target_that_never_holds_the_data_is_refused(net, data, alpha):
+@pytest.mark.parametrize("shift", ["model", "end"])
+def test_a_target_that_never_holds_the_data_is_refused(net, data, shift, alpha):
     """u = 0 fits it: the residual of a network that says nothing would be 0."""
 
     def silent(z, r, t, y=None):
         return 0 * z
 
-    almost = AlphaFlow(alpha=alpha, shift="model", flow_ratio=1 / 12)
+    almost = AlphaFlow(alpha=alpha, shift=shift, flow_ratio=1 / 12)
     residual = almost(silent, *data, generator=keyed()).residual
     assert residual[0] > 0.1 and residual[1:].eq(0).all()
-    with pytest.raises(ValueError, match="shift 'model' with flow_ratio 0 never sees the data"):
-        AlphaFlow(alpha=alpha, shift="model", flow_ratio=0)
+    with pytest.raises(ValueError, match=f"shift {shift!r} with flow_ratio 0 never sees the data"):
+        AlphaFlow(alpha=alpha, shift=shift, flow_ratio=0)
 
 
 @pytest.mark.parametrize("alpha", [1.0, schedules.step(50), StepSize(0.5)], ids=str)
