@@ -115,8 +115,9 @@ def Lagrangian(**settings: Any) -> AlphaFlow:
     """Lagrangian self-distillation (flow maps, arXiv 2505.18825): the interval's end r moves, not its start t.
 
     The target is u⁻(z_r, r, r) + (t - r) ∂u⁻/∂r at z_r = z_t - (t - r) u⁻, the limit of `shift="model"` as α → 1;
-    75 % of rows with r = t, the others uniform on the triangle r <= t. The weight is uniform, as TVM's (2511.19797):
-    u = 0 fits the others, and a weight that divides by a row's error makes the most of that (docs/family.md).
+    75 % of rows with r = t, the others uniform on the triangle r <= t. The weight is uniform, as TVM's
+    (2511.19797): u = 0 fits the others, and a weight that divides by a row's error makes the most of that
+    (docs/family.md).
     """
     recipe = {
         "alpha": 0.0,

@@ -2,8 +2,8 @@
 
 import os
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from alphaflow.errors import UserError
@@ -15,6 +15,8 @@ from .classes import is_hidden, is_image
 
 MOST = 200
 """Files beyond which a folder is no such set, and is not looked at further."""
+START = 1 << 16
+_LARGE = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class HeldFiles:
     """Their sizes in bytes as they lie there, by their paths within the place."""
     read_raw: Callable[[str], bytes]
     """Reads one of them, as it lies there."""
+    read_start: Callable[[str], bytes]
+    """Reads the first `START` bytes of one of them; nothing of a large member of an archive."""
     stamp: str
     """A word that changes when the place does."""
     joint: str = "/"
@@ -36,14 +40,10 @@ class HeldFiles:
         """Return what messages call a file."""
         return f"{self.where}{self.joint}{name}"
 
-    def only(self, names: Sequence[str]) -> "HeldFiles":
-        """Return the same place with these files alone."""
-        return replace(self, sizes={name: self.sizes[name] for name in names})
-
     def head(self, name: str, count: int) -> bytes:
         """Return a file's first bytes, unpacked if it is packed by gzip; b"" if it is damaged there."""
         try:
-            return self._unpacked(name, count)
+            return _unpacked(self.read_start(name), count)
         except (OSError, EOFError, zlib.error):
             return b""
 
@@ -54,7 +54,7 @@ class HeldFiles:
             UserError: it has another size, or is damaged.
         """
         try:
-            content = self._unpacked(name, size + 1)
+            content = _unpacked(self.read_raw(name), size + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise UserError(f"{self.called(name)} is damaged ({error}): fetch it anew") from None
         if len(content) != size:
@@ -65,15 +65,16 @@ class HeldFiles:
             )
         return content
 
-    def _unpacked(self, name: str, most: int) -> bytes:
-        raw = self.read_raw(name)
-        if raw[:2] != b"\x1f\x8b":
-            return raw[:most]
-        unpack = zlib.decompressobj(16 + zlib.MAX_WBITS)
-        content = unpack.decompress(raw, most)
-        if len(content) < most and not unpack.eof:
-            raise EOFError("it is cut short")
-        return content
+
+def _unpacked(raw: bytes, most: int) -> bytes:
+    """Return the first bytes of a file, unpacked if it is packed by gzip."""
+    if raw[:2] != b"\x1f\x8b":
+        return raw[:most]
+    unpack = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    content = unpack.decompress(raw, most)
+    if len(content) < most and not unpack.eof:
+        raise EOFError("it is cut short")
+    return content
 
 
 def files_of_folder(folder: Path) -> HeldFiles | None:
@@ -87,7 +88,12 @@ def files_of_folder(folder: Path) -> HeldFiles | None:
             return None
         sizes |= {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
     stamps = [stamp_of(folder / name).tolist() for name in sorted(sizes)]
-    return HeldFiles(str(folder), sizes, lambda name: (folder / name).read_bytes(), key_of(*stamps))
+
+    def start(name: str) -> bytes:
+        with (folder / name).open("rb") as file:
+            return file.read(START)
+
+    return HeldFiles(str(folder), sizes, lambda name: (folder / name).read_bytes(), start, key_of(*stamps))
 
 
 def files_of_archive(path: Path, address: str) -> HeldFiles | None:
@@ -100,4 +106,8 @@ def files_of_archive(path: Path, address: str) -> HeldFiles | None:
     if any(map(is_image, shown)):
         return None
     sizes = {name: int(members.sizes[k]) for name, k in shown.items()}
-    return HeldFiles(address, sizes, lambda name: read(shown[name]), key_of(*stamp_of(path)), joint="!")
+
+    def start(name: str) -> bytes:
+        return read(shown[name])[:START] if sizes[name] <= _LARGE else b""
+
+    return HeldFiles(address, sizes, lambda name: read(shown[name]), start, key_of(*stamp_of(path)), joint="!")

@@ -73,7 +73,7 @@ class Published:
         self.passed_over = (*passed_over, *labelled.passed_over)
         sizes = np.array([block.shape for block in self._blocks], np.int64)
         self.digest = digest_of(Names(subset.files), sizes, self.labels, self.class_names)
-        self.stamp = key_of_subset(held, subset)
+        self.stamp = f"{held.stamp}-{subset.name}"
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -104,11 +104,6 @@ class Published:
                 "names: fetch it anew"
             )
         return Labelled(values, names, f"labels from {name}", tuple(others))
-
-
-def key_of_subset(held: HeldFiles, subset: Subset) -> str:
-    """Return a word that changes when the files do."""
-    return f"{held.stamp}-{subset.name}"
 
 
 def open_published(path: Path, part: str, *, address: str, labels: str | None) -> Published | None:
