@@ -179,6 +179,12 @@ class _LazyHdf5(_Lazy):
             return {name: (file[name].shape, file[name].dtype) for name in self.names}
 
 
+def is_hdf5(path: Path) -> bool:
+    """Return whether a file begins as HDF5's do, without a block of the user's own."""
+    with path.open("rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+
+
 def _hdf5(path: Path) -> Any:
     try:
         import h5py

@@ -9,7 +9,7 @@ from alphaflow.errors import UserError
 from . import table
 from .archive import COMPRESSED, ENDINGS, Archive, plain
 from .archive_members import members_of
-from .arrays import HDF5, Arrays
+from .arrays import HDF5, Arrays, is_hdf5
 from .base import Source
 from .classes import FOLDERS, NONE, is_hidden, is_image
 from .hub import PREFIX, is_saved, open_hub
@@ -77,7 +77,7 @@ def _open(address: str, labels: str | None) -> Source:
         return Shards(paths, address=address, labels=labels, passed_over=rest)
     if len(paths) > 1:
         raise UserError(f"{address} names {len(paths)} files: several may be tars, or tables of one kind")
-    if _all(paths, _ARRAYS):
+    if _all(paths, _ARRAYS) and not (_all(paths, HDF5) and not is_hdf5(paths[0])):
         return Arrays(paths[0], part, address=address, labels=labels)
     try:
         if _all(paths, ENDINGS):
