@@ -8,6 +8,7 @@ from alphaflow.cli import run
 from alphaflow.costs import measured
 from alphaflow.costs.estimate import Machine, plan
 from alphaflow.costs.measured import MeasuredTime, measure
+from alphaflow.method.objective import AlphaFlow
 from alphaflow.recipes import RECIPES
 from alphaflow.runs.config import Config, DistillConfig
 
@@ -51,6 +52,18 @@ def test_where_a_step_is_long_fewer_rows_stand_for_it(clock):
     assert found.rows == 128  # at which the last step takes more than a quarter of a second
     assert found.seconds == pytest.approx(1024 * (2 * 1e-3 + 3 * 3e-3) / 5)
     assert "measured on 128 of its 1024 samples" in str(found)
+
+
+def test_an_alpha_that_steers_itself_is_measured_fallen(clock, monkeypatch):
+    """As the plan counts it: the most that it can cost."""
+    alphas = []
+    evaluate = AlphaFlow.evaluate
+    monkeypatch.setattr(
+        AlphaFlow, "evaluate", lambda self, net, points: alphas.append(points.alpha) or evaluate(self, net, points)
+    )
+    steered = dataclasses.replace(TOY.objective, alpha="self")
+    measure_toy(dataclasses.replace(TOY, steps=100, batch_size=64, objective=steered))
+    assert set(alphas) == {0.0}
 
 
 def test_a_measurement_by_the_real_clock():

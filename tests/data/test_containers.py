@@ -1,14 +1,18 @@
 """Containers of images: tars of tars as ImageNet's, LMDB as LSUN's, HDF5; and files that are none of them."""
 
 import bz2
+import contextlib
 import io
 import tarfile
+import tempfile
 from pathlib import Path
 
 import h5py
 import lmdb
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from alphaflow import UserError
@@ -68,6 +72,18 @@ def test_other_tars_are_classes_only_if_asked_for(tmp_path):
     pack_tar(tmp_path / "one.tar", {"0.jpg": jpeg(0), "0.cls": b"3"})
     with pytest.raises(UserError, match="is one tar, and no class by itself"):
         open_source(str(tmp_path / "one.tar"), labels="folders")
+
+
+def test_parts_whose_images_are_named_like_them_are_no_classes(tmp_path):
+    for name in ("shard-000", "shard-001"):
+        pack_tar(tmp_path / f"{name}.tar", {f"{name}_{k}.jpg": jpeg(k) for k in range(3)})
+    assert open_source(str(tmp_path)).labels is None
+
+
+def test_a_tar_beside_images_is_another_file(tmp_path):
+    files = {"a.jpg": jpeg(1), "b.jpg": jpeg(2), "backup.tar": class_tars()["n01440764.tar"]}
+    pack_tar(tmp_path / "photos.tar", files)
+    assert len(open_source(str(tmp_path / "photos.tar"))) == 2
 
 
 @pytest.mark.parametrize("cut", [512, 600, 1024])
@@ -142,8 +158,12 @@ def test_arrays_of_hdf5(tmp_path):
     with h5py.File(tmp_path / "x.hdf5", "w") as file:
         file["x"], file["y"] = images, np.zeros(12, np.int64)
     assert_holds(open_source(f"{tmp_path}/x.hdf5"), images, [0] * 12, "0")
+    with h5py.File(tmp_path / "vast.h5", "w") as file:  # declared, and not there
+        file.create_dataset("images", (10**6, 64, 64, 3), np.uint8, chunks=(1, 64, 64, 3))
+    with pytest.raises(UserError, match="images is refused: it declares 12288000000 bytes in 0"):
+        open_source(f"{tmp_path}/vast.h5")
     (tmp_path / "cut.h5").write_bytes((tmp_path / "set.h5").read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"cannot read .*cut.h5|is no whole array file"):
+    with pytest.raises(UserError, match=r"cut.h5 is no whole HDF5 file \("):
         open_source(f"{tmp_path}/cut.h5")
 
 
@@ -152,3 +172,17 @@ def test_a_file_of_no_known_kind_lists_what_can_be_read(tmp_path, name):
     (tmp_path / name).write_bytes(bz2.compress(b"something"))
     with pytest.raises(UserError, match=r"is of no kind that can be read: give .* MNIST and its like"):
         open_source(str(tmp_path / name))
+
+
+@given(st.data())
+def test_no_damage_to_an_hdf5_file_raises_anything_else(data):
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file["images"], file["labels"] = np.zeros((4, 6, 6, 3), np.uint8), np.arange(4)
+    raw = bytearray(content.getvalue())
+    raw[data.draw(st.integers(8, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "set.h5"
+        path.write_bytes(raw)
+        with contextlib.suppress(UserError):
+            open_source(str(path)).read(0)

@@ -104,6 +104,16 @@ def test_an_archive_of_the_files(tmp_path, ending):
     assert len(open_source(str(path))) == 12
 
 
+def test_a_file_among_others_as_downloaded(tmp_path):
+    """A picture and hundreds of other files in the same folder are no hindrance."""
+    unpack(tmp_path, MNIST | {"holiday.jpg": b"", ".lock": b""})
+    unpack(tmp_path, {f"notes-{k}.txt": b"" for k in range(300)})
+    source = open_source(f"{tmp_path}/train-images-idx3-ubyte")
+    assert_holds(source, TRAIN[..., None], [k % 10 for k in range(12)], "0123456789")
+    with pytest.raises(UserError, match="train-images does not exist"):
+        open_source(f"{tmp_path}/train-images")
+
+
 def test_letters_of_several_sets_are_asked_for_by_name(tmp_path):
     for kind, images in (("letters", TRAIN), ("digits", TEST)):
         (tmp_path / f"emnist-{kind}-train-images-idx3-ubyte").write_bytes(idx(images))
@@ -142,6 +152,14 @@ def test_a_damaged_file_is_named(tmp_path, name, content, said):
         (tmp_path / other).write_bytes(content if other == name else whole)
     with pytest.raises(UserError, match=f"{name} is damaged: it {said}"):
         open_source(str(tmp_path))
+
+
+def test_dimensions_that_no_file_could_hold(tmp_path):
+    head = bytes([0, 0, 8, 4]) + struct.pack(">IIII", *[2**31] * 4)
+    for name, content in (("a.idx", head), ("b.idx.gz", gzip.compress(head))):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=rf"{name} is damaged: it (declares|should have) 21,267,647,"):
+            open_source(str(tmp_path / name))
 
 
 def test_a_packed_file_that_is_cut(tmp_path):
@@ -204,7 +222,8 @@ def test_cifar_10(tmp_path, kind, form):
 
 def test_one_batch_of_cifar(tmp_path):
     place = unpack(tmp_path, cifar10("python")) / "cifar-10-batches-py"
-    assert len(open_source(str(place / "test_batch"))) == 4
+    assert_holds(open_source(str(place / "test_batch")), BATCHES[2], [2, 3, 0, 1], NAMES)
+    assert_holds(open_source(str(place / "data_batch_2")), BATCHES[1], [1, 2, 3, 0], NAMES)
 
 
 @pytest.mark.parametrize("kind", ["python", "binary"])

@@ -95,6 +95,23 @@ def test_cosines_and_norms_are_those_of_plain_backward_passes(trained):
     assert len(ours.curve) == 0
 
 
+def test_of_a_lagrangian_run_the_full_gradient_is_its_own_and_the_parts_are_meanflows(tmp_path, caplog):
+    caplog.set_level("INFO", "alphaflow")
+    ours = ObjectiveConfig(name="lagrangian", flow_ratio="0.3")
+    config = dataclasses.replace(TINY, objective=ours, diagnosis=DiagnosisConfig(every=12, batches=2))
+    Trainer.start(config, RunFolder(tmp_path / "run")).train()
+    subject = open_subject(tmp_path / "run")
+    found, own = diagnose(subject, batches=2, alphas=()), subject.objective
+    other = dataclasses.replace(subject, objective=dataclasses.replace(own, shift="model"))
+    like_model = diagnose(other, batches=2, alphas=())
+    plain = [plain_gradients(subject, k)["full"].norm().item() for k in range(2)]
+    assert found.norms["full"].mean == pytest.approx(sum(plain) / 2, rel=1e-5)
+    assert found.norms["tfm"] == like_model.norms["tfm"] and found.norms["tc"] == like_model.norms["tc"]
+    assert found.norms["full"] != like_model.norms["full"]
+    assert asdict(read_all(tmp_path / "run" / "diagnosis")[-1])["norms"] == asdict(found)["norms"]
+    assert "the Lagrangian target has no parts TFM and TC" in caplog.text
+
+
 def test_a_diagnosis_on_the_way_says_what_the_command_says_and_changes_nothing(trained, tmp_path):
     found = read_all(trained / "diagnosis")
     assert [one.step for one in found] == [6, 12]

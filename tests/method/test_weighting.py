@@ -98,6 +98,12 @@ def test_the_scaled_weight_is_continuous_at_alpha_0(net, data, power):
     assert errors[-1] < 5e-3
 
 
+def test_a_run_under_the_scaled_weight_before_its_correction_is_told_apart():
+    """Runs with p other than 1 noted `scaled(p 0.5, …)`: their objective was another, and they are not resumed."""
+    assert str(Weight(kind="scaled", power=0.5)) == "scaled(α^0, p 0.5, c 0.001)"
+    assert str(Weight(kind="scaled")) == "scaled(p 1, c 0.001)"
+
+
 @pytest.mark.parametrize("power", [1.0, 0.5])
 def test_the_adaptive_weight_jumps_at_alpha_0(net, data, power):
     """Its r < t rows fade with α², then stand at 1 at α = 0."""

@@ -3,12 +3,13 @@
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..data import Batch
 from ..devices import choose_device, prepare
+from ..method.self_steering import SelfSteering
 from ..models.ema import EMA
 from ..parallel.blocks import recompute_blocks
 from ..runs.build import build_model, build_objective
@@ -20,7 +21,7 @@ SECONDS = 1.0
 """As long may a measured step take: with more rows than fit, it is measured on fewer."""
 PARTS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Where in the schedule steps are taken: what they cost depends on α."""
-LONGEST = 0.5
+LONGEST = 0.25
 """As many seconds may one sample's step take by the machine's arithmetic; beyond that none is taken."""
 
 
@@ -83,7 +84,7 @@ def measure(config: Config, shape: Sequence[int], num_classes: int, plan: CostEs
 def _measure(config: Config, shape: Sequence[int], num_classes: int, device: torch.device) -> MeasuredTime:
     step = _step_of(config, shape, num_classes, device)
     most = config.batch_size // config.accumulate
-    last, rows = config.steps - 1, min(2, most)
+    last, rows = config.steps - 1, min(4, most)  # of four rows the usual shares of r = t are whole
     _timed(step, rows, last, device)  # there α is lowest: this chooses the way to du/dt
     while rows < most and _timed(step, rows, last, device) < SECONDS / 4:
         rows = min(2 * rows, most)
@@ -104,7 +105,10 @@ def _step_of(
     net = build_model(config.model, shape, num_classes, config.seed).to(device)
     if config.recompute:
         recompute_blocks(net)
-    loss = Loss(net, build_objective(config, num_classes), config.seed, precision=config.precision)
+    objective = build_objective(config, num_classes)
+    if isinstance(objective.alpha, SelfSteering):  # as in the plan: fallen from the start, the most it can cost
+        objective = replace(objective, alpha=0.0)
+    loss = Loss(net, objective, config.seed, precision=config.precision)
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.optimizer.lr, fused=True)
     average = EMA(net, config.ema.half_life, config.ema.ramp)
 

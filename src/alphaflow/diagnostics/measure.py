@@ -6,6 +6,7 @@ Source: α-Flow (arXiv 2510.20771), section 3 and its analysis of gradients.
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +37,8 @@ from .curve import BiasVarianceCurve
 from .gradients import Gradient, Gradients
 from .maps import Maps
 from .record import LOSSES, PAIRS, Diagnosis, Summary
+
+log = logging.getLogger("alphaflow")
 
 ALPHAS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.01, 0.0)
 BATCHES = 40
@@ -78,8 +81,6 @@ def open_subject(path: Path, step: int | None = None, device: str = "", data_pat
     stored = _checkpoint(folder, step)
     dataset = data_of(folder, data_path)
     objective = build_taught(config, dataset, where, folder)
-    if objective.shift == "end":  # its target has no velocity of the data: MeanFlow's parts by the model's own
-        objective = dataclasses.replace(objective, shift="model")
     net = build_model(config.model, dataset.shape, dataset.num_classes, config.seed).to(where)
     if objective.derivative == "auto":  # tried while the network is whole
         method = choose_method(net, _few_points(dataset, objective, where))
@@ -114,11 +115,24 @@ def diagnose(subject: Subject, *, batches: int = BATCHES, alphas: Sequence[float
     return _Session(subject, alphas).run(batches)
 
 
+def _split(subject: Subject) -> AlphaFlow:
+    """Return the objective whose loss is taken apart; the full one stays the run's own."""
+    if subject.objective.shift != "end":
+        return subject.objective
+    if subject.parallel.main:
+        log.info(
+            "the Lagrangian target has no parts TFM and TC: those shown are MeanFlow's, along the network's own "
+            "velocity"
+        )
+    return dataclasses.replace(subject.objective, shift="model")
+
+
 class _Session:
     """The sums that are gathered over the batches."""
 
     def __init__(self, subject: Subject, alphas: Sequence[float]) -> None:
         self.subject, self.objective = subject, subject.objective
+        self.split = _split(subject)
         config = subject.config
         again = config.compile_blocks or config.recompute
         self.gradients = Gradients(subject.net, subject.parallel, again=again)
@@ -152,7 +166,7 @@ class _Session:
     def _batch(self, draws: Sequence[Callable[..., Points]], flow_rows: Sequence[int]) -> None:
         """Measure a batch in parts, each with its draw and with so many rows with r = t under the full
         objective."""
-        net, objective = self.subject.net, self.objective
+        net, objective = self.subject.net, self.split
         places = [draw(flow_rows=0) for draw in draws]
         terms = [Terms.at(net, place, objective) for place in places]
         for place, one in zip(places, terms):

@@ -41,8 +41,10 @@ class Weight:
             raise ValueError(f"weight constant c = {self.c:g} must be positive")
 
     def __str__(self) -> str:
-        constants = "" if self.kind in ("uniform", "definition") else f"(p {self.power:g}, c {self._c:g})"
-        return self.kind + constants
+        if self.kind in ("uniform", "definition"):
+            return self.kind
+        own = f"α^{2 * self.power - 1:g}, " if self.kind == "scaled" and self.power != 1 else ""
+        return f"{self.kind}({own}p {self.power:g}, c {self._c:g})"
 
     @property
     def _c(self) -> float:

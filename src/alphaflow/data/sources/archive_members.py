@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from alphaflow.errors import UserError
 
-from .base import Names
+from .base import SUFFIXES, Names
 from .cache import Arrays, load_index, stamp_of, store_index
 
 LARGEST = 1 << 28
@@ -213,12 +213,12 @@ def _refuse_overlaps(called: str, infos: list[zipfile.ZipInfo], start: int) -> N
 
 
 def _tar_members(path: Path, called: str) -> Members:
-    """List a tar; a tar within it, as ImageNet's classes lie in one, stands for a folder of its own name."""
+    """List a tar. Without images of its own, as ImageNet's is, tars within it stand for folders of their names."""
     with path.open("rb") as file:
         rows, folders = _listed(file, 0, path.stat().st_size, called)
-        flat = []
+        flat, images = [], any(row[0].lower().endswith(SUFFIXES) for row in rows)
         for row in rows:
-            if row[0].lower().endswith(".tar"):
+            if row[0].lower().endswith(".tar") and not images:
                 inner, below = _listed(file, row[1], row[2], f"{called}!{row[0]}", f"{row[0][:-4]}/")
                 flat += inner
                 folders += below

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alphaflow.errors import UserError, choose, missing
+from alphaflow.errors import UserError, choose, missing, one_line
 from alphaflow.npy import read_header
 
-from .archive_members import members_of
+from .archive_members import RATIO, members_of
 from .base import Names, digest_of
 from .cache import key_of, stamp_of
 from .classes import NONE, Labelled, few, from_values
@@ -36,6 +36,7 @@ _PAIRS = (
 HDF5 = (".h5", ".hdf5", ".hdf")
 """Endings of HDF5 files."""
 
+_ALLOWED = 1 << 20  # bytes that any array may unpack to, however well it packs
 Array = NDArray[np.generic]
 
 
@@ -170,12 +171,15 @@ class _LazyHdf5(_Lazy):
         if name not in self.names:
             raise KeyError(name)
         if name not in self._kept:
-            with _whole(self.address), _hdf5(self.path) as file:
+            with _hdf5(self.path, self.address) as file:
+                declared, stored = file[name].nbytes, file[name].id.get_storage_size()
+                if declared > max(_ALLOWED, RATIO * stored):
+                    raise UserError(f"{self.address}: {name} is refused: it declares {declared} bytes in {stored}")
                 self._kept[name] = np.asarray(file[name])
         return self._kept[name]
 
     def about(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-        with _hdf5(self.path) as file:
+        with _hdf5(self.path, self.address) as file:
             return {name: (file[name].shape, file[name].dtype) for name in self.names}
 
 
@@ -185,24 +189,32 @@ def is_hdf5(path: Path) -> bool:
         return file.read(8) == b"\x89HDF\r\n\x1a\n"
 
 
-def _hdf5(path: Path) -> Any:
+@contextlib.contextmanager
+def _hdf5(path: Path, address: str) -> Iterator[Any]:
     try:
         import h5py
     except ImportError:
         raise missing("HDF5 needs its package", "hdf5") from None
-    return h5py.File(path, "r")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file can make its reader raise nearly anything
+        raise UserError(f"{address} is no whole HDF5 file ({one_line(error, 120)}): write it anew") from None
 
 
 def _hdf5_arrays(path: Path, address: str) -> tuple[_LazyHdf5, list[str]]:
     """Return the arrays of numbers or words in an HDF5 file, and the names of those of other kinds."""
-    with _whole(address), _hdf5(path) as file:
-        names: list[str] = []
-        others: list[str] = []
+    names: list[str] = []
+    others: list[str] = []
 
-        def visit(name: str, item: Any) -> None:
-            if hasattr(item, "shape") and item.shape:
-                (names if item.dtype.kind in "biufSU" else others).append(name)
+    def visit(name: str | bytes, item: Any) -> None:
+        if hasattr(item, "shape") and item.shape:
+            fits = isinstance(name, str) and item.dtype.kind in "biufSU"
+            (names if fits else others).append(str(name))
 
+    with _hdf5(path, address) as file:
         file.visititems(visit)
     if not names:
         raise UserError(f"{address} holds no arrays of numbers: images must be uint8 (N, H, W, 3)")

@@ -2,21 +2,23 @@
 
 import os
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from alphaflow.errors import UserError
 
 from .archive import plain
-from .archive_members import members_of
+from .archive_members import RATIO, members_of
 from .cache import key_of, stamp_of
 from .classes import is_hidden, is_image
 
 MOST = 200
 """Files beyond which a folder is no such set, and is not looked at further."""
 START = 1 << 16
+"""Bytes that are read of a file to know it by its beginning."""
 _LARGE = 1 << 28
+_ALLOWED = 1 << 20  # what any file may unpack to, however well it packs
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ class HeldFiles:
         """Return what messages call a file."""
         return f"{self.where}{self.joint}{name}"
 
+    def only(self, names: Iterable[str]) -> "HeldFiles":
+        """Return the same place with these files alone."""
+        return replace(self, sizes={name: self.sizes[name] for name in names})
+
     def head(self, name: str, count: int) -> bytes:
         """Return a file's first bytes, unpacked if it is packed by gzip; b"" if it is damaged there."""
         try:
@@ -53,8 +59,13 @@ class HeldFiles:
         Raises:
             UserError: it has another size, or is damaged.
         """
+        raw = self.read_raw(name)
+        if size > max(_ALLOWED, RATIO * len(raw)):
+            raise UserError(
+                f"{self.called(name)} is damaged: it declares {size:,} bytes in {len(raw):,}: fetch it anew"
+            )
         try:
-            content = _unpacked(self.read_raw(name), size + 1)
+            content = _unpacked(raw, size + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise UserError(f"{self.called(name)} is damaged ({error}): fetch it anew") from None
         if len(content) != size:
@@ -79,14 +90,27 @@ def _unpacked(raw: bytes, most: int) -> bytes:
 
 def files_of_folder(folder: Path) -> HeldFiles | None:
     """Return the files of a folder and of the folders in it, if they are few and none is an image."""
-    sizes: dict[str, int] = {}
+    names: list[str] = []
     for place, inner, files in os.walk(folder):
         below = Path(place).relative_to(folder)
         inner[:] = sorted(name for name in inner if not is_hidden(name)) if len(below.parts) < 2 else []
-        names = [(below / name).as_posix() for name in files if not is_hidden(name)]
-        if any(map(is_image, names)) or len(sizes) + len(names) > MOST:
+        names += [(below / name).as_posix() for name in files if not is_hidden(name)]
+        if any(map(is_image, names)) or len(names) > MOST:
             return None
-        sizes |= {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
+    return _in_folder(folder, names)
+
+
+def files_beside(path: Path) -> HeldFiles | None:
+    """Return a file and those beside it, whatever else lies there; `None` if there is no such file."""
+    if not path.is_file():
+        return None
+    with os.scandir(path.parent) as entries:
+        names = [entry.name for entry in entries if not is_hidden(entry.name) and not is_image(entry.name)]
+    return _in_folder(path.parent, names)
+
+
+def _in_folder(folder: Path, names: Iterable[str]) -> HeldFiles:
+    sizes = {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
     stamps = [stamp_of(folder / name).tolist() for name in sorted(sizes)]
 
     def start(name: str) -> bytes:

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from alphaflow.data.safe_pickles import load_plain
 from alphaflow.errors import UserError, choose
 
+from .archive import ENDINGS
 from .base import Names, digest_of
 from .classes import NONE, Labelled, from_values
-from .held_files import HeldFiles, files_of_archive, files_of_folder
+from .held_files import HeldFiles, files_beside, files_of_archive, files_of_folder
 from .splits import kind_of_file
 
 Pixels = NDArray[np.uint8]
@@ -119,26 +120,28 @@ def open_published(path: Path, part: str, *, address: str, labels: str | None) -
         UserError: it is one, but damaged, or without such a part.
     """
     bare = address.rpartition("#")[0] if part else address
-    one = None
     if path.is_dir():
         held = files_of_folder(path)
-    elif path.name.lower().endswith((".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")):
+    elif path.name.lower().endswith(ENDINGS):
         held = files_of_archive(path, bare)
     else:
-        held, one = files_of_folder(path.parent), path.name
-    if held is None:
-        return None
-    subsets = [
-        subset for find in (_idx_subsets, _cifar_subsets, _binary_subsets, _svhn_subsets) for subset in find(held)
-    ]
-    if one is not None:
-        subsets = [subset for subset in subsets if one in subset.files]
-    if not subsets:
+        held = files_beside(path)
+    subsets = _subsets(held) if held else []
+    if held and path.is_file() and path.name in held.sizes:  # that one alone, with what describes it
+        others = {name for subset in subsets for name in subset.files} - {path.name}
+        held = held.only(held.sizes.keys() - others)
+        subsets = [subset for subset in _subsets(held) if path.name in subset.files]
+    if not held or not subsets:
         return None
     subset = _choose(subsets, part, bare)
-    others = [other.name for other in subsets if other is not subset]
-    passed = [f"the split{'s' * (len(others) > 1)} {', '.join(others)}"] if others else []
+    splits = [other.name for other in subsets if other is not subset]
+    passed = [f"the split{'s' * (len(splits) > 1)} {', '.join(splits)}"] if splits else []
     return Published(held, subset, address=address, labels=labels, passed_over=passed)
+
+
+def _subsets(held: HeldFiles) -> list[Subset]:
+    kinds = (_idx_subsets, _cifar_subsets, _binary_subsets, _svhn_subsets)
+    return [subset for find in kinds for subset in find(held)]
 
 
 def _choose(subsets: Sequence[Subset], part: str, address: str) -> Subset:

@@ -114,8 +114,13 @@ class Shards:
         return from_values(values, self.address, f"{labels!r} in the .json beside each image", self.name)
 
     def _are_named_like_their_tars(self) -> bool:
-        """Return whether each tar is a class, as ImageNet's are: n01440764.tar holds n01440764_10026.JPEG."""
+        """Return whether each tar is a class, as ImageNet's are: n01440764.tar holds n01440764_10026.JPEG.
+
+        Names that end in numbers of another kind, as `shard-000`, are those of parts.
+        """
         stems = [path.name.partition(".")[0] for path in self.paths]
+        if any(stem[-1:].isdigit() and not re.fullmatch(r"n[0-9]{8}", stem) for stem in stems):
+            return False
         names = (self._name(k).rpartition("/")[2] for k in range(len(self)))
         return len(stems) > 1 and all(name.startswith(f"{stems[k]}_") for name, k in zip(names, self._shard))
 
