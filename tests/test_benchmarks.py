@@ -1,12 +1,12 @@
 """Scripts that take long or need a lent GPU run here, small, on the CPU; else they would fail on the day."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import forked
 from alphaflow import cli
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -17,7 +17,7 @@ GPU = BENCHMARKS / "gpu.py"
 def test_the_gpu_script_checks_and_times(tmp_path):
     out = tmp_path / "gpu.json"
     words = [sys.executable, str(GPU), "--device", "cpu", "--tiny", "--out", str(out)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = forked.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     record = json.loads(out.read_text())
     assert "failed" not in str(record)
@@ -37,7 +37,7 @@ def digits(tmp_path_factory) -> Path:
 
 def results(script: str, out: Path, *words: str) -> dict:
     command = [sys.executable, str(BENCHMARKS / script), *words, "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = forked.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text())
 
@@ -71,7 +71,7 @@ def test_the_evaluations_bars(digits, tmp_path):
 def test_the_claims_harness_resumes_repeats_and_makes_its_tables(tmp_path):
     def claims(*words: str, out: str = "runs.jsonl") -> str:
         command = [sys.executable, str(BENCHMARKS / "claims"), *words, "--out", str(tmp_path / out)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = forked.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import alphaflow as af
+import forked
 from alphaflow import UserError
 from alphaflow.cli import run
 from browsing import small_model
@@ -189,7 +190,7 @@ def test_samples_that_are_not_finite_are_refused_by_name(models, tmp_path, capsy
 @pytest.mark.parametrize("name, number, status", [("s.npz", signal.SIGTERM, 143), ("many/", signal.SIGINT, 130)])
 def test_a_draw_that_is_ended_leaves_nothing(models, tmp_path, name, number, status):
     words = [sys.executable, "-m", "alphaflow", "sample", str(models["model"]), "--out", f"{tmp_path}/{name}"]
-    with child([*words, "--count", "3000000"], stderr=subprocess.DEVNULL) as process:
+    with child([*words, "--count", "3000000"], start=forked.Popen, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60
         while not list(tmp_path.iterdir()) and time.monotonic() < deadline:
             time.sleep(0.05)

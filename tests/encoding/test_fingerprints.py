@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import sys
 import zipfile
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+import forked
 from alphaflow.cli import run
 from alphaflow.data import Latents
 from alphaflow.data.latents import read_manifest
@@ -303,9 +305,6 @@ def test_going_on_between_scales_is_told(photos, caplog) -> None:
 
 def test_a_full_disk_is_one_line_and_what_is_there_is_kept(tmp_path) -> None:
     """Files of this process may not grow beyond 4,000 bytes, which the second shard would."""
-    import subprocess
-    import sys
-
     source = folder(tmp_path / "src", 0)
     code = (
         "import resource, signal, sys\n"
@@ -321,7 +320,7 @@ def test_a_full_disk_is_one_line_and_what_is_there_is_kept(tmp_path) -> None:
         f"words = ['encode', {str(source)!r}, {str(tmp_path / 'out')!r}, '--from', 'latents']\n"
         "sys.exit(run([*words, '--shard-images', '5']))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = forked.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert (
         done.stderr.strip().splitlines()[-1].startswith(f"alphaflow: cannot write to {tmp_path / 'out'} (File too")

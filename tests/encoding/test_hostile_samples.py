@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import forked
 from alphaflow.encoding import open_foreign
 from alphaflow.encoding.forms import parse
 from alphaflow.errors import UserError
@@ -119,5 +120,5 @@ def test_an_lmdb_that_was_cut_off_does_not_end_the_process(tmp_path) -> None:
     assert len(open_foreign(str(root))) == 300
     (root / "data.mdb").write_bytes(content[: len(content) // 2])
     code = f"from alphaflow.encoding import open_foreign\nopen_foreign({str(root)!r})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = forked.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1 and "it is cut off" in done.stderr

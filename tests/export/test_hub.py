@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import alphaflow as af
+import forked
 import hub_server
 from alphaflow import UserError
 from alphaflow.export import export
@@ -35,12 +36,11 @@ def alphaflow(tmp_path: Path) -> Iterator[object]:
         "HF_ENDPOINT": f"http://127.0.0.1:{server.stdout.readline().strip()}",
         "HF_HOME": str(tmp_path / "hf"),
         "HF_TOKEN": TOKEN,
-        "PYTHONPATH": ":".join(filter(None, sys.path)),
     }
 
     def run(*words: object, **extra: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "alphaflow", *map(str, words)]
-        return subprocess.run(
+        return forked.run(
             command, env={**environment, **extra}, cwd=tmp_path, capture_output=True, text=True, check=False
         )
 

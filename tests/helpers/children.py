@@ -22,9 +22,15 @@ def restore() -> None:
 
 
 @contextlib.contextmanager
-def child(words: list[str], *, seconds: float = 180, **settings: Any) -> Iterator[subprocess.Popen[str]]:
+def child(
+    words: list[str],
+    *,
+    seconds: float = 180,
+    start: type[subprocess.Popen] = subprocess.Popen,
+    **settings: Any,
+) -> Iterator[subprocess.Popen[str]]:
     """A process that hears signals, and that is killed at the end of the block or after so many seconds."""
-    process: subprocess.Popen[str] = subprocess.Popen(words, preexec_fn=restore, **settings)
+    process: subprocess.Popen[str] = start(words, preexec_fn=restore, **settings)
     alarm = threading.Timer(seconds, process.kill)
     alarm.daemon = True
     alarm.start()

@@ -1,4 +1,4 @@
-"""Tests that need several processes start them by torchrun, as users do."""
+"""Tests that need several processes start them by torchrun, as users do; it forks them, see `forked.py`."""
 
 import json
 import os
@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+import forked
+
 CREW = Path(__file__).with_name("crew.py")
 """Runs several commands in the same processes: starting these takes longer than what the tests do in them."""
 
@@ -17,7 +19,7 @@ CREW = Path(__file__).with_name("crew.py")
 def torchrun(processes: int, *words: str) -> subprocess.CompletedProcess[str]:
     """What a command under torchrun said, once it has ended."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.run([*command, *words], capture_output=True, text=True, timeout=1150)
+    return forked.run([*command, *words], capture_output=True, text=True, timeout=1150)
 
 
 def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:

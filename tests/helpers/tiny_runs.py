@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from alphaflow.recipes import RECIPES
-from alphaflow.runs.config import EMAConfig, ModelConfig, OptimizerConfig
+from alphaflow.runs.config import EMAConfig, ModelConfig, MonitorConfig, OptimizerConfig
 from alphaflow.training.throughput import CLOCKED
 
 TINY = dataclasses.replace(
@@ -21,6 +21,17 @@ TINY = dataclasses.replace(
     model=ModelConfig(name="dit", width=16, depth=1, heads=2, patch=4),
     optimizer=OptimizerConfig(lr=1e-2, warmup=2),
     ema=EMAConfig(half_life=5),
+)
+_TOY = RECIPES["toy"].config
+TINY_TOY = dataclasses.replace(
+    _TOY,
+    steps=8,
+    batch_size=16,
+    log_every=1,
+    checkpoint_every=2,
+    sample_every=100,
+    model=dataclasses.replace(_TOY.model, width=16, depth=1),
+    monitor=MonitorConfig(),
 )
 
 

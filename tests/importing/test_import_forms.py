@@ -5,7 +5,6 @@ import json
 import pickle
 import resource
 import struct
-import subprocess
 import sys
 import zipfile
 
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import alphaflow as af
 import foreign_transformers as theirs
+import forked
 from alphaflow import UserError
 from alphaflow.cli import run
 from alphaflow.data.safe_pickles import load_plain
@@ -234,7 +234,7 @@ def test_dtensors(tmp_path):
     """As FSDP2's state has them: whole ones are read, the parts of one process are named."""
     torch.save(STATE, tmp_path / "x")
     script = "import torch.testing._internal.distributed.fake_pg" + DTENSORS
-    subprocess.run([sys.executable, "-c", script, str(tmp_path / "x")], check=True, capture_output=True)
+    forked.run([sys.executable, "-c", script, str(tmp_path / "x")], check=True, capture_output=True)
     take(tmp_path / "xwhole", tmp_path / "model")
     theirs.same(tmp_path / "model", EMA, "meanflow")
     with pytest.raises(UserError, match=r"the part of one process \(DTensor\): save whole ones"):

@@ -19,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import forked
 from alphaflow.errors import UserError
 from alphaflow.processes import Processes
 from alphaflow.runs import checkpoint
@@ -263,9 +264,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_newest_one(tmp_path):
     """A process that does nothing but write checkpoints, killed at several moments of it."""
     last = 0
     for k in range(4):
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
-        )
+        process = forked.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
         told = [int(process.stdout.readline()) for _ in range(3)]
         time.sleep(0.0017 * k)
         process.kill()

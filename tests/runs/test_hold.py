@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from alphaflow.errors import UserError
 from alphaflow.runs import checkpoint
 from alphaflow.runs.folder import RunFolder
@@ -54,7 +55,7 @@ class Rival:
     """A process that begins or goes on with runs when told to."""
 
     def __init__(self, number: int) -> None:
-        self.process = subprocess.Popen(
+        self.process = forked.Popen(
             [sys.executable, "-c", RIVAL, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
@@ -120,7 +121,7 @@ time.sleep(60)
 
 
 def test_a_holder_that_is_killed_lets_go_though_its_child_lives(tmp_path):
-    process = subprocess.Popen(
+    process = forked.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
@@ -160,27 +161,27 @@ def test_a_run_lets_go_when_it_ends_or_fails(tmp_path):
         "acquire_lock(Path(sys.argv[1]))"
     )
     command = [sys.executable, "-c", ask, str(tmp_path)]
-    assert subprocess.run(command).returncode == 0
+    assert forked.run(command).returncode == 0
     state = tmp_path / "checkpoints" / "latest" / "state.json"
     state.write_text(state.read_text().replace('"data": "', '"data": "other'))
     with pytest.raises(UserError, match="the data has changed"):
         Trainer.resume(RunFolder(tmp_path))
-    assert subprocess.run(command).returncode == 0
+    assert forked.run(command).returncode == 0
 
 
 def test_the_command_line_refuses_the_second_and_goes_on_after_a_crash(tmp_path):
     out = tmp_path / "run"
     small = "--batch-size 16 --model.width 16 --model.depth 1 --monitor.every 0 --log-every 1".split()
     command = [sys.executable, "-m", "alphaflow", "train", "toy", "--out", str(out), *small, "--continue"]
-    first = subprocess.Popen([*command, "--steps", "100000"], stderr=subprocess.PIPE, text=True)
+    first = forked.Popen([*command, "--steps", "100000"], stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 120
     while not ((out / "metrics.jsonl").exists() and (out / "metrics.jsonl").read_text().count("\n") > 3):
         assert first.poll() is None and time.monotonic() < end
         time.sleep(0.05)
-    second = subprocess.run([*command, "--steps", "100000"], capture_output=True, text=True)
+    second = forked.run([*command, "--steps", "100000"], capture_output=True, text=True)
     assert second.returncode == 1 and second.stderr.count("\n") == 1, second.stderr
     assert f"alphaflow: {out} is in training already, by process {first.pid} on" in second.stderr
     first.kill()
     first.communicate()
-    third = subprocess.run([*command, "--steps", "100000", "--stop-after", "2"], capture_output=True, text=True)
+    third = forked.run([*command, "--steps", "100000", "--stop-after", "2"], capture_output=True, text=True)
     assert third.returncode == 0, third.stderr

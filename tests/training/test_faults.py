@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import forked
 from alphaflow.runs import checkpoint
 from children import restore
 
@@ -29,14 +30,24 @@ PATIENCE = 120  # seconds, for a busy machine; nothing here waits so long otherw
 
 
 class Launch:
-    """`torchrun --nproc-per-node 2 -m alphaflow train …`, with its processes in reach."""
+    """`torchrun --nproc-per-node 2 -m alphaflow train …`, with its processes in reach.
 
-    def __init__(self, out: Path, *words: str, launcher: tuple[str, ...] = (), said: Path | None = None) -> None:
+    Torchrun itself, which forks its workers (see `forked.py`), but for tests of what becomes of the launcher.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        *words: str,
+        launcher: tuple[str, ...] = (),
+        said: Path | None = None,
+        start: type[subprocess.Popen] = forked.Popen,
+    ) -> None:
         self.out = out
         self.said = said or out.with_suffix(".stderr")
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *launcher]
         command = [*torchrun, "-m", "alphaflow", "train", "digits", "--out", str(out), *SETTINGS, *words]
-        self.process = subprocess.Popen(
+        self.process = start(
             command,
             stdout=subprocess.DEVNULL,
             stderr=self.said.open("w"),
@@ -108,7 +119,7 @@ def test_a_killed_worker_is_started_again_and_goes_on(undisturbed, tmp_path):
 
 
 def test_a_killed_launcher_takes_its_workers_along_and_the_next_goes_on(undisturbed, tmp_path):
-    launch = Launch(tmp_path / "run")
+    launch = Launch(tmp_path / "run", start=subprocess.Popen)
     launch.wait_for(lambda: launch.step() >= 19)
     workers = launch.workers()
     launch.process.kill()
@@ -162,7 +173,8 @@ def test_a_full_disk_ends_a_run_with_a_whole_checkpoint_and_room_lets_it_go_on(u
 
 def test_a_signal_to_the_launcher_ends_all_with_a_checkpoint(undisturbed, tmp_path):
     """SIGTERM; the script for SLURM, below, sends SIGUSR1."""
-    launch = Launch(tmp_path / "run", launcher=("--signals-to-handle=SIGTERM,SIGINT,SIGUSR1",))
+    signals = "--signals-to-handle=SIGTERM,SIGINT,SIGUSR1"
+    launch = Launch(tmp_path / "run", launcher=(signals,), start=subprocess.Popen)
     launch.wait_for(lambda: launch.step() >= 8)
     launch.process.send_signal(signal.SIGTERM)
     assert launch.finish() != 0

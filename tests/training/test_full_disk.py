@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import disk_walk
+import forked
 from alphaflow.files import write_whole
 from alphaflow.runs import checkpoint
 from alphaflow.runs.best_effort import AppendOnlyFile
@@ -20,7 +21,7 @@ WALK = disk_walk.__file__
 
 
 def walk(folder: Path, part: str = "") -> list[dict]:
-    done = subprocess.run([sys.executable, WALK, str(folder), part], capture_output=True, text=True)
+    done = forked.run([sys.executable, WALK, str(folder), part], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -81,12 +82,12 @@ def test_the_command_of_the_report_goes_on_and_ends_with_what_is_kept(tiny_disk)
     )
     run = tiny_disk / "x"
     command = [sys.executable, "-m", "alphaflow", "train"]
-    done = subprocess.run([*command, "toy", "--out", str(run), *words.split()], capture_output=True, text=True)
+    done = forked.run([*command, "toy", "--out", str(run), *words.split()], capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr and "OSError: [Errno 28]" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("alphaflow: the checkpoint of step 60 could not be written")
     assert done.stderr.count("cannot write samples") == 1
     subprocess.run(["mount", "-o", "remount,size=64m", str(tiny_disk)], check=True)
-    again = subprocess.run([*command, "--resume", str(run)], capture_output=True, text=True)
+    again = forked.run([*command, "--resume", str(run)], capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert checkpoint.newest(run / "checkpoints").step == 60
     assert not [path for path in run.rglob("*") if path.name.endswith(".tmp")]
@@ -103,7 +104,7 @@ def test_an_entry_that_was_written_in_part_is_taken_back(tmp_path):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))\n"
         "diary.add(b'third\\n')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "log")], capture_output=True, text=True)
+    done = forked.run([sys.executable, "-c", code, str(tmp_path / "log")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "log").read_text().split() == ["first", "second", "third"]
 

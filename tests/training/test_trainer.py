@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import forked
 from alphaflow.derivatives.total import DerivativeError
 from alphaflow.errors import UserError
 from alphaflow.runs import checkpoint
@@ -346,7 +347,7 @@ def wait_for_lines(process: subprocess.Popen, run: Path) -> None:
 def test_a_signal_writes_a_checkpoint_and_says_so(tmp_path, number, status):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "alphaflow", *ENDLESS.split(), "--out", str(run)]
-    with child(command, stderr=subprocess.PIPE, text=True) as process:
+    with child(command, start=forked.Popen, stderr=subprocess.PIPE, text=True) as process:
         wait_for_lines(process, run)
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
