@@ -1,13 +1,17 @@
 """Scripts that take long or need a lent GPU run here, small, on the CPU; else they would fail on the day."""
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 import forked
 from alphaflow import cli
+from reference import GaussianFlow
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 GPU = BENCHMARKS / "gpu.py"
@@ -33,6 +37,22 @@ def digits(tmp_path_factory) -> Path:
     small = "--steps 3 --batch-size 16 --model.width 16 --model.depth 1 --model.heads 2 --ema.profiles 0.05 0.1"
     assert cli.run(["train", "digits", "--out", str(out), *small.split()]) == 0
     return out
+
+
+def test_the_picture_of_the_family_goes_from_one_limit_to_the_other(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("one_family", BENCHMARKS / "one_family.py")
+    picture = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(picture)
+    small = torch.tensor([1e-4, 1e-3], dtype=torch.float64)
+    for name, alphas in (("Eulerian", small), ("Lagrangian", 1 - small)):
+        near, less_near = picture.distances(alphas)[name]
+        assert near < 1e-3 and less_near / near == pytest.approx(10, rel=0.05)  # each at first order
+    picture.draw(tmp_path / "family.png")
+    assert Image.open(tmp_path / "family.png").width > 1000
+    monkeypatch.setattr(picture, "MODE", 0.0)
+    z, t = torch.randn(5, 1, dtype=torch.float64), torch.rand(5, dtype=torch.float64)
+    exact = GaussianFlow(torch.zeros(1, dtype=torch.float64), torch.tensor([picture.WIDTH], dtype=torch.float64))
+    torch.testing.assert_close(picture.velocity(z, t, t), exact(z, t, t))
 
 
 def results(script: str, out: Path, *words: str) -> dict:

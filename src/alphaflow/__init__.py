@@ -18,16 +18,18 @@ if TYPE_CHECKING:
     from .method.compiled import Compiled
     from .method.family import (
         FACM,
+        RCGM,
         ConsistencyTraining,
         FlowMatching,
         ImprovedMeanFlow,
         Lagrangian,
         MeanFlow,
         Shortcut,
+        SoFlow,
         SplitMeanFlow,
         TrajectoryFlowMatching,
     )
-    from .method.guidance import Guidance, Guided
+    from .method.guidance import Autoguided, Guidance, Guided
     from .method.objective import AlphaFlow, Output
     from .method.sampling import invert, jump, sample
     from .method.self_steering import SelfSteering
@@ -49,17 +51,19 @@ _HOME = {
     "UserError": ".errors",
     "Generator": ".generation.generator",
     "load": ".runs.loading",
-    **{name: ".method.guidance" for name in ("Guidance", "Guided")},
+    **{name: ".method.guidance" for name in ("Autoguided", "Guidance", "Guided")},
     **{
         name: ".method.family"
         for name in (
             "FACM",
+            "RCGM",
             "ConsistencyTraining",
             "FlowMatching",
             "ImprovedMeanFlow",
             "Lagrangian",
             "MeanFlow",
             "Shortcut",
+            "SoFlow",
             "SplitMeanFlow",
             "TrajectoryFlowMatching",
         )

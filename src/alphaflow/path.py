@@ -44,6 +44,7 @@ class Points:
     r, t: times (B,), r <= t. y: classes (B,), or (B, 4), or None.
     alpha: a number, or a tensor: () for all rows or (B,) row by row. At 0, as here, du/dt is what is asked for.
     flow_rows: the number of first rows that were drawn to have r = t.
+    trust: a number or a tensor (): targets are v + trust (target - v).
     """
 
     z: Tensor
@@ -53,6 +54,7 @@ class Points:
     y: Tensor | None = None
     alpha: float | Tensor = 0.0
     flow_rows: int = 0
+    trust: float | Tensor = 1.0
 
     @property
     def regime(self) -> Regime:
@@ -68,7 +70,8 @@ class Points:
         """Return the points with each tensor of rows changed."""
         z, v, r, t = (change(part) for part in (self.z, self.v, self.r, self.t))
         alpha = change(self.alpha) if isinstance(self.alpha, Tensor) and self.by_row else self.alpha
-        return Points(z, v, r, t, None if self.y is None else change(self.y), alpha, self.flow_rows)
+        y = None if self.y is None else change(self.y)
+        return replace(self, z=z, v=v, r=r, t=t, y=y, alpha=alpha)
 
     def rows(self, start: int, end: int | None = None) -> "Points":
         """Return the rows from `start` on, up to `end`."""

@@ -87,11 +87,15 @@ def test_every_setting_of_an_objective_shows_in_its_statement():
         "teacher": lambda z, r, t, y=None: z,
         "relaxation": 0.5,
         "cosine": 0.5,
+        "jumps": 2,
+        "max_change": 1.0,
+        "trust": 0.5,
+        "blend": 0.5,
     }
     silent = {"derivative"}  # how it is computed, and not what
     assert {field.name for field in dataclasses.fields(af.AlphaFlow)} == set(changes) | silent
-    plain = af.AlphaFlow(alpha=0.1)
     for name, value in changes.items():
+        plain = af.AlphaFlow(alpha=0.1, shift="velocity" if name == "blend" else "data")
         told = statement(dataclasses.replace(plain, **{name: value}), "alphaflow", 100)
         assert as_it_runs(told) != as_it_runs(statement(plain, "alphaflow", 100)), name
 

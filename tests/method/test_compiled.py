@@ -165,7 +165,9 @@ def test_networks_with_rules_for_all_they_do_take_no_jvp(monkeypatch):
     step(Compiled(af.MeanFlow(flow_ratio=0.25, derivative="fused"), backend="aot_eager"), network())
 
 
-@pytest.mark.parametrize("name", ["ImprovedMeanFlow", "FACM", "Shortcut", "ConsistencyTraining", "Lagrangian"])
+@pytest.mark.parametrize(
+    "name", ["ImprovedMeanFlow", "FACM", "Shortcut", "ConsistencyTraining", "Lagrangian", "SoFlow", "RCGM"]
+)
 def test_other_members_compile_too(name):
     net, objective = network(), getattr(af, name)()
     close(step(Compiled(objective, backend="aot_eager"), net), step(objective, net))

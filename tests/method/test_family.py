@@ -107,7 +107,9 @@ def test_split_meanflow_is_the_interval_splitting_identity(net, data):
 
 
 def test_split_points_are_uniform_over_the_interval():
-    shares = RandomSplit(Uniform()).rows(KeyedRandom(0, torch.arange(20_000)), torch.ones(20_000))
+    shares = RandomSplit(Uniform()).rows(
+        KeyedRandom(0, torch.arange(20_000)), torch.zeros(20_000), torch.ones(20_000)
+    )
     assert shares.min() > 0
     assert shares.mean().item() == pytest.approx(0.5, abs=0.01)
     assert shares.var().item() == pytest.approx(1 / 12, abs=0.003)

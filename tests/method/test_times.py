@@ -13,6 +13,7 @@ from alphaflow import times
 from alphaflow.errors import UserError
 from alphaflow.method.family import MEMBERS, AlphaFlow, ImprovedMeanFlow, MeanFlow
 from alphaflow.method.times import Arctan, Beta, Constant, Larger, LogitNormal, Times, Uniform
+from alphaflow.method.weighting import Weight
 from alphaflow.rng import KeyedRandom
 from alphaflow.runs.build import build_objective
 from alphaflow.runs.config import Config, ObjectiveConfig
@@ -31,7 +32,7 @@ SMOOTH = [
     Larger(LogitNormal()),
     Larger(Uniform(0.2, 0.7)),
 ]
-COUPLINGS = ["sorted", "minimum", "scaled", "truncated", "dyadic"]
+COUPLINGS = ["sorted", "minimum", "scaled", "truncated", "gap", "dyadic"]
 laws = st.sampled_from([*SMOOTH, Constant(0.0), Constant(0.4), Constant(1.0)])
 ROWS = 20_000
 
@@ -98,9 +99,12 @@ def test_a_constant_law_has_one_value_and_a_step_for_its_cdf():
     st.integers(1, 12),
     st.integers(0, 40),
     st.integers(0, 2**32),
+    st.sampled_from([{}, {"to_data": 0.3}, {"time_shift": 3.0}, {"to_data": 1.0, "time_shift": 0.2}]),
 )
-def test_every_coupling_keeps_0_r_t_1_with_flow_rows_first(coupling, t_law, r_law, flow, levels, flow_rows, seed):
-    drawn = Times(coupling=coupling, t=t_law, r=r_law, flow=flow, levels=levels)
+def test_every_coupling_keeps_0_r_t_1_with_flow_rows_first(
+    coupling, t_law, r_law, flow, levels, flow_rows, seed, more
+):
+    drawn = Times(coupling=coupling, t=t_law, r=r_law, flow=flow, levels=levels, **more)
     r, t = drawn.draw(random(32, seed), flow_rows)
     assert r.dtype == t.dtype == torch.float64
     assert bool(((r >= 0) & (r <= t) & (t <= 1)).all())
@@ -178,6 +182,63 @@ def test_flow_rows_take_the_law_of_t_where_they_have_none():
     r, t = Times(t=Beta(2, 5)).draw(random(), ROWS)
     assert torch.equal(r, t)
     assert stats.kstest(t.numpy(), stats.beta(2, 5).cdf).pvalue > 1e-3
+
+
+def test_gaps_follow_their_own_law_and_r_its_law_where_there_is_room():
+    """TVM's pairs: given the gap g, F(r) / F(1 - g) is uniform; flow rows take r's law."""
+    drawn = Times(coupling="gap", t=LogitNormal(-0.8), r=LogitNormal(-0.4))
+    r, t = drawn.draw(random())
+    gap, law = (t - r).numpy(), scipy_cdf(LogitNormal(-0.4))
+    assert stats.kstest(gap, scipy_cdf(LogitNormal(-0.8))).pvalue > 1e-3
+    share = law(r.numpy()) / law(1 - gap)
+    assert stats.kstest(share, stats.uniform.cdf).pvalue > 1e-3
+    assert abs(stats.spearmanr(gap, share).statistic) < 0.03
+    flow = drawn.draw(random(), ROWS)[1]
+    assert stats.kstest(flow.numpy(), law).pvalue > 1e-3
+    assert str(drawn) == "t - r logit-normal(-0.8, 1), r logit-normal(-0.4, 1)"
+
+
+def test_a_share_of_the_rows_with_r_below_t_reaches_the_data():
+    drawn = Times(to_data=0.25)
+    r, t = drawn.draw(random(), 1000)
+    plain_r, plain_t = Times().draw(random(), 1000)
+    zero = r == 0
+    assert not zero[:1000].any() and torch.equal(r[~zero], plain_r[~zero]) and torch.equal(t, plain_t)
+    assert zero[1000:].double().mean().item() == pytest.approx(0.25, abs=0.012)
+    assert abs(stats.spearmanr(zero[1000:].double(), t[1000:]).statistic) < 0.03
+    assert str(drawn) == "logit-normal(-0.4, 1), sorted, r 0 on 25 %"
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_the_time_shift_moves_both_times_by_one_increasing_map(coupling):
+    """On odds t / (1 - t) it is a factor n, so that a logit-normal law has its mean moved by ln n."""
+    shifted = Times(coupling=coupling, time_shift=3.0)
+    plain = Times(coupling=coupling).draw(random(500), 100)
+    for ours, theirs in zip(shifted.draw(random(500), 100), plain):
+        torch.testing.assert_close(ours / (1 - ours), 3 * theirs / (1 - theirs), rtol=1e-9, atol=1e-12)
+    moved = Times(t=LogitNormal(-0.4 + math.log(3))).draw(random(500), 500)[1]
+    torch.testing.assert_close(shifted.draw(random(500), 500)[1], moved)
+    assert "shifted by 3" in str(shifted)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"to_data": 1.2}, "to_data 1.2 must lie"), ({"time_shift": 0.0}, "time_shift 0 must be positive")],
+    ids=str,
+)
+def test_impossible_shares_and_shifts_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        Times(**settings)
+
+
+def test_the_command_line_sets_gaps_shares_and_shifts():
+    ours = ObjectiveConfig(
+        name="meanflow", coupling="gap", t_law="logit-normal(-0.8, 1)", to_data=0.1, time_shift=6.93
+    )
+    built = build_objective(Config(steps=10, objective=ours), 0).times
+    assert (built.coupling, built.to_data, built.time_shift) == ("gap", 0.1, 6.93)
+    weighed = ObjectiveConfig(name="meanflow", weight="adaptive", weight_c=1e-5, weight_by_time="tim")
+    assert build_objective(Config(steps=10, objective=weighed), 0).weight == Weight(c=1e-5, by_time="tim")
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from alphaflow.errors import UserError
 from alphaflow.method.family import FlowMatching, ImprovedMeanFlow, MeanFlow, SplitMeanFlow
 from alphaflow.method.objective import AlphaFlow
+from alphaflow.method.targets import average_velocity_target
 from alphaflow.method.weighting import AnchorWeight, Weight
 from alphaflow.path import interpolate
 from drawn import ROWS, assert_same, keyed, on_path
@@ -18,6 +20,7 @@ FORMULAE = {
     "adaptive": lambda e, a, d: a / (e + 1e-3),
     "scaled": lambda e, a, d: a / (e + a**2 * 1e-3),
     "power": lambda e, a, d: d / (d * e + 1e-2),
+    "normalised": lambda e, a, d: 1 / (e**0.5 + a * 0.1),
     "definition": lambda e, a, d: 1 / a,
     "uniform": lambda e, a, d: 1.0,
 }
@@ -136,6 +139,38 @@ def test_the_definitions_weight_makes_the_gradient_converge_to_meanflows(net, da
 
     errors = [float((slope(alpha) - slope(0.0)).norm()) for alpha in SMALL]
     assert order(SMALL, errors) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("by_time", ["tim", "rcgm"])
+def test_a_factor_of_the_times_multiplies_any_weight(net, data, by_time):
+    factor = {
+        "tim": lambda r, t: (1 + math.tan(t) - math.tan(r)) ** -0.5,
+        "rcgm": lambda r, t: math.tan((1 - (t - r)) * math.pi / 2.5) + 1,
+    }[by_time]
+    for kind in FORMULAE:
+        out, plain = (
+            AlphaFlow(alpha=0.2, weight=Weight(kind=kind, by_time=one))(net, *data, generator=keyed())
+            for one in (by_time, None)
+        )
+        factors = torch.tensor([factor(float(r), float(t)) for r, t in zip(out.r, out.t)], dtype=torch.float64)
+        assert_same(out.per_sample, factors * plain.per_sample)
+        assert factors[3:].max() < factors[0] and bool((factors[:3] == factors[0]).all())
+    with pytest.raises(UserError, match="did you mean 'rcgm'"):
+        Weight(by_time="rgcm")
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.25])
+def test_the_normalised_weight_divides_the_tangents_length_out(net, data, alpha):
+    """Its gradient is that of ½ ‖u - (u⁻ - g / (rms g + c))‖² · 2 with g = (u⁻ - target) / α, at any α."""
+    x, y = data
+    settings = {"alpha": alpha, "flow_ratio": 0.0}
+    out = AlphaFlow(weight=Weight(kind="normalised"), **settings)(net, x, y, generator=keyed())
+    z, v = on_path(x, out)
+    u = net(z, out.r, out.t, y)
+    g = (u.detach() - average_velocity_target(net, z, v, out.r, out.t, alpha, y)) / (alpha or 1)
+    unit = g / (g.square().mean(1, keepdim=True).sqrt() + 0.1)
+    by_hand = (u - (u.detach() - unit)).square().mean()
+    assert_same(gradient(out.loss, net), gradient(by_hand, net), 1e-9)
 
 
 def test_the_anchor_weight_is_1_on_anchors_and_sin_over_root_elsewhere():

@@ -251,7 +251,7 @@ class Terms:
     def at(cls, net: nn.Module, points: Points, objective: AlphaFlow) -> "Terms":
         """Compute the terms at points, with the objective's way to shift and to differentiate."""
         v = points.v
-        u, slope, target = meanflow_target(net, points, objective.shift, objective.derivative)
+        u, slope, target = meanflow_target(net, points, objective.rule)
         values = {
             "tfm": (u - v).square(),
             "tc": 2 * (v - target) * u,
@@ -274,7 +274,7 @@ def two_point(net: nn.Module, points: Points, objective: AlphaFlow, alpha: float
 
     That is ‖u - target‖² / α; rows with r = t, if any, keep the weight 1.
     """
-    target = target_of(net, dataclasses.replace(points, alpha=alpha), objective.shift, objective.derivative)
+    target = target_of(net, dataclasses.replace(points, alpha=alpha), objective.rule)
     weight = torch.where(points.r < points.t, 1 / alpha, 1.0)
     return lambda u: (weight * (u - target).square().flatten(1).mean(1)).mean()
 

@@ -5,7 +5,7 @@ guidance, weighting       ṽ with classes; the weight of a row
 targets                   Definition 1: what u is regressed on
 objective                 Algorithm 1: the loss
 residuals                 what of it is logged, un-weighted
-family                    ten papers as settings of it; Theorem 1
+family                    twelve papers as settings of it; Theorem 1
 sampling                  Algorithms 2 and 3
 self_steering, compiled   an α that chooses itself; the loss under torch.compile
 """

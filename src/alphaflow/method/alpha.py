@@ -22,14 +22,14 @@ class RandomSplit:
     def __str__(self) -> str:
         return f"drawn by row, {words(self.law)}"
 
-    def rows(self, random: Random, t: Tensor) -> Tensor:
+    def rows(self, random: Random, r: Tensor, t: Tensor) -> Tensor:
         """α of each row, (B,) like t."""
         return self.law.quantile(random.uniform("alpha")).clamp(1e-3, 1)
 
 
 @dataclass(frozen=True)
 class StepSize:
-    """α = δ / t, at most 1, so that with r = 0 every step t - s has the length δ (discrete consistency training).
+    """α = δ / (t - r), at most 1, so that every step t - s has the length δ (discrete consistency training, RCGM).
 
     delta: δ, in time: the path from noise to data has the length 1.
 
@@ -44,11 +44,11 @@ class StepSize:
             raise ValueError(f"consistency step {self.delta:g} must lie in (0, 1]")
 
     def __str__(self) -> str:
-        return f"{self.delta:g} / t"
+        return f"{self.delta:g} / (t - r)"
 
-    def rows(self, random: Random, t: Tensor) -> Tensor:
-        """α of each row, (B,) like t."""
-        return (self.delta / t).clamp(max=1)
+    def rows(self, random: Random, r: Tensor, t: Tensor) -> Tensor:
+        """α of each row, (B,) like t; 1 where r = t."""
+        return (self.delta / (t - r)).clamp(max=1)
 
 
 Alpha: TypeAlias = "float | Schedule | RandomSplit | StepSize"

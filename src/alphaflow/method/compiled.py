@@ -56,6 +56,7 @@ class Compiled:
         step: int = 0,
         generator: torch.Generator | Random | None = None,
         flow_rows: int | None = None,
+        noise: Tensor | None = None,
     ) -> Output:
         """Evaluate the objective on a batch; see `AlphaFlow`.
 
@@ -64,7 +65,7 @@ class Compiled:
                 network draws random numbers, which u and du/dt would not share.
             DerivativeError: the first evaluation with the fused derivative differs from an uncompiled one.
         """
-        points = self.objective.draw(net, x, y, step=step, generator=generator, flow_rows=flow_rows)
+        points = self.objective.draw(net, x, y, step=step, generator=generator, flow_rows=flow_rows, noise=noise)
         differentiates = points.regime == "derivative"
         method = self._method(net, points) if differentiates else self.objective.derivative
         objective = replace(self.objective, derivative=method)
@@ -72,7 +73,7 @@ class Compiled:
         if key not in self._compiled:
             self._compiled[key] = torch.compile(objective.evaluate, **self._options)
         with full_precision() if method == "difference" else nullcontext():
-            output = self._compiled[key](net, _with_tensor_alpha(points))
+            output = self._compiled[key](net, _with_tensors(points))
         if differentiates and method == "fused" and not self._confirmed:
             _confirm(output, objective, net, points)
             self._confirmed = True
@@ -143,11 +144,14 @@ class _Rounded:
         return round(self.schedule(step) * SPLITS) / SPLITS
 
 
-def _with_tensor_alpha(points: Points) -> Points:
-    """α strictly between 0 and 1 as a tensor: as a number, each value would be a graph of its own."""
-    if points.regime != "between":
-        return points
-    return replace(points, alpha=torch.as_tensor(points.alpha, dtype=points.t.dtype, device=points.t.device))
+def _with_tensors(points: Points) -> Points:
+    """α strictly between 0 and 1, and trust below 1, as tensors: each number would be a graph of its own."""
+
+    def tensor(value: float | Tensor) -> Tensor:
+        return torch.as_tensor(value, dtype=points.t.dtype, device=points.t.device)
+
+    alpha = tensor(points.alpha) if points.regime == "between" else points.alpha
+    return replace(points, alpha=alpha, trust=points.trust if points.trust == 1 else tensor(points.trust))
 
 
 @torch.no_grad()

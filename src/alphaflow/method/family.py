@@ -4,6 +4,7 @@ Keyword arguments are the fields of `AlphaFlow`; they override what a member pre
 that config files and the command line use. `statement` says an objective in one line, beside what was published.
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -129,6 +130,50 @@ def Lagrangian(**settings: Any) -> AlphaFlow:
     return AlphaFlow(**{**recipe, **settings})
 
 
+def SoFlow(**settings: Any) -> AlphaFlow:
+    """SoFlow (arXiv 2512.15657), as for ImageNet: α-Flow's target at small α from the first step to the last.
+
+    α falls from 0.1 to 0.002 by the same factor in each step. The weight is 1 / (Q + c) of the difference
+    quotient's mean square Q = E / α², so that rows with r < t count as MeanFlow's do. 75 % of rows have r = t; on
+    the others r = min(t, a draw), which its code cuts at t - 1e-4. Its guidance is that of
+    `Guidance(omega=0.75, kappa=0.75, t_max=0.8)`, scale 3, but that the paper's interval ends smoothly.
+    """
+    recipe = {
+        "alpha": schedules.exponential(0, 400_000, math.log(50), first=0.1, last=0.002),
+        "flow_ratio": 0.75,
+        "times": Times(
+            coupling="minimum", t=LogitNormal(0.2, 0.8), r=LogitNormal(-1.0, 0.8), flow=LogitNormal(-0.2)
+        ),
+        "weight": Weight(kind="scaled", c=1e-2),
+    }
+    return AlphaFlow(**{**recipe, **settings})
+
+
+def RCGM(delta: float = 0.01, **settings: Any) -> AlphaFlow:
+    """RCGM (as in TwinFlow, arXiv 2512.05150): a step of length δ at the start of any interval, then jumps.
+
+    The first part of the way is δ long at most and goes along v; two jumps of the network (`jumps`) are the rest.
+    The target is u⁻ - (u⁻ - α v - (1 - α) u⁻_jumps) / α with its change cut to ±1, and the weight
+    1 / (E + 1e-6)^½, which is TwinFlow's robust loss, times 1 + tan(2π/5 (1 - (t - r))). t is uniform, and r / t
+    likewise. Of the four parts of TwinFlow's batch this is the one with any (r, t), and 25 % of rows have r = t in
+    the place of the one with r near t.
+
+    delta: δ, in time: the path from noise to data has the length 1.
+
+    Raises:
+        ValueError: delta outside (0, 1].
+    """
+    recipe = {
+        "alpha": StepSize(delta),
+        "flow_ratio": 0.25,
+        "times": Times(coupling="scaled", t=Uniform(), r=Uniform()),
+        "weight": Weight(power=0.5, c=1e-6, by_time="rcgm"),
+        "jumps": 2,
+        "max_change": 1.0,
+    }
+    return AlphaFlow(**{**recipe, **settings})
+
+
 def _discrete_consistency(**settings: Any) -> AlphaFlow:
     return ConsistencyTraining(delta=1 / 64, **settings)
 
@@ -145,6 +190,8 @@ MEMBERS: dict[str, Callable[..., AlphaFlow]] = {
     "facm": FACM,
     "imeanflow": ImprovedMeanFlow,
     "lagrangian": Lagrangian,
+    "soflow": SoFlow,
+    "rcgm": RCGM,
 }
 
 
@@ -156,8 +203,8 @@ def member(name: str, steps: int) -> AlphaFlow:
     """
     choose("objective", name, MEMBERS, status=2)
     published = MEMBERS[name]()
-    if callable(published.alpha):
-        return replace(published, alpha=schedules.sigmoid(0, steps))
+    if isinstance(published.alpha, schedules.Curve):
+        return replace(published, alpha=replace(published.alpha, start=0, end=steps))
     return published
 
 
@@ -201,15 +248,20 @@ def _parts(objective: AlphaFlow) -> dict[str, str]:
     """Return what an objective is made of, in words; empty where it makes no use of it."""
     alpha, ratio = objective.alpha, objective.flow_ratio
     far, flow = ratio != 1, ratio != 0
+    blend = f" {objective.blend:g}" if objective.blend != 1 else ""
+    trust = objective.trust
     law = words(objective.times.flow) if objective.times.flow is not None else ""
     return {
         "α": f"{alpha:g}" if isinstance(alpha, int | float) else str(alpha),
-        "ṽ": objective.shift if far and alpha != 1 else "data",
+        "ṽ": (objective.shift if far and alpha != 1 else "data") + blend,
         "r = t on": f"{100 * ratio:.4g} % of rows" if isinstance(ratio, int | float) else str(ratio),
-        "times": str(objective.times) if far else law or words(objective.times.t),
+        "times": str(objective.times) if far else objective.times.words_where_equal(),
         "times where r = t": law if far and flow else "",
         "weight": str(objective.weight),
+        "trust": f"{trust}" if callable(trust) or trust != 1 else "",
         "clip": "" if objective.clip is None else f"±{objective.clip:g}",
+        "jumps": f"{objective.jumps}" if objective.jumps != 1 else "",
+        "change": "" if objective.max_change is None else f"over α, ±{objective.max_change:g}",
         "relaxation": "" if objective.relaxation is None else f"{objective.relaxation:g}",
         "cosine": f"{objective.cosine:g}" if objective.cosine else "",
     }

@@ -222,6 +222,34 @@ class GuidanceConditioned(nn.Module):
 
 
 @dataclass(frozen=True)
+class Autoguided:
+    """A network led away from a weaker one: u_weak + scale (u_strong - u_weak), one evaluation of each.
+
+    As a teacher it needs neither labels nor networks that know samples without a class. Called like a network.
+    Source: autoguidance (arXiv 2406.02507); in distillation AYF (2506.14603).
+
+    strong, weak: u(z, r, t, y); weak is smaller, or trained for a shorter time. scale: 1 is no guidance.
+
+    Raises:
+        ValueError: a scale below 1, which would lead towards the weak one; when called, the two differ in shape.
+    """
+
+    strong: Network
+    weak: Network
+    scale: float
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.scale < math.inf:
+            raise ValueError(
+                f"autoguidance scale {self.scale:g} must be at least 1: 1 is the strong network alone"
+            )
+
+    def __call__(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        strong = predict(self.strong, z, r, t, y)
+        return strong + (self.scale - 1) * (strong - predict(self.weak, z, r, t, y))
+
+
+@dataclass(frozen=True)
 class Guided:
     """A network under plain guidance: u_∅ + scale (u_c - u_∅), two evaluations in one batch.
 

@@ -7,14 +7,12 @@ members; `family.py` has their constructors.
 """
 
 from dataclasses import dataclass, field
-from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..derivatives.total import METHODS, Method
-from ..errors import choose
+from ..derivatives.total import Method
 from ..path import Network, Points, expand, interpolate, predict
 from ..rng import Random, as_random, send
 from . import schedules
@@ -22,7 +20,7 @@ from .alpha import Alpha, RandomSplit, StepSize, extremes
 from .guidance import Guidance
 from .residuals import measure
 from .schedules import Schedule
-from .targets import Shift, check_alpha, predict_with_target
+from .targets import Rule, Shift, check_alpha, predict_with_target
 from .times import Times
 from .weighting import AnchorWeight, Weight
 
@@ -60,6 +58,12 @@ class AlphaFlow:
         `Guided` it teaches a guided sampler; `guidance` then comes on top, and the two scales multiply. Rows with
         dropped labels keep their class's velocity, whose mean given z is that of no class. It is evaluated once
         for all rows, plain and whole on each process, in the mode it is in: call `teacher.eval()` first.
+    blend: under shift "velocity", how much of the tangent is the network's own velocity; the rest is v.
+    trust: a number or a schedule in [0, 1]: where r < t the target is v + trust (target - v), that is at α = 0
+        v - trust (t - r) du/dt; rising from 0 to 1, the warm-up of consistency distillation (sCM, AYF).
+    jumps: how many jumps of the network lead from s to r where 0 < α < 1 (RCGM).
+    max_change: RCGM's: where r < t the target is u⁻ - (u⁻ - target) / α, whose change has MeanFlow's size at every
+        α, and is cut to ±max_change; None: off.
     relaxation: FACM's: pull the target towards u⁻ by the share (1 - t)^p, the change cut to ±1; None: off.
     cosine: weight of 1 - cos(u, v) over the channels on the r = t rows (FACM's anchor).
 
@@ -76,6 +80,10 @@ class AlphaFlow:
     clip: float | None = None
     guidance: Guidance | None = None
     teacher: Network | None = field(default=None, repr=False)
+    blend: float = 1.0
+    trust: float | Schedule = 1.0
+    jumps: int = 1
+    max_change: float | None = None
     relaxation: float | None = None
     cosine: float = 0.0
 
@@ -84,10 +92,17 @@ class AlphaFlow:
             check_alpha(value)
         for value in extremes(self.flow_ratio):
             _check_flow_ratio(value)
+        for value in extremes(self.trust):
+            _check_trust(value)
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip {self.clip:g} must be positive, or None")
-        choose("shift", self.shift, get_args(Shift))
-        choose("derivative", self.derivative, METHODS)  # now, not when the schedule reaches 0
+        if self.max_change is not None and self.max_change <= 0:
+            raise ValueError(f"max_change {self.max_change:g} must be positive, or None")
+        if self.max_change is not None and self.relaxation is not None:
+            raise ValueError("max_change and relaxation both bound how far a target lies from u: choose one")
+        if self.max_change is not None and (callable(self.trust) or self.trust != 1):
+            raise ValueError("max_change divides by α a change that trust does not let shrink with α: choose one")
+        _ = self.rule  # refuses what it cannot be made of now, not when the schedule reaches 0
         if isinstance(self.teacher, nn.Module) and self.teacher.training:
             raise ValueError(
                 "the teacher is in training mode, where dropout and batch statistics would change what it says: "
@@ -113,6 +128,7 @@ class AlphaFlow:
         step: int = 0,
         generator: torch.Generator | Random | None = None,
         flow_rows: int | None = None,
+        noise: Tensor | None = None,
     ) -> Output:
         """Evaluate the objective on a batch.
 
@@ -122,8 +138,11 @@ class AlphaFlow:
             step: the training step, for the schedules.
             generator: where noise, times and label drops come from.
             flow_rows: how many of the first rows have r = t, where this is part of a batch; None: by `flow_ratio`.
+            noise: of each row, (B, *shape), where it goes with the data: a teacher's image and what it was made of
+                (Re-MeanFlow, arXiv 2511.23342), or pairs of an optimal transport; None: drawn.
         """
-        return self.evaluate(net, self.draw(net, x, y, step=step, generator=generator, flow_rows=flow_rows))
+        points = self.draw(net, x, y, step=step, generator=generator, flow_rows=flow_rows, noise=noise)
+        return self.evaluate(net, points)
 
     def draw(
         self,
@@ -134,11 +153,12 @@ class AlphaFlow:
         step: int = 0,
         generator: torch.Generator | Random | None = None,
         flow_rows: int | None = None,
+        noise: Tensor | None = None,
     ) -> Points:
         """Draw the points of one evaluation: what is random in it, or decided on the host; arguments as above."""
         random = as_random(generator, len(x))
         flow_rows = self.flow_rows(len(x), step) if flow_rows is None else flow_rows
-        noise = random.normal("noise", x.shape[1:], x.device).to(x)
+        noise = (random.normal("noise", x.shape[1:], x.device) if noise is None else noise).to(x)
         r_host, t_host = self.times.draw(random, flow_rows)
         r, t = send(r_host, x), send(t_host, x)
         z, v = interpolate(x, noise, t)
@@ -150,19 +170,24 @@ class AlphaFlow:
             v, y = self.guidance(net, z, v, t_host, y, random, flow=flow)
         alpha: float | Tensor | None = self.alpha_at(step)
         if alpha is None:
-            alpha = send(self.alpha.rows(random, t_host), x)  # type: ignore[union-attr]
+            alpha = send(self.alpha.rows(random, r_host, t_host), x)  # type: ignore[union-attr]
         check_alpha(alpha)
-        return Points(z, v, r, t, y, alpha, flow_rows)
+        trust = self.trust(step) if callable(self.trust) else self.trust
+        _check_trust(trust)
+        return Points(z, v, r, t, y, alpha, flow_rows, trust)
 
     def evaluate(self, net: Network, points: Points) -> Output:
         """Evaluate the objective at given points, a function of tensors alone: `torch.compile` takes it whole."""
         v, r, t = points.v, points.r, points.t
-        u, target = predict_with_target(net, points, shift=self.shift, derivative=self.derivative)
+        u, target = predict_with_target(net, points, self.rule)
+        if isinstance(points.trust, Tensor) or points.trust != 1:
+            target = v + points.trust * (target - v)
         target = self._shape_target(target, u.detach(), points)
         error = (u - target).square().flatten(1).mean(1)
 
-        share = 1.0 if points.regime == "derivative" else points.alpha  # α⁻¹ ‖…‖² has its limit with α² in ‖…‖²
-        a = torch.where(r < t, share, torch.ones_like(t))
+        alpha = torch.where(r < t, points.alpha, torch.ones_like(t))
+        of_order_1 = points.regime == "derivative" or self.max_change is not None
+        a = torch.ones_like(t) if of_order_1 else alpha  # α⁻¹ ‖…‖² has its limit with α² in ‖…‖²
         weight = self.weight(error.detach(), a, v[0].numel(), r, t)
         per_sample = weight * error
         if self.cosine:
@@ -171,10 +196,15 @@ class AlphaFlow:
         loss = per_sample.mean()
         with torch.no_grad():
             metrics = measure(u, v, target, r, t)
-            metrics["alpha"] = a[points.flow_rows :].mean() if points.by_row else points.alpha
+            metrics["alpha"] = alpha[points.flow_rows :].mean() if points.by_row else points.alpha
             metrics["flow_ratio"] = points.flow_rows / len(v)
             metrics["loss"] = loss.detach()
         return Output(loss, per_sample.detach(), metrics, r, t, error.detach())
+
+    @property
+    def rule(self) -> Rule:
+        """How targets are made."""
+        return Rule(self.shift, self.derivative, self.jumps, self.blend)
 
     def alpha_at(self, step: int) -> float | None:
         """α at a step; None where it is drawn row by row."""
@@ -202,17 +232,25 @@ class AlphaFlow:
         return self.shift in ("model", "end") and fixed and not reaches_1
 
     def _shape_target(self, target: Tensor, u: Tensor, points: Points) -> Tensor:
-        """Clip and relax the target on the rows with r < t, where asked to; those with r = t keep v."""
+        """Clip, extrapolate or relax the target where r < t, if asked to; rows with r = t keep v."""
         clip = None if points.regime == "derivative" else self.clip
-        if clip is None and self.relaxation is None:
+        if clip is None and self.relaxation is None and self.max_change is None:
             return target
         first = points.flow_rows
         far, u, rows = target[first:], u[first:], points.rows(first)
         shaped = far if clip is None else far.clamp(-clip, clip)
+        if self.max_change is not None:
+            alpha = expand(rows.alpha, u) if isinstance(rows.alpha, Tensor) else rows.alpha or 1.0
+            shaped = u - ((u - shaped) / alpha).clamp(-self.max_change, self.max_change)
         if self.relaxation is not None:
             share = 1 - (1 - expand(rows.t, u)) ** self.relaxation
             shaped = u - share * (u - shaped).clamp(-1, 1)
         return torch.cat([target[:first], torch.where(expand(rows.r == rows.t, u), far, shaped)])
+
+
+def _check_trust(value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"trust {value:g} lies outside [0, 1]: 0 teaches v alone, 1 the whole target")
 
 
 def _check_flow_ratio(value: float) -> None:

@@ -10,7 +10,7 @@ misprint; the sign here is the algorithm's. u⁻ is the network under stop-gradi
 """
 
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
 
@@ -25,9 +25,31 @@ from ..rng import global_state, is_same, replayed, set_apart
 Shift = Literal["data", "model", "velocity", "end"]
 
 
-def predict_with_target(
-    net: Network, points: Points, *, shift: Shift = "data", derivative: Method = "auto"
-) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Rule:
+    """How a target is made: `shift` and `derivative` as in `average_velocity_target`.
+
+    jumps: the way from s to r is that of so many equal jumps of the network (RCGM); of one, in the formulas above.
+    blend: under shift "velocity" the way to z_s, or the tangent, is (1 - blend) v + blend u⁻(z_t, t, t).
+    """
+
+    shift: Shift = "data"
+    derivative: Method = "auto"
+    jumps: int = 1
+    blend: float = 1.0
+
+    def __post_init__(self) -> None:
+        choose("shift", self.shift, get_args(Shift))
+        choose("derivative", self.derivative, METHODS)
+        if self.jumps < 1:
+            raise ValueError(f"jumps {self.jumps} must be at least 1")
+        if not 0 <= self.blend <= 1:
+            raise ValueError(f"blend {self.blend:g} must lie in [0, 1]: 0 is the data's velocity, 1 the network's")
+        if self.blend != 1 and self.shift != "velocity":
+            raise ValueError(f"blend {self.blend:g} goes with shift 'velocity', not {self.shift!r}")
+
+
+def predict_with_target(net: Network, points: Points, rule: Rule) -> tuple[Tensor, Tensor]:
     """u at the points with its graph, and the target of each row without one, both (B, *shape).
 
     The first `flow_rows` have the target v and need no evaluation for it; but one row always takes part, so that
@@ -37,11 +59,11 @@ def predict_with_target(
     rows, so that it draws the same.
     """
     start = min(points.flow_rows, len(points.z) - 1)
-    differentiates = points.regime == "derivative"
+    shift, derivative, differentiates = rule.shift, rule.derivative, points.regime == "derivative"
     if differentiates and derivative == "auto":
         derivative = choose_method(*differentiated(net, points, shift), start=start)
     if differentiates and derivative == "fused":
-        u, _, target = meanflow_target(net, points, shift, derivative, start=start)
+        u, _, target = meanflow_target(net, points, replace(rule, derivative=derivative), start=start)
         return u, torch.cat([points.v[:start], target])
     before = None if torch.compiler.is_compiling() else global_state(points.z.device)
     u = predict(net, points.z, points.r, points.t, points.y)
@@ -51,30 +73,28 @@ def predict_with_target(
     if before is not None and not is_same(before, global_state(points.z.device)):
         first, again = 0, replayed(net, before, points.z.device)
     with nullcontext() if again is net else set_apart(points.z.device):
-        target = target_of(again, points.rows(first), shift, derivative)
+        target = target_of(again, points.rows(first), replace(rule, derivative=derivative))
     return u, torch.cat([points.v[:start], target[start - first :]])
 
 
 @torch.no_grad()
-def target_of(net: Network, points: Points, shift: Shift, derivative: Method) -> Tensor:
+def target_of(net: Network, points: Points, rule: Rule) -> Tensor:
     """Return the target of each row (B, *shape), where u is not needed; see `average_velocity_target`."""
     if points.regime == "flow":
         return points.v.detach()
     if points.regime == "derivative":
-        return meanflow_target(net, points, shift, derivative)[2]
-    return torch.where(expand(points.r == points.t, points.z), points.v, _two_point_target(net, points, shift))
+        return meanflow_target(net, points, rule)[2]
+    return torch.where(expand(points.r == points.t, points.z), points.v, _two_point_target(net, points, rule))
 
 
-def meanflow_target(
-    net: Network, points: Points, shift: Shift, derivative: Method, *, start: int = 0
-) -> tuple[Tensor, Tensor, Tensor]:
+def meanflow_target(net: Network, points: Points, rule: Rule, *, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """u, du/dt and the target at α = 0, the latter two on the rows `start` and later; u as `du_dt` gives it.
 
-    The tangent in z is v, or with other shifts the network's own u(z, t, t). With shift "end" it is the Lagrangian
-    target (arXiv 2505.18825; TVM, 2511.19797), and ∂u/∂r takes the place of du/dt: dz_r/dr = u - (t - r) ∂u/∂r
-    must be the velocity at z_r.
+    The tangent in z is v, or with other shifts the network's own u(z, t, t), or `rule.blend` of it. With shift
+    "end" it is the Lagrangian target (arXiv 2505.18825; TVM, 2511.19797), and ∂u/∂r takes the place of du/dt:
+    dz_r/dr = u - (t - r) ∂u/∂r must be the velocity at z_r.
     """
-    rows = points.rows(start)
+    rows, shift, derivative = points.rows(start), rule.shift, rule.derivative
     if shift == "end":
         u, slope = du_dt(
             *differentiated(net, points, shift), derivative, tangent=torch.zeros_like(rows.z), start=start
@@ -85,6 +105,7 @@ def meanflow_target(
             return u, slope, torch.where(expand(rows.r == rows.t, rows.z), rows.v, target)
     with torch.no_grad():
         tangent = rows.v if shift == "data" else predict(net, rows.z, rows.t, rows.t, rows.y)
+        tangent = tangent if rule.blend == 1 else rows.v + rule.blend * (tangent - rows.v)
     u, slope = du_dt(net, points, derivative, tangent=tangent, start=start)
     with torch.no_grad():
         target = (tangent if shift == "model" else rows.v) - expand(rows.t - rows.r, rows.z) * slope
@@ -103,8 +124,9 @@ def _exchanged(net: Network, z: Tensor, t: Tensor, r: Tensor, y: Tensor | None =
     return net(z, r, t, y)
 
 
-def _two_point_target(net: Network, points: Points, shift: Shift) -> Tensor:
+def _two_point_target(net: Network, points: Points, rule: Rule) -> Tensor:
     z, v, r, t, y, alpha = points.z, points.v, points.r, points.t, points.y, points.alpha
+    shift = rule.shift
     if shift == "end":
         alpha = 1 - alpha
     s = t - alpha * (t - r)
@@ -114,12 +136,23 @@ def _two_point_target(net: Network, points: Points, shift: Shift) -> Tensor:
         carrier = near = predict(net, z, s, t, y)
     else:
         carrier, near = predict(net, z, t, t, y), v
-    far = predict(net, move(z, carrier, t, s), r, s, y)
+        carrier = carrier if rule.blend == 1 else v + rule.blend * (carrier - v)
+    far = _mean_velocity(net, move(z, carrier, t, s), r, s, y, rule.jumps)
     if not isinstance(alpha, Tensor):
         return alpha * near + (1 - alpha) * far
     share = expand(alpha, z)
     lost = share == (0 if shift == "end" else 1)  # α = 1
     return torch.where(lost, v, share * near + (1 - share) * far)  # far may be 0 / 0 at s = 0
+
+
+def _mean_velocity(net: Network, z: Tensor, r: Tensor, s: Tensor, y: Tensor | None, jumps: int) -> Tensor:
+    """Return the velocity that leads over [r, s] as so many equal jumps do: the mean of theirs."""
+    velocities = []
+    for k in range(1, jumps + 1):
+        start, end = s + (r - s) * ((k - 1) / jumps), r if k == jumps else s + (r - s) * (k / jumps)
+        velocities.append(predict(net, z, end, start, y))
+        z = move(z, velocities[-1], start, end)
+    return velocities[0] if jumps == 1 else torch.stack(velocities).mean(0)
 
 
 def average_velocity_target(
@@ -133,6 +166,7 @@ def average_velocity_target(
     *,
     shift: Shift = "data",
     derivative: Method = "auto",
+    jumps: int = 1,
 ) -> Tensor:
     """Return the regression target for u(z, r, t, y), without a gradient.
 
@@ -149,18 +183,18 @@ def average_velocity_target(
             MeanFlow (2512.02012). "end": as "model" with s = r + α (t - r), so that α shrinks the last part of the
             way instead of the first; at α = 0 the Lagrangian target (2505.18825).
         derivative: how du/dt is taken at α = 0; see `alphaflow.derivatives.total`.
+        jumps: for 0 < α < 1, the way from z_s to time r is that of so many equal jumps of the network (RCGM).
 
     Returns:
         (B, *shape), detached.
 
     Raises:
         ValueError: alpha outside [0, 1] (a tensor of values: outside (0, 1], looked at on the CPU only, since
-            elsewhere it would stall the step), or an unknown `shift` or `derivative`.
+            elsewhere it would stall the step), an unknown `shift` or `derivative`, or no jump.
     """
-    choose("shift", shift, get_args(Shift))
-    choose("derivative", derivative, METHODS)
+    rule = Rule(shift, derivative, jumps)
     check_alpha(alpha)
-    return target_of(net, Points(z, v, r, t, y, alpha), shift, derivative)
+    return target_of(net, Points(z, v, r, t, y, alpha), rule)
 
 
 def check_alpha(alpha: float | Tensor) -> None:

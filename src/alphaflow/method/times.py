@@ -172,7 +172,7 @@ DISTRIBUTIONS = {
     "beta": Beta,
 }
 _LARGER = re.compile(r"\s*max\s*(?:\((.*)\))?\s*")
-Coupling = Literal["sorted", "minimum", "scaled", "truncated", "dyadic"]
+Coupling = Literal["sorted", "minimum", "scaled", "truncated", "gap", "dyadic"]
 
 
 def parse(text: str) -> Distribution:
@@ -205,13 +205,20 @@ class Times:
         minimum    t drawn, r = min(t, a draw from `r`); `r=Constant(0)` makes every interval reach the data
         scaled     t drawn, r = t ρ with ρ drawn from `r`
         truncated  t drawn, r drawn from the part of `r` below t
+        gap        t - r drawn from the law `t`, then r from the part of `r` that leaves room for it (TVM)
         dyadic     t - r = 2^-k, k uniform in 0 … levels-1, t on that grid (Shortcut); t and r's laws unused
-    t, r, flow: the laws of t, of r (or ρ), and of t on the rows with r = t (None: that of t, as α-Flow draws it;
-        `Larger` of it: MeanFlow's, which sorts the pair before it sets r = t).
+    t, r, flow: the laws of t (or t - r), of r (or ρ), and of t on the rows with r = t (None: that of t, as α-Flow
+        draws it, under `gap` that of r; `Larger` of it: MeanFlow's, which sorts the pair before it makes r = t).
     levels: of the dyadic grid; 7 makes steps of 1 to 1/64.
+    to_data: the share of rows with r < t whose r becomes 0 (TiM 0.1, AnyFlow 0.25).
+    time_shift: n of t → n t / (1 + (n - 1) t), after all else and on r and t alike; it keeps 0, 1 and the order.
+        Above 1 it moves times towards the noise, as latents of many dimensions need (SD3, 2403.03206).
+
+    Sources: TVM (arXiv 2511.19797), TiM (2509.04394), AnyFlow (2605.13724), MF-RAE (2511.13019).
 
     Raises:
-        ValueError: an unknown coupling (the nearest is suggested), no level.
+        ValueError: an unknown coupling (the nearest is suggested), no level, a share outside [0, 1], a time shift
+            that is not positive.
     """
 
     coupling: Coupling = "sorted"
@@ -219,30 +226,57 @@ class Times:
     r: Distribution = field(default_factory=LogitNormal)
     flow: Distribution | None = None
     levels: int = 7
+    to_data: float = 0.0
+    time_shift: float = 1.0
 
     def __post_init__(self) -> None:
         choose("coupling", self.coupling, get_args(Coupling))
         if self.levels < 1:
             raise ValueError(f"levels {self.levels} must be at least 1")
+        if not 0 <= self.to_data <= 1:
+            raise ValueError(f"to_data {self.to_data:g} must lie in [0, 1]: it is a share of rows")
+        if not 0 < self.time_shift < math.inf:
+            raise ValueError(f"time_shift {self.time_shift:g} must be positive; 1 leaves times as they are")
 
     def draw(self, random: Random, flow_rows: int = 0) -> tuple[Tensor, Tensor]:
         """Draw the times of a batch: r, t (B,), float64, CPU. The first `flow_rows` rows have r = t."""
         import torch
 
         t, r = self._pair(random)
+        if self.to_data:
+            r = torch.where(random.uniform("to data") < self.to_data, 0.0, r)
         if flow_rows:
-            t_flow = (self.flow or self.t).quantile(random.uniform("t_flow"))
+            t_flow = self.where_equal.quantile(random.uniform("t_flow"))
             is_flow = torch.arange(len(t)) < flow_rows
             t, r = torch.where(is_flow, t_flow, t), torch.where(is_flow, t_flow, r)
-        return r, t
+        n = self.time_shift
+        return (r, t) if n == 1 else (n * r / (1 + (n - 1) * r), n * t / (1 + (n - 1) * t))
 
     def __str__(self) -> str:
         """Return the laws of t and r in words, without that of t on rows with r = t."""
+        zero = f", r 0 on {100 * self.to_data:.4g} %" if self.to_data else ""
+        return self._laws() + zero + self._shifted()
+
+    @property
+    def where_equal(self) -> Distribution:
+        """The law of t on the rows with r = t, before the shift."""
+        return self.flow or (self.r if self.coupling == "gap" else self.t)
+
+    def words_where_equal(self) -> str:
+        """Return the law of t on the rows with r = t in words."""
+        return words(self.where_equal) + self._shifted()
+
+    def _shifted(self) -> str:
+        return f", shifted by {self.time_shift:g}" if self.time_shift != 1 else ""
+
+    def _laws(self) -> str:
         if self.coupling == "dyadic":
             return f"on the dyadic grid of {self.levels} levels"
         t, r = words(self.t), words(self.r)
         if self.coupling == "scaled":
             return f"t {t}, r / t {r}"
+        if self.coupling == "gap":
+            return f"t - r {t}, r {r}"
         return f"{t}, {self.coupling}" if t == r else f"t {t}, r {r}, {self.coupling}"
 
     def _pair(self, random: Random) -> tuple[Tensor, Tensor]:
@@ -256,6 +290,9 @@ class Times:
         t = self.t.quantile(p)
         if self.coupling == "truncated":
             return t, torch.minimum(self.r.quantile(q * self.r.cdf(t)), t)
+        if self.coupling == "gap":  # here the first draw is t - r
+            r = self.r.quantile(q * self.r.cdf(1 - t)).clamp(max=1 - t)
+            return (r + t).clamp(max=1), r
         other = self.r.quantile(q)
         if self.coupling == "sorted":
             return torch.maximum(t, other), torch.minimum(t, other)

@@ -154,9 +154,18 @@ def build_objective(config: Config, num_classes: int) -> AlphaFlow:
         if settings.flow_ratio is not None:
             changes["flow_ratio"] = _plain(schedules.parse(settings.flow_ratio, horizon, "flow ratio schedule"))
         if settings.weight is not None:
-            changes["weight"] = Weight(kind=settings.weight, power=settings.weight_power, c=settings.weight_c)
+            changes["weight"] = Weight(
+                kind=settings.weight,
+                power=settings.weight_power,
+                c=settings.weight_c,
+                by_time=settings.weight_by_time,
+            )
         if settings.shift is not None:
             changes["shift"] = settings.shift
+        if settings.blend != 1:
+            changes["blend"] = settings.blend
+        if settings.trust is not None:
+            changes["trust"] = _plain(schedules.parse(settings.trust, horizon, "trust schedule"))
         if settings.clip is not None:
             changes["clip"] = settings.clip
         if settings.relaxation is not None:
@@ -208,6 +217,7 @@ def _times(config: Config, prescribed: times.Times) -> times.Times:
     changes: dict[str, Any] = {}
     if settings.coupling is not None:
         changes["coupling"] = settings.coupling
+    changes |= {name: getattr(settings, name) for name in ("to_data", "time_shift")}
     for name, text in (("t", settings.t_law), ("r", settings.r_law), ("flow", settings.flow_law)):
         if text is not None:
             changes[name] = times.parse(text)

@@ -25,6 +25,8 @@ ALPHAS: dict[str, tuple[float, ...]] = {
     "facm": (0.0,),
     "imeanflow": (0.0,),
     "lagrangian": (0.0,),
+    "soflow": (0.002, 0.1),
+    "rcgm": (0.01, 1.0),
 }
 """The members of the family by their names, with the values between which their own α lies."""
 WAYS = ("auto", "forward", "fused", "reverse", "difference")
@@ -78,6 +80,11 @@ def _dyadic(config: Any) -> bool:
     return own == "dyadic" or (own is None and config.objective.name == "shortcut")
 
 
+def _velocity(config: Any) -> bool:
+    own = config.objective.shift
+    return own == "velocity" or (own is None and config.objective.name == "imeanflow")
+
+
 _DRAWN = ("digits", "toy", "moving-digits")
 AT_ADDRESS = Only(
     "data that lie somewhere (data.name folder, latents, …)", lambda one: one.data.name not in _DRAWN
@@ -88,10 +95,16 @@ LABELLED = Only(
     lambda one: (one.data.name, one.data.toy) != ("toy", "checkerboard"),
 )
 TRANSFORMER = of_model("dit", "video-dit")
-WEIGHTED = Only(
+POWERED = Only(
     "objective.weight adaptive, scaled or power",
     lambda one: one.objective.weight in ("adaptive", "scaled", "power"),
 )
+WEIGHTED = Only(
+    "objective.weight adaptive, scaled, power or normalised",
+    lambda one: one.objective.weight in ("adaptive", "scaled", "power", "normalised"),
+)
+TIMED = Only("an objective.weight that is said as well", lambda one: one.objective.weight is not None)
+BLENDED = Only("objective.shift velocity, where the network's own takes part", _velocity)
 CLIPPED = Only(
     "rows where r < t and an objective.alpha above 0, where targets are clipped",
     lambda one: _jumps(one) and alphas(one) != (0.0,),

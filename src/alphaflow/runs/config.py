@@ -15,6 +15,7 @@ from .conditions import (
     ALPHAS,
     AT_ADDRESS,
     AVERAGED,
+    BLENDED,
     CLIPPED,
     DETECTORS,
     DIAGNOSED,
@@ -26,8 +27,10 @@ from .conditions import (
     MONITORED,
     NOT_DYADIC,
     PICTURES,
+    POWERED,
     SHIFTED,
     STORED,
+    TIMED,
     TOYS,
     TRANSFORMER,
     WAYS,
@@ -105,8 +108,8 @@ class ObjectiveConfig:
 
     name: Annotated[str, OneOf(tuple(ALPHAS))] = "alphaflow"
     """The member: alphaflow, meanflow, imeanflow, tfm, fm, shortcut, consistency, discrete-consistency,
-    splitmeanflow, facm, lagrangian. One other than the recipe's comes as it was published, without what the
-    recipe tuned for its own; guidance stays."""
+    splitmeanflow, facm, lagrangian, soflow, rcgm. One other than the recipe's comes as it was published, without
+    what the recipe tuned for its own; guidance stays."""
     alpha: Annotated[str | None, Schedule(0, 1, steering=True), INTERVALS] = None
     """Schedule of α: a number, or e.g. sigmoid(0%, 100%), linear(0, 500), step(50%); self: α falls when what the
     network sees of its trajectories' curvature has settled (docs/claims.md)."""
@@ -116,21 +119,37 @@ class ObjectiveConfig:
     """The velocity that leads from z_t to z_s; end: the network's own, and s lies near r instead of t."""
     derivative: Annotated[str, OneOf(WAYS), DIFFERENTIATED] = "auto"
     """How du/dt is taken: auto, fused, forward, reverse, difference."""
-    coupling: Annotated[Literal["sorted", "minimum", "scaled", "truncated", "dyadic"] | None, INTERVALS] = None
-    """How r goes with t."""
+    blend: Annotated[float, Range(0, 1), BLENDED] = 1.0
+    """With shift velocity: how much of the velocity to z_s, or of du/dt's direction, is the network's own; the
+    rest is the data's or the teacher's."""
+    trust: Annotated[str | None, Schedule(0, 1), SHIFTED] = None
+    """Where r < t, the target v + trust (target - v): a number or a schedule, for instance the warm-up of
+    consistency distillation, linear(0, 1000, first=0, last=1)."""
+    coupling: Annotated[Literal["sorted", "minimum", "scaled", "truncated", "gap", "dyadic"] | None, INTERVALS] = (
+        None
+    )
+    """How r goes with t; gap: t - r is drawn by t_law, r where it leaves room."""
+    to_data: Annotated[float, Range(0, 1), INTERVALS] = 0.0
+    """Share of rows with r < t whose r is set to 0."""
+    time_shift: Annotated[float, Range(above=0, high=1000)] = 1.0
+    """n of t → n t / (1 + (n - 1) t), of t and r alike: above 1 towards the noise, for latents of many
+    dimensions."""
     t_law: Annotated[str | None, Law()] = None
-    """Distribution of t: logit-normal(-0.4, 1), uniform, constant(1), beta(2, 1), arctan(0, 1)."""
+    """Distribution of t, or of t - r under the coupling `gap`: logit-normal(-0.4, 1), uniform, constant(1),
+    beta(2, 1), arctan(0, 1)."""
     r_law: Annotated[str | None, Law(), INTERVALS, NOT_DYADIC] = None
     """Distribution of r, or of r / t under the coupling `scaled`."""
     flow_law: Annotated[str | None, Law()] = None
-    """Distribution of t on rows with r = t; unset: the member's, which is that of t, or for meanflow and imeanflow
-    max(LAW) of it, the larger of two draws."""
-    weight: Literal["adaptive", "scaled", "power", "definition", "uniform"] | None = None
+    """Distribution of t on rows with r = t; unset: the member's, which is that of t (of r under `gap`), or for
+    meanflow and imeanflow max(LAW) of it, the larger of two draws."""
+    weight: Literal["adaptive", "scaled", "power", "normalised", "definition", "uniform"] | None = None
     """Loss weight per row."""
-    weight_power: Annotated[float, Range(0, 100), WEIGHTED] = 1.0
+    weight_power: Annotated[float, Range(0, 100), POWERED] = 1.0
     """Exponent of the weight."""
     weight_c: Annotated[float | None, Range(above=0), WEIGHTED] = None
     """Constant in the weight's denominator."""
+    weight_by_time: Annotated[Literal["tim", "rcgm"] | None, TIMED] = None
+    """Factor of the row's times in the weight, less for long intervals: TiM's or RCGM's."""
     clip: Annotated[float | None, Range(above=0), CLIPPED] = None
     """Bound on the targets of rows with r < t while α > 0."""
     relaxation: Annotated[float | None, Range(0), INTERVALS] = None
