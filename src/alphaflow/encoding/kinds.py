@@ -110,6 +110,8 @@ class Kind:
     """The entries of the config that must be 3."""
     side: str = ""
     """The attribute of the network that holds the only side of its pictures in pixels, where there is one."""
+    one_by_one: bool = False
+    """Whether its batches are cut into single rows; diffusers' own code fails on more."""
     unhashed: tuple[str, ...] = ()
     """Beginnings of the names of weights that change no latent and no picture decoded from it."""
     hashed: tuple[str, ...] = ()
@@ -145,7 +147,7 @@ KINDS: dict[str, Kind] = {
     "AutoencoderKLLTX2Video": Kind(frames=True, convention=_by_buffers, options=_at_time_zero),
     "AutoencoderKLCogVideoX": Kind(frames=True),
     "AutoencoderKLHunyuanVideo": Kind(frames=True),
-    "AutoencoderKLHunyuanVideo15": Kind(frames=True),
+    "AutoencoderKLHunyuanVideo15": Kind(frames=True, one_by_one=True),
     "AutoencoderKLHunyuanImageRefiner": Kind(frames=True),
     "AutoencoderKLMagvit": Kind(frames=True),
     "AutoencoderKLMochi": Kind(frames=True, convention=_by_channel, channels=("out_channels",)),

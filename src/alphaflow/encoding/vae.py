@@ -61,6 +61,8 @@ class VAE:
         self.own = kind.convention(net)
         self.options = kind.options(net.config)
         self.net = net.to(device).eval().requires_grad_(False)
+        if kind.one_by_one:
+            self.net.enable_slicing()
 
     @property
     def frames(self) -> bool:
@@ -103,7 +105,9 @@ class VAE:
         if self.own.missing:
             raise UserError(f"{self.name} {self.own.missing}: give --scale statistics")
         if isinstance(self.own.mean[0], tuple):
-            why = "has no number for all channels in its config (it scales patches of latents, by batch statistics)"
+            why = (
+                "has no number for all channels in its config (it scales patches of latents, by batch statistics)"
+            )
         else:
             why = "scales each channel by its own mean and deviation (latents_mean, latents_std in its config)"
         raise UserError(f"{self.name} {why}: give --scale statistics, or --scale own for these")
@@ -333,7 +337,7 @@ def _class_name(name: str, config: Mapping[str, Any]) -> str:
 
 
 def _article(class_name: str) -> str:
-    return "an" if class_name[:1] in "AEIOU" else "a"
+    return "an" if class_name[:1].upper() in tuple("AEIO") else "a"
 
 
 def _check_whole(name: str, net: Any, info: Mapping[str, Any]) -> None:
