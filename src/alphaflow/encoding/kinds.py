@@ -31,7 +31,7 @@ class Convention:
 
 
 def _number(net: Any) -> Convention:
-    """scaling_factor, and shift_factor where there is one."""
+    """Read scaling_factor, and shift_factor where there is one."""
     config = net.config
     if config.get("scaling_factor") is None:
         return Convention(missing="has no scaling_factor in its config")
@@ -39,7 +39,7 @@ def _number(net: Any) -> Convention:
 
 
 def _by_channel(net: Any) -> Convention:
-    """latents_mean and latents_std of the config, where it has both, times the scaling_factor; else the number."""
+    """Read latents_mean and latents_std of the config, and the scaling_factor; without them the number alone."""
     mean, std = (net.config.get(name) for name in ("latents_mean", "latents_std"))
     if mean is None or std is None:
         return _number(net)
@@ -47,7 +47,7 @@ def _by_channel(net: Any) -> Convention:
 
 
 def _by_buffers(net: Any) -> Convention:
-    """The same, kept with the weights (LTX-Video)."""
+    """Read the same from what lies with the weights (LTX-Video)."""
     return _table(net, net.latents_mean.tolist(), net.latents_std.tolist())
 
 
@@ -57,7 +57,7 @@ def _table(net: Any, mean: Any, std: Any) -> Convention:
 
 
 def _by_batch_statistics(net: Any) -> Convention:
-    """FLUX.2's: latents are cut into patches, and each channel of each place in a patch has its statistics."""
+    """Read FLUX.2's: latents are cut into patches, and each channel of each place in a patch has its statistics."""
     patch = tuple(net.config.get("patch_size") or (2, 2))
     std = (net.bn.running_var + net.config["batch_norm_eps"]).sqrt()
     mean, std = (part.double().unflatten(0, (-1, *patch)).tolist() for part in (net.bn.running_mean, std))
@@ -69,7 +69,7 @@ def _none(net: Any) -> Convention:
 
 
 def _scaled_inside(net: Any) -> Convention:
-    """AutoencoderRAE scales in `encode` itself."""
+    """Leave latents as they are: AutoencoderRAE scales in `encode` itself."""
     return Convention(1.0)
 
 
@@ -82,13 +82,13 @@ def _one_frame_each(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unquantised(config: Mapping[str, Any]) -> dict[str, Any]:
-    """MoVQ (Kandinsky's) decodes what its network makes as it is; others round it to the code book first."""
+    """Let MoVQ (Kandinsky's) decode latents as they are; others round them to the code book first."""
     movq = config.get("norm_type") == "spatial" and not config.get("lookup_from_codebook")
     return {"force_not_quantize": True} if movq else {}
 
 
 def _at_time_zero(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A decoder that is told how noisy its latents are is told that they are not."""
+    """Tell a decoder that asks how noisy its latents are that they are not."""
     return {"temb": 0.0} if config.get("timestep_conditioning") else {}
 
 
@@ -162,6 +162,7 @@ _SOUND = (
     "MiniMaxMusic3Vocoder",
     "MMAudioVocoder",
 )
+_INSTEAD = "give an AutoencoderKL, or another class that docs/data.md lists"
 _UNSUITED = {
     "ConsistencyDecoderVAE": "decodes by sampling: give the AutoencoderKL whose latents it shares",
     "RFD4ProteinaAutoencoder": "encodes proteins: give one of pictures",
@@ -178,5 +179,5 @@ def why_not(class_name: str) -> str:
     if class_name in _UNSUITED:
         return _UNSUITED[class_name]
     if class_name.startswith("Autoencoder") or class_name.endswith("VAE"):
-        return "is not known to encode single pictures: give an AutoencoderKL, or another class that docs/data.md lists"
-    return "is no autoencoder of pictures: give an AutoencoderKL, or another class that docs/data.md lists"
+        return f"is not known to encode single pictures: {_INSTEAD}"
+    return f"is no autoencoder of pictures: {_INSTEAD}"

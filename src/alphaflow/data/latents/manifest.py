@@ -39,7 +39,8 @@ class Fingerprint:
     """The autoencoder's name as it was asked for: a folder, or an id of the Hugging Face hub."""
     scale: str
     """"statistics": x = (latent - mean) / std of each channel, over this set; "places": of each place of each
-    channel. "own": x = (latent - own_mean) / own_std. A number such as "0.18215": x = (latent - shift) · number."""
+    channel. "own": x = (latent - own_mean) / own_std. A number such as "0.18215": x = (latent - shift) ·
+    number."""
     shift: float
     """Subtracted before a scale that is a number; 0 for the autoencoders of Stable Diffusion 1 and 2."""
     crop: str
@@ -78,8 +79,8 @@ class Fingerprint:
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits of all fields but the remarks (`vae_name`, `vae_class`, `address`, `code`), and but
-        those that were added later where they have their defaults, so that older sets keep theirs.
+        """16 hexadecimal digits of all fields but the remarks (`vae_name`, `vae_class`, `address`, `code`), and
+        but those that were added later where they have their defaults, so that older sets keep theirs.
         """
         fields = {
             key: value
