@@ -193,7 +193,7 @@ def test_the_class_comes_from_the_config_and_from_nowhere_else(tmp_path) -> None
     config = folder / "config.json"
     text = config.read_text()
     config.write_text(text.replace('"_class_name": "AutoencoderKLWan",', ""))
-    with pytest.raises(UserError, match='config.json names no class: add "_class_name"'):
+    with pytest.raises(UserError, match=r'config\.json names no class: add "_class_name"'):
         load_vae(str(folder))
     config.write_text(text.replace("AutoencoderKLWan", "AutoencoderKLQwenImage"))
     assert type(load_vae(str(folder)).net).__name__ == "AutoencoderKLQwenImage"
@@ -235,7 +235,7 @@ def test_a_class_that_the_installed_diffusers_lacks_asks_for_a_newer_one(tmp_pat
     monkeypatch.setitem(KINDS, "AutoencoderOfTomorrow", KINDS["AutoencoderKL"])
     (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderOfTomorrow"}')
     with pytest.raises(
-        UserError, match="an AutoencoderOfTomorrow, which diffusers .* has not: install a newer one"
+        UserError, match=r"an AutoencoderOfTomorrow, which diffusers .* has not: install a newer one"
     ):
         load_vae(str(tmp_path))
 

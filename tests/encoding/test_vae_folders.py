@@ -36,8 +36,8 @@ def test_another_class_is_refused_by_its_name(tmp_path, capsys) -> None:
     assert run(words) == 1
     (said,) = capsys.readouterr().err.strip().splitlines()
     assert said == (
-        f"alphaflow: {tmp_path / 'other'} holds an AutoencoderOobleck, which encodes sound: give an autoencoder of "
-        "pictures"
+        f"alphaflow: {tmp_path / 'other'} holds an AutoencoderOobleck, which encodes sound: give an autoencoder "
+        "of pictures"
     )
     assert not (tmp_path / "out").exists()
 

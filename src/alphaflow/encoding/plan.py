@@ -244,7 +244,8 @@ def agree(root: Path, plan: EncodingPlan) -> EncodingPlan:
             if not path.exists():
                 _refuse_others(root)
                 (root / SKIPPED).unlink(missing_ok=True)  # of an attempt that was refused
-                write_whole(path, (json.dumps(dataclasses.asdict(plan), indent=1) + "\n").encode())
+                content = {**dataclasses.asdict(plan), "fingerprint": plan.fingerprint.fields()}
+                write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
         kept = _read(path)
     except OSError as error:
         raise UserError(f"cannot write to {root} ({error.strerror}): choose another DST") from None

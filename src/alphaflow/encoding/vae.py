@@ -132,7 +132,7 @@ class VAE:
                 raise ValueError(f"it decodes them to {picture[1:]}")
         except (ValueError, RuntimeError, TypeError, IndexError, NotImplementedError) as error:
             raise UserError(
-                f"{self.name}, an {self.class_name}, cannot encode a picture of {side}×{side} and decode it again "
+                f"{self.name} ({self.class_name}) cannot encode a picture of {side}×{side} and decode it again "
                 f"({one_line(error, 160)}): give an autoencoder of single pictures"
             ) from None
         return channels, side // shape[2]
@@ -152,8 +152,8 @@ class VAE:
         """Raise a `UserError` for images whose sides it cannot encode and decode again."""
         if self.side and (height, width) != (self.side, self.side):
             raise UserError(
-                f"images of {height}×{width} do not fit {self.name}, which makes {self.side}×{self.side} only: give "
-                f"--size {self.side}",
+                f"images of {height}×{width} do not fit {self.name}, which makes {self.side}×{self.side} only: "
+                f"give --size {self.side}",
                 status=2,
             )
         if height % self.factor or width % self.factor:
@@ -275,8 +275,8 @@ def load_vae(name: str, device: torch.device | str = "cpu", precision: Precision
             kind = getattr(diffusers, class_name, None)
             if kind is None:
                 raise UserError(
-                    f"{name} holds {_article(class_name)} {class_name}, which diffusers {diffusers.__version__} has "
-                    "not: install a newer one"
+                    f"{name} holds {_article(class_name)} {class_name}, which diffusers {diffusers.__version__} "
+                    "has not: install a newer one"
                 )
             net, info = kind.from_pretrained(
                 source, low_cpu_mem_usage=False, torch_dtype=torch.float32, output_loading_info=True, **where

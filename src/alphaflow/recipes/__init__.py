@@ -14,7 +14,8 @@ from .moving import MOVING_DIGITS
 from .toy import TOY
 
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (DIGITS, TOY, FOLDER, LATENTS, MOVING_DIGITS, *IMAGENET, *AUTOENCODERS, KINETICS)
+    recipe.name: recipe
+    for recipe in (DIGITS, TOY, FOLDER, LATENTS, MOVING_DIGITS, *IMAGENET, *AUTOENCODERS, KINETICS)
 }
 """All recipes by their names on the command line."""
 

@@ -67,7 +67,6 @@ class Fingerprint:
     """The factor that latents which others made had been multiplied by, and were divided by."""
     contents: str = _ADDED["contents"]  # type: ignore[assignment]
     """Digest of the stored numbers and labels; "" for sets that were made before it was kept."""
-
     vae_class: str = ""
     """The autoencoder's class in diffusers; "" where it is not known, and in sets that were made before it was
     kept. The weights tell autoencoders apart, so this is a remark."""
@@ -76,6 +75,14 @@ class Fingerprint:
     (C, p, q) of each place of a pattern of p × q that repeats (FLUX.2); else ()."""
     own_std: Any = _ADDED["own_std"]
     """The deviations by which they divide, in the same shape."""
+
+    def fields(self) -> dict[str, Any]:
+        """Return all fields as JSON takes them, without the last three where they say nothing, as older sets are
+        written."""
+        held = {key: _plain(value) for key, value in dataclasses.asdict(self).items()}
+        return {
+            key: value for key, value in held.items() if value or key not in ("vae_class", "own_mean", "own_std")
+        }
 
     @property
     def digest(self) -> str:
@@ -125,7 +132,7 @@ def by_place(table: NDArray[Any], height: int, width: int) -> NDArray[Any]:
 
 
 def from_json(about: Mapping[str, Any]) -> Fingerprint:
-    """Return the fingerprint that `dataclasses.asdict` and JSON made a dictionary of.
+    """Return the fingerprint that `Fingerprint.fields` and JSON made a dictionary of.
 
     Raises:
         TypeError: a field is not known, or one is missing.
@@ -188,7 +195,7 @@ class Manifest:
     def record(self) -> dict[str, Any]:
         """Return what a run keeps of the manifest: the fingerprint, and what turns samples back into latents."""
         offset, divisor = self.scaling
-        own = {key: _plain(value) for key, value in dataclasses.asdict(self.fingerprint).items()}
+        own = self.fingerprint.fields()
         own.pop("class_names")  # the run has them already
         return {**own, "offset": offset.tolist(), "divisor": divisor.tolist()}
 
@@ -212,6 +219,7 @@ class Manifest:
     def write(self, root: Path) -> None:
         """Write the manifest into `root`, atomically."""
         content = {"format": FORMAT, "digest": self.fingerprint.digest, **dataclasses.asdict(self)}
+        content["fingerprint"] = self.fingerprint.fields()
         if self.places is None:
             content.pop("places")
         write_whole(root / MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
