@@ -57,7 +57,7 @@ def _table(net: Any, mean: Any, std: Any) -> Convention:
 
 
 def _by_batch_statistics(net: Any) -> Convention:
-    """Read FLUX.2's: latents are cut into patches, and each channel of each place in a patch has its statistics."""
+    """Read FLUX.2's: latents are cut into patches, and each channel of each place in one has its statistics."""
     patch = tuple(net.config.get("patch_size") or (2, 2))
     std = (net.bn.running_var + net.config["batch_norm_eps"]).sqrt()
     mean, std = (part.double().unflatten(0, (-1, *patch)).tolist() for part in (net.bn.running_mean, std))
