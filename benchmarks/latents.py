@@ -112,7 +112,7 @@ SIZED: dict[str, dict[str, Any]] = {
 """Settings of autoencoders at their published sizes."""
 
 
-def overhead(folder: Path, kind: str, size: int, count: int, device: str) -> dict[str, Any]:
+def overhead(folder: Path, kind: str, size: int, count: int, turns: int, device: str) -> dict[str, Any]:
     """Time of encoding beside that of the network's forward pass alone, on images that lie ready for it."""
     import diffusers
 
@@ -130,26 +130,39 @@ def overhead(folder: Path, kind: str, size: int, count: int, device: str) -> dic
     pixels = scale_pixels(torch.from_numpy(images)).to(device)
     versions(vae, plan, images, list(range(8)))
     alone, whole = [], []
-    for turn in range(5):  # in turn, so that a slow moment of the machine hits both alike
-        start = time.perf_counter()
+    for turn in range(turns):  # in turn, so that a slow moment of the machine hits both alike
+        start = clocks()
         with torch.inference_mode():
             for _ in range(0, count, 8):
                 vae.net.encode(pixels)
         if device == "cuda":
             torch.cuda.synchronize()
-        alone.append(time.perf_counter() - start)
-        start = time.perf_counter()
+        alone.append([end - begin for begin, end in zip(start, clocks())])
+        start = clocks()
         encode(source, folder / f"set-{turn}", vae, settings, batch_size=8)
-        whole.append(time.perf_counter() - start)
+        whole.append([end - begin for begin, end in zip(start, clocks())])
     return {
         "autoencoder": kind,
         "device": device,
         "images": count,
         "size": size,
-        "vae_seconds": statistics.median(alone),
-        "encode_seconds": statistics.median(whole),
-        "overhead": statistics.median(w / a for w, a in zip(whole, alone)) - 1,
+        **{
+            f"{name}": {
+                "forward_seconds": statistics.median(turn[k] for turn in alone),
+                "encode_seconds": statistics.median(turn[k] for turn in whole),
+                "overhead": statistics.median(w[k] / a[k] for w, a in zip(whole, alone)) - 1,
+            }
+            for k, name in enumerate(("wall", "processor, all threads", "processor, the thread that encodes"))
+        },
     }
+
+
+def clocks() -> tuple[float, float, float]:
+    """Seconds by the clock, of the processor by all threads, and by this one.
+
+    On a shared machine the first says little; the last is what is left where decoding has another core.
+    """
+    return time.perf_counter(), time.process_time(), time.thread_time()
 
 
 def main() -> None:
@@ -159,6 +172,7 @@ def main() -> None:
     parser.add_argument("--encode", action="store_true")
     parser.add_argument("--autoencoder", choices=tuple(SIZED), default="AutoencoderKL")
     parser.add_argument("--images", type=int, default=32, help="how many are encoded")
+    parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--size", type=int, default=128, help="of the images that are encoded")
     known = parser.parse_args()
@@ -169,7 +183,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if known.encode:
             name = "encode" if known.autoencoder == "AutoencoderKL" else f"encode {known.autoencoder}"
-            record[name] = overhead(Path(folder), known.autoencoder, known.size, known.images, known.device)
+            record[name] = overhead(
+                Path(folder), known.autoencoder, known.size, known.images, known.turns, known.device
+            )
         else:
             data = make_set(Path(folder), known.gigabytes)
             counts = sorted({1, os.cpu_count() or 1})

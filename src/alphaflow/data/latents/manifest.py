@@ -61,11 +61,11 @@ class Fingerprint:
     """Number of images."""
     code: str
     """Version of alphaflow that wrote the set."""
-    second: str = _ADDED["second"]  # type: ignore[assignment]
+    second: str = _ADDED["second"]
     """For latents that others made, what the second half of the channels was: logvar, std or none."""
-    multiplied: float = _ADDED["multiplied"]  # type: ignore[assignment]
+    multiplied: float = _ADDED["multiplied"]
     """The factor that latents which others made had been multiplied by, and were divided by."""
-    contents: str = _ADDED["contents"]  # type: ignore[assignment]
+    contents: str = _ADDED["contents"]
     """Digest of the stored numbers and labels; "" for sets that were made before it was kept."""
     vae_class: str = ""
     """The autoencoder's class in diffusers; "" where it is not known, and in sets that were made before it was
