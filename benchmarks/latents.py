@@ -2,6 +2,7 @@
 
 python benchmarks/latents.py                 # writes benchmarks/results/latents.json; needs 2 GB of disk
 python benchmarks/latents.py --encode        # also the overhead of encoding, with an autoencoder of SD's size
+python benchmarks/latents.py --encode --autoencoder AutoencoderTiny --size 256      # or AutoencoderDC
 """
 
 import argparse
@@ -11,6 +12,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from alphaflow.encoding import EncodingSettings, encode
 from alphaflow.encoding.encode import versions
 from alphaflow.encoding.plan import plan_for
 from alphaflow.encoding.vae import load_vae
+from alphaflow.pixels import scale_pixels
 
 ABOUT = Fingerprint(
     vae="unknown",
@@ -92,44 +95,74 @@ def epoch(data: Latents, batch: int, threads: int) -> dict[str, object]:
     }
 
 
-def overhead(folder: Path, size: int, count: int) -> dict[str, float]:
-    """Time of encoding beside that of the autoencoder alone on the same images, decoded beforehand."""
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+SIZED: dict[str, dict[str, Any]] = {
+    "AutoencoderKL": {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": (128, 256, 512, 512),
+        "layers_per_block": 2,
+        "latent_channels": 4,
+    },
+    "AutoencoderTiny": {},  # TAESD
+    "AutoencoderDC": {  # f32c32, as Sana's
+        "encoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
+        "decoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
+    },
+}
+"""Settings of autoencoders at their published sizes."""
+
+
+def overhead(folder: Path, kind: str, size: int, count: int, turns: int, device: str) -> dict[str, Any]:
+    """Time of encoding beside that of the network's forward pass alone, on images that lie ready for it."""
+    import diffusers
 
     torch.manual_seed(0)
-    AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-        latent_channels=4,
-    ).save_pretrained(folder / "vae")
+    getattr(diffusers, kind)(**SIZED[kind]).save_pretrained(folder / "vae")
     rng = np.random.default_rng(0)
     for k in range(count):
-        (folder / "photos" / "a").mkdir(parents=True, exist_ok=True)
+        (folder / "photos").mkdir(parents=True, exist_ok=True)
         rough = rng.integers(0, 256, (40, 50, 3), np.uint8)
-        Image.fromarray(rough).resize((500, 400), Image.Resampling.BICUBIC).save(folder / f"photos/a/{k:03d}.jpg")
-    vae, source = load_vae(str(folder / "vae")), open_source(str(folder / "photos"))
+        Image.fromarray(rough).resize((500, 400), Image.Resampling.BICUBIC).save(folder / f"photos/{k:03d}.jpg")
+    vae, source = load_vae(str(folder / "vae"), device), open_source(str(folder / "photos"))
     settings = EncodingSettings(size=size, flips="none")
     plan = plan_for(source, vae, settings)
     images = rng.integers(0, 256, (8, 3, size, size), np.uint8)
+    pixels = scale_pixels(torch.from_numpy(images)).to(device)
     versions(vae, plan, images, list(range(8)))
     alone, whole = [], []
-    for turn in range(3):  # in turn, so that a slow moment of the machine hits both alike
-        start = time.perf_counter()
-        for first in range(0, count, 8):
-            versions(vae, plan, images, list(range(first, first + 8)))
-        alone.append(time.perf_counter() - start)
-        start = time.perf_counter()
+    for turn in range(turns):  # in turn, so that a slow moment of the machine hits both alike
+        start = clocks()
+        with torch.inference_mode():
+            for _ in range(0, count, 8):
+                vae.net.encode(pixels)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        alone.append([end - begin for begin, end in zip(start, clocks())])
+        start = clocks()
         encode(source, folder / f"set-{turn}", vae, settings, batch_size=8)
-        whole.append(time.perf_counter() - start)
+        whole.append([end - begin for begin, end in zip(start, clocks())])
     return {
+        "autoencoder": kind,
+        "device": device,
         "images": count,
         "size": size,
-        "vae_seconds": statistics.median(alone),
-        "encode_seconds": statistics.median(whole),
-        "overhead": statistics.median(w / a for w, a in zip(whole, alone)) - 1,
+        **{
+            f"{name}": {
+                "forward_seconds": statistics.median(turn[k] for turn in alone),
+                "encode_seconds": statistics.median(turn[k] for turn in whole),
+                "overhead": statistics.median(w[k] / a[k] for w, a in zip(whole, alone)) - 1,
+            }
+            for k, name in enumerate(("wall", "processor, all threads", "processor, the thread that encodes"))
+        },
     }
+
+
+def clocks() -> tuple[float, float, float]:
+    """Seconds by the clock, of the processor by all threads, and by this one.
+
+    On a shared machine the first says little; the last is what is left where decoding has another core.
+    """
+    return time.perf_counter(), time.process_time(), time.thread_time()
 
 
 def main() -> None:
@@ -137,6 +170,10 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--encode", action="store_true")
+    parser.add_argument("--autoencoder", choices=tuple(SIZED), default="AutoencoderKL")
+    parser.add_argument("--images", type=int, default=32, help="how many are encoded")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--size", type=int, default=128, help="of the images that are encoded")
     known = parser.parse_args()
     path = RESULTS / "latents.json"
@@ -145,7 +182,10 @@ def main() -> None:
     keep_freed_memory()  # as training does
     with tempfile.TemporaryDirectory() as folder:
         if known.encode:
-            record["encode"] = overhead(Path(folder), known.size, 32)
+            name = "encode" if known.autoencoder == "AutoencoderKL" else f"encode {known.autoencoder}"
+            record[name] = overhead(
+                Path(folder), known.autoencoder, known.size, known.images, known.turns, known.device
+            )
         else:
             data = make_set(Path(folder), known.gigabytes)
             counts = sorted({1, os.cpu_count() or 1})

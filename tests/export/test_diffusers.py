@@ -15,7 +15,7 @@ from alphaflow import UserError, models
 from alphaflow.export import export
 from alphaflow.export.diffusers import KINDS, bundle
 from alphaflow.runs import model_folder
-from autoencoders import save_vae
+from autoencoders import save_autoencoder, save_vae
 
 pytest.importorskip("diffusers")
 CLASSES = ("cat", "dog", "emu")
@@ -64,6 +64,23 @@ def make_latents(folder: Path) -> Path:
     return make(folder, models.DiT(4, 2, 4, 16, 1, 2, 3), (4, 4, 4), "latent", latents=latents)
 
 
+def make_latents_of(class_name: str, shape: tuple[int, int, int]):
+    """A maker of a model on latents of another autoencoder, whose scale is a pattern of two by two."""
+
+    def maker(folder: Path) -> Path:
+        from alphaflow.encoding.vae import load_vae
+
+        name = str(save_autoencoder(folder.with_name("vae"), class_name))
+        channels, side, _ = shape
+        table = torch.rand(2, channels, 2, 2, generator=torch.manual_seed(0)) + 0.5
+        latents = {"vae": load_vae(name).hash, "vae_name": name, "address": ""}
+        latents |= {"divisor": table[0].tolist(), "offset": table[1].tolist()}
+        net = models.DiT(side, 2, channels, 16, 1, 2, 3)
+        return make(folder, net, shape, "latent", latents=latents)
+
+    return maker
+
+
 @pytest.fixture
 def open_pipeline(tmp_path, monkeypatch):
     from diffusers import DiffusionPipeline
@@ -81,7 +98,19 @@ def open_pipeline(tmp_path, monkeypatch):
     return open_it
 
 
-@pytest.mark.parametrize("maker", [make_dit, make_unet, make_video, make_latents])
+OTHERS = {
+    "AutoencoderKLFlux2": (4, 4, 4),
+    "AutoencoderRAE": (64, 4, 4),
+    "AutoencoderKLWan": (4, 4, 4),
+    "AutoencoderKLTemporalDecoder": (4, 4, 4),
+}
+
+
+@pytest.mark.parametrize(
+    "maker",
+    [make_dit, make_unet, make_video, make_latents, *(make_latents_of(*item) for item in OTHERS.items())],
+    ids=["dit", "unet", "video", "latents", *OTHERS],
+)
 def test_the_pipeline_shows_what_load_shows(maker, tmp_path, open_pipeline):
     model = maker(tmp_path / "model")
     export(model, tmp_path / "pipe", "diffusers")

@@ -127,7 +127,7 @@ def _parser() -> Parser:
         "source", metavar="SRC", help="the images: a folder with one sub-folder a class, an archive, …"
     )
     parser.add_argument("out", metavar="DST", type=Path, help="the folder of the set")
-    parser.add_argument("--vae", help="sd-vae-ft-ema, sd-vae-ft-mse, a folder, or a hub id")
+    parser.add_argument("--vae", help="sd-vae-ft-ema, sd-vae-ft-mse, a folder as diffusers saves it, or a hub id")
     parser.add_argument(
         "--from",
         dest="kind",
@@ -155,10 +155,10 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--scale",
-        choices=("statistics", "places", "scalar"),
+        choices=("statistics", "places", "scalar", "own"),
         default="statistics",
         help="by mean and std of each channel, or of each place of each channel as the α-Flow release does, or by "
-        "the autoencoder's own number, such as 0.18215",
+        "the autoencoder's own number, such as 0.18215; own: as its makers do, by a number or each channel's",
     )
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="of the autoencoder (fp32)")
     parser.add_argument("--batch-size", type=int, help="images through the autoencoder at once (32)")

@@ -14,7 +14,7 @@ from ..processes import Processes
 from .foreign import Foreign
 from .forms import BadLabel, Sample, moments_of, refuse_another_kind
 from .listing import INSTEAD
-from .plan import SHARD_BYTES, EncodingPlan, EncodingSettings, Tolerance, begun, finish, scale_of
+from .plan import SHARD_BYTES, EncodingPlan, EncodingSettings, Tolerance, begun, finish, scale_fields
 from .vae import VAE
 
 log = logging.getLogger("alphaflow")
@@ -47,7 +47,7 @@ def convert(
     processes = processes or Processes.launched()
     if not 1e-6 <= multiplied <= 1e6:  # beyond, float16 holds nothing of what is left
         raise UserError(f"--multiplied {multiplied} must be a number from 1e-06 to 1e+06", status=2)
-    scale_of(settings, vae)
+    scale_fields(settings, vae)
     first = _first(source, second, multiplied)
     with begun(
         root, _plan(source, first, settings, vae, multiplied), alone=processes.world == 1, lasting=False
@@ -135,12 +135,11 @@ def _plan(
             f"{source.address} has latents of {channels} channels{spread}, and {vae.name} makes {vae.channels}: "
             "say with --second what the second half of the channels is"
         )
-    scale, shift = scale_of(settings, vae)
     fingerprint = Fingerprint(
         vae=vae.hash if vae else "unknown",
         vae_name=vae.name if vae else "",
-        scale=scale,
-        shift=shift,
+        vae_class=vae.class_name if vae else "",
+        **scale_fields(settings, vae),
         crop="unknown",
         size=height * vae.factor if vae else 0,
         flips="stored" if count == 2 else "none",

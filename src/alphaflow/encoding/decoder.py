@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..data.latents import Manifest
+from ..data.latents.manifest import by_place
 from ..errors import UserError
 from .vae import VAE, load_vae
 
@@ -53,14 +55,11 @@ class Decoder:
         """
         if x.ndim == 5:
             return self(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(x), -1)).transpose(1, 2)
-        return self.vae.decode(x.float().cpu() * self._table("divisor") + self._table("offset"))
-
-    def _table(self, name: str) -> Tensor:
-        """Return a table of the scale, (C, 1, 1), or (C, h, w) where each place has its own, as in some networks
-        that others trained.
-        """
-        table = torch.tensor(self.record[name])
-        return table[:, None, None] if table.ndim == 1 else table
+        divisor, offset = (
+            torch.from_numpy(by_place(np.array(self.record[name], np.float32), *x.shape[2:]))
+            for name in ("divisor", "offset")
+        )
+        return self.vae.decode(x.float().cpu() * divisor + offset)
 
 
 def decoder_of(manifest: Manifest, device: torch.device | str = "cpu", vae: str | None = None) -> Decoder:

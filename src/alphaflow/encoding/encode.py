@@ -85,7 +85,8 @@ def _encode_shard(
     """Take the shard's images off the stream, and write it; return what had to be skipped, in words."""
     span = plan.span(number)
     channels, height, width = plan.shape
-    moments = np.empty((len(span), plan.versions, 2 * channels, height, width), plan.dtype)
+    rows = channels * (2 if plan.variance else 1)
+    moments = np.empty((len(span), plan.versions, rows, height, width), plan.dtype)
     kept: list[int] = []
     skipped: list[tuple[int, str]] = []
     waiting: list[NDArray[np.uint8]] = []
@@ -113,7 +114,7 @@ def _encode_shard(
         root / shard_name(number),
         moments[: len(kept)],
         labels,
-        variance=True,
+        variance=plan.variance,
         first=span.start,
         stop=span.stop,
         skipped=skipped,
@@ -123,7 +124,7 @@ def _encode_shard(
 
 def versions(vae: VAE, plan: EncodingPlan, images: NDArray[np.uint8], indices: list[int]) -> NDArray[np.floating]:
     """Return moments (B, V, 2C, h, w) of images, uint8 (B, 3, H, W), with the versions that the plan's flips ask
-    for."""
+    for; (B, V, C, h, w) of an autoencoder without variance."""
     pixels = torch.from_numpy(images)
     if plan.fingerprint.flips == "drawn":
         coins = KeyedRandom(hash_key(plan.fingerprint.source, "flip"), torch.tensor(indices)).uniform("flip")

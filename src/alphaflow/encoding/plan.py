@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from filelock import FileLock
@@ -23,6 +23,7 @@ from ..data.latents.manifest import (
     Fingerprint,
     Manifest,
     differences,
+    from_json,
     read_manifest,
 )
 from ..data.latents.shards import open_shard, shard_name
@@ -30,6 +31,7 @@ from ..data.sources import Crop, Source
 from ..data.sources.decoding import CROPPED
 from ..errors import UserError
 from ..files import write_whole
+from .kinds import Convention
 from .vae import VAE, Precision
 
 PLAN = "plan.json"
@@ -51,9 +53,9 @@ class EncodingSettings:
     """The crop that makes images squares."""
     flips: Flips = "stored"
     """"stored": each image also mirrored; "drawn": half of the images mirrored, for good; "none"."""
-    scale: Literal["statistics", "places", "scalar"] = "statistics"
+    scale: Literal["statistics", "places", "scalar", "own"] = "statistics"
     """The way in which training will scale the latents: by each channel's mean and std, by those of each place of
-    each channel, or by the autoencoder's own number.
+    each channel, by the autoencoder's own number, or as its makers do, be that a number or one a channel.
     """
     precision: Precision = "fp32"
     """Precision of the autoencoder's arithmetic; bf16 is quicker on GPUs and off by up to 0.4 %. The results are
@@ -120,21 +122,15 @@ def plan_for(source: Source, vae: VAE, settings: EncodingSettings) -> EncodingPl
     """Return the plan that these settings make for this source."""
     from .. import __version__
 
-    if settings.size % vae.factor:
-        raise UserError(
-            f"--size {settings.size} does not fit {vae.name}: give a multiple of {vae.factor}, which is how many "
-            "pixels one latent stands for",
-            status=2,
-        )
+    vae.check_size(settings.size, settings.size)
     if len(source) == 0:
         raise UserError(f"{source.address} holds no images")
     side = settings.size // vae.factor
-    scale, shift = scale_of(settings, vae)
     fingerprint = Fingerprint(
         vae=vae.hash,
         vae_name=vae.name,
-        scale=scale,
-        shift=shift,
+        vae_class=vae.class_name,
+        **scale_fields(settings, vae),
         crop=CROPPED[settings.crop],
         size=settings.size,
         flips=settings.flips,
@@ -150,7 +146,7 @@ def plan_for(source: Source, vae: VAE, settings: EncodingSettings) -> EncodingPl
         images=len(source),
         shard_images=1,
         shape=(vae.channels, side, side),
-        variance=True,
+        variance=vae.variance,
         versions=2 if settings.flips == "stored" else 1,
         dtype="float16",
         probe=probe(len(source), source.read),
@@ -162,13 +158,22 @@ def scale_of(settings: EncodingSettings, vae: VAE | None) -> tuple[str, float]:
     """Return `Fingerprint.scale` and `shift`.
 
     Raises:
-        UserError: a scalar scale lacks an autoencoder, or has one without such a number.
+        UserError: a scale of the autoencoder's lacks an autoencoder, or has one without such a number.
     """
-    if settings.scale != "scalar":
+    if settings.scale not in ("scalar", "own"):
         return settings.scale, 0.0
     if vae is None:
-        raise UserError("--scale scalar is the autoencoder's own number: name it with --vae", status=2)
+        raise UserError(f"--scale {settings.scale} is the autoencoder's: name it with --vae", status=2)
+    if settings.scale == "own" and vae.own.std:
+        return "own", 0.0
     return repr(vae.scalar()), vae.shift
+
+
+def scale_fields(settings: EncodingSettings, vae: VAE | None) -> dict[str, Any]:
+    """Return all that a `Fingerprint` says of the scale; errors as those of `scale_of`."""
+    scale, shift = scale_of(settings, vae)
+    own = vae.own if vae is not None and scale == "own" else Convention()
+    return {"scale": scale, "shift": shift, "own_mean": own.mean, "own_std": own.std}
 
 
 def probe(count: int, read: Callable[[int], bytes | NDArray[np.generic] | None], most: int = 8) -> str:
@@ -239,7 +244,8 @@ def agree(root: Path, plan: EncodingPlan) -> EncodingPlan:
             if not path.exists():
                 _refuse_others(root)
                 (root / SKIPPED).unlink(missing_ok=True)  # of an attempt that was refused
-                write_whole(path, (json.dumps(dataclasses.asdict(plan), indent=1) + "\n").encode())
+                content = {**dataclasses.asdict(plan), "fingerprint": plan.fingerprint.fields()}
+                write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
         kept = _read(path)
     except OSError as error:
         raise UserError(f"cannot write to {root} ({error.strerror}): choose another DST") from None
@@ -268,6 +274,7 @@ def _disagreements(plan: EncodingPlan, kept: EncodingPlan) -> list[str]:
         ("images", plan.images, kept.images),
         ("shape", plan.shape, kept.shape),
         ("versions", plan.versions, kept.versions),
+        ("variance", plan.variance, kept.variance),
     ):
         if mine != other:
             said.append(f"{name} {mine} here, {other} there")
@@ -282,8 +289,7 @@ def _read(path: Path) -> EncodingPlan:
     try:
         content = json.loads(path.read_text())
         about = content.pop("fingerprint")
-        fingerprint = Fingerprint(**{**about, "class_names": tuple(about["class_names"])})
-        return EncodingPlan(fingerprint=fingerprint, shape=tuple(content.pop("shape")), **content)
+        return EncodingPlan(fingerprint=from_json(about), shape=tuple(content.pop("shape")), **content)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"cannot understand {path} ({error}): give a new DST") from None
 

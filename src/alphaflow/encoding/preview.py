@@ -40,10 +40,11 @@ class Preview:
         gigabytes = plan.images * plan.image_bytes / 1e9
         share = len(self.skipped) / self.looked_at
         shape = " × ".join(map(str, plan.shape))
+        kept = "mean and log-variance" if plan.variance else "no variance"
         lines = [
             f"source    {about.address}: {plan.images:,} images, {len(about.class_names) or 'no'} classes",
-            f"latents   {shape}, mean and log-variance, {plan.dtype}, flips {about.flips}",
-            f"vae       {about.vae_name} ({about.vae}), {about.precision}, scale {about.scale}",
+            f"latents   {shape}, {kept}, {plan.dtype}, flips {about.flips}",
+            f"vae       {about.vae_name} ({about.vae_class} {about.vae}), {about.precision}, scale {about.scale}",
             f"size      {gigabytes:,.2f} GB in {plan.shards:,} shards",
             f"time      {duration(seconds)} on {world} process{'es' if world > 1 else ''} "
             f"({plan.images / max(seconds, 1e-9):,.1f} images/s; an image of the sample took "

@@ -24,7 +24,7 @@ _DATA = {
     "count": "Samples in the training set",
     "fingerprint": "Fingerprint of the training set",
 }
-_LATENTS = ("vae", "vae_name", "scale", "shift", "crop", "size", "precision", "source")
+_LATENTS = ("vae", "vae_name", "vae_class", "scale", "shift", "crop", "size", "precision", "source")
 
 
 def write_card(model: Model, out: Path, usage: str, library: str = "alphaflow") -> None:

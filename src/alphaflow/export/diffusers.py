@@ -71,7 +71,8 @@ def write(model: Model, out: Path) -> str:
         _json({"_class_name": "FlowMapScheduler", "method": "ode"}),
     )
     write_text(out / "pipeline.py", (HERE / "pipeline.py").read_text())
-    write_text(out / "model_index.json", _json(_index(bool(generator.decoder))))
+    vae = generator.decoder.vae if generator.decoder else None
+    write_text(out / "model_index.json", _json(_index(vae.class_name if vae else None)))
     model.make_folder(out)
     write_card(model, out, _usage(model, out), library="diffusers")
     return f"{out}: a pipeline; open it with DiffusionPipeline.from_pretrained as its README.md shows"
@@ -117,18 +118,19 @@ def _note_imports(node: ast.Import | ast.ImportFrom, imports: dict[str, set[str]
         imports.setdefault(module, set()).update(names)
 
 
-def _index(latents: bool) -> dict[str, Any]:
+def _index(vae: str | None) -> dict[str, Any]:
     return {
         "_class_name": ["pipeline", "FlowMapPipeline"],
         "transformer": ["flow_map_network", "FlowMapNetwork"],
         "scheduler": ["flow_map_scheduler", "FlowMapScheduler"],
-        "vae": ["diffusers", "AutoencoderKL"] if latents else [None, None],
+        "vae": ["diffusers", vae] if vae else [None, None],
     }
 
 
 def _network_config(model: Model) -> dict[str, Any]:
     described, data = model_folder.describe_network(model.generator.net), model.record.data
     latents = data.get("latents", {})
+    vae = model.generator.decoder.vae if model.generator.decoder else None
     return {
         "_class_name": "FlowMapNetwork",
         "network": described["name"],
@@ -142,6 +144,9 @@ def _network_config(model: Model) -> dict[str, Any]:
         "intervals": model.generator.intervals,
         "latent_divisor": latents.get("divisor"),
         "latent_offset": latents.get("offset"),
+        "vae_frames": vae.frames if vae else False,
+        "vae_black": vae.black if vae else -1.0,
+        "vae_options": vae.options if vae else {},
     }
 
 

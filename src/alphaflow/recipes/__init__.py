@@ -3,6 +3,7 @@
 Importing this loads no torch, so that `alphaflow recipes` answers at once.
 """
 
+from .autoencoders import AUTOENCODERS
 from .base import Recipe
 from .digits import DIGITS
 from .folder import FOLDER
@@ -13,7 +14,8 @@ from .moving import MOVING_DIGITS
 from .toy import TOY
 
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (DIGITS, TOY, FOLDER, LATENTS, MOVING_DIGITS, *IMAGENET, KINETICS)
+    recipe.name: recipe
+    for recipe in (DIGITS, TOY, FOLDER, LATENTS, MOVING_DIGITS, *IMAGENET, *AUTOENCODERS, KINETICS)
 }
 """All recipes by their names on the command line."""
 

@@ -1,13 +1,14 @@
 """What a run records of its data, and whether what lies there now is still the same."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..data import Batches, Dataset, Images
 from ..data.latents import differences
+from ..data.latents.manifest import by_place
 from ..data.loader import class_numbers
 from ..data.sources.classes import few
 from ..data.sources.decoding import DECODER
@@ -91,17 +92,19 @@ def check_fits(where: str, instead: str, data: Mapping[str, Any], record: Mappin
                 f"images as its were, or {instead}"
             )
     if ours and others:
-        _tell_other_scale(where, ours, others)
+        _tell_other_scale(where, ours, others, data["shape"][-2:])
 
 
-def _tell_other_scale(where: str, ours: Mapping[str, Any], others: Mapping[str, Any]) -> None:
+def _tell_other_scale(
+    where: str, ours: Mapping[str, Any], others: Mapping[str, Any], sides: Sequence[int]
+) -> None:
     """Say so when the latents of a model were scaled by place and these by channel, or by other numbers, as those
     of other images are."""
     kinds, tables = [], []
     for record in (others, ours):
         offset, divisor = (np.array(record[name], np.float64) for name in ("offset", "divisor"))
         kinds.append("place" if divisor.ndim == 3 else "channel")
-        tables.append([part if part.ndim == 3 else part[:, None, None] for part in (offset, divisor)])
+        tables.append([by_place(part, sides[0], sides[1]) for part in (offset, divisor)])
     (offset, divisor), (our_offset, our_divisor) = tables
     wider = 100 * np.expm1(np.abs(np.log(our_divisor / divisor)).max())
     aside = (np.abs(our_offset - offset) / divisor).max()

@@ -115,6 +115,14 @@ def _is_setting(value: Any) -> bool:
     return isinstance(value, str | bool) or value is None
 
 
+def _is_scale(table: tuple[int, ...], shape: Any) -> bool:
+    """Return whether a table of this shape scales samples (C, …, h, w): of each channel, of each place, or of each
+    place of a pattern that repeats."""
+    if len(table) == 3:
+        return table[0] == shape[0] and all(one and not side % one for one, side in zip(table[1:], shape[-2:]))
+    return table == (shape[0],)
+
+
 def _wrong_latents(latents: Any, shape: Any) -> list[str]:
     if not isinstance(latents, dict):
         return [f"latents {_short(latents)}"]
@@ -125,7 +133,7 @@ def _wrong_latents(latents: Any, shape: Any) -> list[str]:
             table = torch.tensor(latents[name], dtype=torch.float64)
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError):
             return [*wrong, f"latents' {name} {_short(latents.get(name))}"]
-        fits = tuple(table.shape) in ((shape[0],), (shape[0], *shape[-2:])) and bool(table.isfinite().all())
+        fits = _is_scale(tuple(table.shape), shape) and bool(table.isfinite().all())
         if not fits or (name == "divisor" and not bool((table > 0).all())):
             wrong.append(f"latents' {name} {_short(latents[name])}")
     return wrong

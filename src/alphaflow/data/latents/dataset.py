@@ -16,7 +16,7 @@ from alphaflow.data.sources.words import found_words
 from alphaflow.errors import UserError
 from alphaflow.rng import KeyedRandom, hash_key
 
-from .manifest import Manifest, read_manifest
+from .manifest import Manifest, by_place, read_manifest
 from .shards import Shard, open_shard
 
 _BLOCK = 32  # rows that are computed together, few enough to stay in the processor's cache
@@ -48,9 +48,7 @@ class Latents:
         self._shards = [self._open(name, count) for name, count in self.manifest.shards if count]
         self._starts = np.cumsum([0, *(shard.count for shard in self._shards)])
         self._files: dict[int, int] = {}
-        offset, divisor = (
-            torch.from_numpy(part if part.ndim == 3 else part[:, None, None]) for part in self.manifest.scaling
-        )
+        offset, divisor = (torch.from_numpy(by_place(part, *self.shape[1:])) for part in self.manifest.scaling)
         self._offset, self._divisor = offset, divisor
         _allow_open_files(len(self._shards))
 

@@ -24,8 +24,9 @@ FORMAT = "alphaflow latents 1"
 MANIFEST = "manifest.json"
 STATISTICS = "statistics.safetensors"
 SKIPPED = "skipped.txt"
-_REMARKS = ("vae_name", "address", "code")  # what a person wants to know, and what changes no number
-_ADDED = {"second": "", "multiplied": 1.0, "contents": ""}  # since sets were first made: what older ones don't say
+_REMARKS = ("vae_name", "vae_class", "address", "code")  # what a person wants to know, and what changes no number
+_ADDED: dict[str, Any] = {"second": "", "multiplied": 1.0, "contents": "", "own_mean": (), "own_std": ()}
+# since sets were first made: what older ones don't say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,8 @@ class Fingerprint:
     """The autoencoder's name as it was asked for: a folder, or an id of the Hugging Face hub."""
     scale: str
     """"statistics": x = (latent - mean) / std of each channel, over this set; "places": of each place of each
-    channel. A number such as "0.18215": x = (latent - shift) · number."""
+    channel. "own": x = (latent - own_mean) / own_std. A number such as "0.18215": x = (latent - shift) ·
+    number."""
     shift: float
     """Subtracted before a scale that is a number; 0 for the autoencoders of Stable Diffusion 1 and 2."""
     crop: str
@@ -59,17 +61,33 @@ class Fingerprint:
     """Number of images."""
     code: str
     """Version of alphaflow that wrote the set."""
-    second: str = _ADDED["second"]  # type: ignore[assignment]
+    second: str = _ADDED["second"]
     """For latents that others made, what the second half of the channels was: logvar, std or none."""
-    multiplied: float = _ADDED["multiplied"]  # type: ignore[assignment]
+    multiplied: float = _ADDED["multiplied"]
     """The factor that latents which others made had been multiplied by, and were divided by."""
-    contents: str = _ADDED["contents"]  # type: ignore[assignment]
+    contents: str = _ADDED["contents"]
     """Digest of the stored numbers and labels; "" for sets that were made before it was kept."""
+    vae_class: str = ""
+    """The autoencoder's class in diffusers; "" where it is not known, and in sets that were made before it was
+    kept. The weights tell autoencoders apart, so this is a remark."""
+    own_mean: Any = _ADDED["own_mean"]
+    """The means that the autoencoder's makers subtract, where these are no single number: (C,) of each channel, or
+    (C, p, q) of each place of a pattern of p × q that repeats (FLUX.2); else ()."""
+    own_std: Any = _ADDED["own_std"]
+    """The deviations by which they divide, in the same shape."""
+
+    def fields(self) -> dict[str, Any]:
+        """Return all fields as JSON takes them, without the last three where they say nothing, as older sets are
+        written."""
+        held = {key: _plain(value) for key, value in dataclasses.asdict(self).items()}
+        return {
+            key: value for key, value in held.items() if value or key not in ("vae_class", "own_mean", "own_std")
+        }
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits of all fields but the remarks (`vae_name`, `address`, `code`), and but the last
-        three where they have their defaults, so that older sets keep theirs.
+        """16 hexadecimal digits of all fields but the remarks (`vae_name`, `vae_class`, `address`, `code`), and
+        but those that were added later where they have their defaults, so that older sets keep theirs.
         """
         fields = {
             key: value
@@ -94,12 +112,39 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(one) for one in value] if isinstance(value, tuple | list) else value
+
+
+def tuples(value: Any) -> Any:
+    """Return nested lists as nested tuples."""
+    return tuple(tuples(one) for one in value) if isinstance(value, tuple | list) else value
+
+
+def by_place(table: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """Return a table of a scale so that it goes with latents (C, h, w).
+
+    Numbers of each channel, (C,), become (C, 1, 1); a pattern (C, p, q) is repeated to (C, h, w), which those of
+    each place are already.
+    """
+    if table.ndim == 1:
+        return table[:, None, None]
+    return np.tile(table, (1, height // table.shape[1], width // table.shape[2]))
+
+
+def from_json(about: Mapping[str, Any]) -> Fingerprint:
+    """Return the fingerprint that `Fingerprint.fields` and JSON made a dictionary of.
+
+    Raises:
+        TypeError: a field is not known, or one is missing.
+    """
+    return Fingerprint(**{key: tuples(value) for key, value in about.items()})
 
 
 def _short(value: Any) -> str:
     if not isinstance(value, tuple | list):
         return str(value) or "unknown"
+    if value and isinstance(value[0], tuple | list):
+        return f"{len(value)} × {len(value[0])} × {len(value[0][0])} numbers"
     names = ", ".join(map(str, value[:4])) + (", …" if len(value) > 4 else "")
     return f"{len(value)} ({names})" if value else "none"
 
@@ -139,16 +184,18 @@ class Manifest:
 
     @property
     def scaling(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return offset and divisor, of each channel (C,) or of each place (C, h, w): x = (latent - offset) /
-        divisor."""
+        """Return offset and divisor, of each channel (C,), of each place (C, h, w), or of each place of a pattern
+        (C, p, q) that repeats (see `by_place`): x = (latent - offset) / divisor."""
         if self.places is not None:
             return np.array(self.places[0], np.float32), np.array(self.places[1], np.float32)
+        if self.fingerprint.scale == "own":
+            return np.array(self.fingerprint.own_mean, np.float32), np.array(self.fingerprint.own_std, np.float32)
         return scaling(self.fingerprint.scale, self.fingerprint.shift, self.mean, self.std)
 
     def record(self) -> dict[str, Any]:
         """Return what a run keeps of the manifest: the fingerprint, and what turns samples back into latents."""
         offset, divisor = self.scaling
-        own = {key: _plain(value) for key, value in dataclasses.asdict(self.fingerprint).items()}
+        own = self.fingerprint.fields()
         own.pop("class_names")  # the run has them already
         return {**own, "offset": offset.tolist(), "divisor": divisor.tolist()}
 
@@ -172,6 +219,7 @@ class Manifest:
     def write(self, root: Path) -> None:
         """Write the manifest into `root`, atomically."""
         content = {"format": FORMAT, "digest": self.fingerprint.digest, **dataclasses.asdict(self)}
+        content["fingerprint"] = self.fingerprint.fields()
         if self.places is None:
             content.pop("places")
         write_whole(root / MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
@@ -205,7 +253,7 @@ def read_manifest(root: str | os.PathLike[str]) -> Manifest:
         about = content.pop("fingerprint")
         places = content.pop("places", None)
         manifest = Manifest(
-            fingerprint=Fingerprint(**{**about, "class_names": tuple(about["class_names"])}),
+            fingerprint=from_json(about),
             shape=tuple(content.pop("shape")),
             shards=tuple((_plain_name(name), count) for name, count in content.pop("shards")),
             places=places and (table(places[0]), table(places[1])),

@@ -30,7 +30,11 @@ class FlowMapNetwork(ModelMixin, ConfigMixin):
             beside the class; None: it does not.
         intervals: whether it takes the interval of t to guide in as well.
         latent_divisor, latent_offset: the autoencoder's latents are sample · divisor + offset, a number a channel
-            or, as lists of rows, for each place; none where samples are pixels in [-1, 1].
+            or, as lists of rows, for each place or each of a pattern that repeats; none where samples are pixels
+            in [-1, 1].
+        vae_frames: whether the autoencoder makes videos, and a picture is one frame.
+        vae_black: the value of its black pixels; white ones are 1.
+        vae_options: what its `decode` takes besides; a float is meant for each row.
     """
 
     _no_split_modules = ("Block", "MLPBlock", "ResidualBlock")
@@ -49,6 +53,9 @@ class FlowMapNetwork(ModelMixin, ConfigMixin):
         intervals: bool = False,
         latent_divisor: Sequence[float] | None = None,
         latent_offset: Sequence[float] | None = None,
+        vae_frames: bool = False,
+        vae_black: float = -1.0,
+        vae_options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         net = KINDS[network](**settings)

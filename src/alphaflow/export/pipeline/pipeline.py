@@ -17,7 +17,7 @@ class FlowMapPipeline(DiffusionPipeline):
     Args:
         transformer: the network, a `FlowMapNetwork`.
         scheduler: a `FlowMapScheduler`.
-        vae: an `AutoencoderKL` where the network makes latents; None where it makes pixels.
+        vae: an autoencoder where the network makes latents; None where it makes pixels.
     """
 
     transformer: Any
@@ -159,16 +159,30 @@ class FlowMapPipeline(DiffusionPipeline):
             return self._decode(z.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(z), -1)).transpose(1, 2)
         config = self.transformer.config
         divisor, offset = (
-            _by_channel(torch.tensor(one, device=z.device))
+            _by_place(torch.tensor(one, device=z.device), *z.shape[2:])
             for one in (config.latent_divisor, config.latent_offset)
         )
         latents = (z.float() * divisor + offset).to(self.vae.dtype)
-        return torch.cat([self.vae.decode(part).sample for part in latents.split(16)])
+        images = torch.cat([self._decode_part(part) for part in latents.split(16)])
+        return images if config.vae_black else images * 2 - 1
+
+    def _decode_part(self, z: Tensor) -> Tensor:
+        """Return what the autoencoder makes of latents, a picture being one frame where it makes videos."""
+        config = self.transformer.config
+        options = {
+            name: torch.full((len(z),), value, device=z.device, dtype=z.dtype) if type(value) is float else value
+            for name, value in (config.vae_options or {}).items()
+        }
+        if config.vae_frames:
+            return self.vae.decode(z[:, :, None], **options).sample.squeeze(2)
+        return self.vae.decode(z, **options).sample
 
 
-def _by_channel(table: Tensor) -> Tensor:
-    """Return a number a channel as (C, 1, 1); a number for each place, (C, h, w), stays."""
-    return table[:, None, None] if table.ndim == 1 else table
+def _by_place(table: Tensor, height: int, width: int) -> Tensor:
+    """Return a number a channel as (C, 1, 1), and a pattern of places, (C, p, q), repeated to (C, h, w)."""
+    if table.ndim == 1:
+        return table[:, None, None]
+    return table.repeat(1, height // table.shape[1], width // table.shape[2])
 
 
 def _picture(pixels: Any) -> Image.Image:
