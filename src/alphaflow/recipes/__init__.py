@@ -5,6 +5,7 @@ Importing this loads no torch, so that `alphaflow recipes` answers at once.
 
 from .base import Recipe
 from .digits import DIGITS
+from .fashion import FASHION
 from .folder import FOLDER
 from .imagenet import IMAGENET
 from .kinetics import KINETICS
@@ -13,7 +14,7 @@ from .moving import MOVING_DIGITS
 from .toy import TOY
 
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (DIGITS, TOY, FOLDER, LATENTS, MOVING_DIGITS, *IMAGENET, KINETICS)
+    recipe.name: recipe for recipe in (DIGITS, FASHION, TOY, FOLDER, LATENTS, MOVING_DIGITS, *IMAGENET, KINETICS)
 }
 """All recipes by their names on the command line."""
 
