@@ -3,7 +3,7 @@
     python scripts/train_fashion_classifier.py [OUTPUT]
 
 Trains on the 60,000 training images, prints the accuracy on the 10,000 test images, and writes the weights to OUTPUT
-(by default the package's asset). Some minutes on one CPU core; one thread and fixed seeds, so that a machine of the
+(by default the package's asset). About ten minutes on one CPU core; one thread and fixed seeds, so that a machine of the
 same kind gives the same weights.
 """
 
@@ -69,7 +69,9 @@ def main() -> None:
     start = time.perf_counter()
     data = Fashion()
     model = train(data, seed=0)
-    print(f"accuracy {accuracy(model, Fashion(part='test')):.4f} on the test images, {accuracy(model, data):.4f} on its own")
+    print(
+        f"accuracy {accuracy(model, Fashion(part='test')):.4f} on the test images, {accuracy(model, data):.4f} on its own"
+    )
     save_file(model.state_dict(), output)
     digest = hashlib.sha256(output.read_bytes()).hexdigest()
     print(f"{output}: {output.stat().st_size} bytes, sha256 {digest}, {time.perf_counter() - start:.0f} s")

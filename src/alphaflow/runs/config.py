@@ -47,7 +47,9 @@ RECORDED = ("recipe", "schedule_steps")
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    name: Literal["digits", "fashion", "toy", "folder", "latents", "moving-digits", "clips", "clip-latents"] = "digits"
+    name: Literal["digits", "fashion", "toy", "folder", "latents", "moving-digits", "clips", "clip-latents"] = (
+        "digits"
+    )
     """Which data: scikit-learn's digits, Fashion-MNIST, a 2-D toy, images at an address (folder), latents made of them,
     videos of digits that move, video files, or latents of their frames."""
     path: Annotated[str, Anything(), AT_ADDRESS] = ""

@@ -1,11 +1,11 @@
 """The classifier of Fashion-MNIST that comes with the package.
 
-It names HELD_OUT of the 10,000 test images rightly. That number and the shipped weights, which are trained on the
-60,000 training images, are what
+It names 91.6 % of the 10,000 test images rightly, and 92.7 % of the 60,000 training images. These numbers and the
+shipped weights, which are trained on the latter, are what
 
     python scripts/train_fashion_classifier.py
 
-printed and wrote.
+printed and wrote on 2026-11-28 on a machine with 2 CPU cores, in about ten minutes of one of them.
 """
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from alphaflow.metrics.detectors.base import Detector, checked_asset
 
 FASHION_ASSET = "fashion_classifier.safetensors"
-FASHION_SHA256 = ""
+FASHION_SHA256 = "53b9bddcb142b2df9df703d8508f70c79d208bdc5f5ee1b032584c708e4a8da1"
 
 
 class FashionClassifier(nn.Module):
