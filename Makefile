@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint docs browser clean
+.PHONY: setup demo test lint docs packages clean
 
 setup: $(STAMP)
 
@@ -30,20 +30,21 @@ lint: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# What the tests of the pages need beside Python: a browser, and npm for onnxruntime-web. Tests that miss them skip
-# with a word where apt-get is not ours to use; in CI they fail.
-browser:
+# What the tests need beside Python: a browser, npm for onnxruntime-web, and Fashion-MNIST. Tests that miss them skip with a
+# word where apt-get is not ours to use; in CI they fail.
+packages:
 	@missing=""; command -v chromium >/dev/null || missing="chromium"; command -v npm >/dev/null || missing="$$missing npm"; \
+	test -d /usr/share/datasets/fashion-mnist || missing="$$missing dataset-fashion-mnist"; \
 	if [ -n "$$missing" ]; then \
 		if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 			apt-get -o Acquire::Retries=3 update -qq && apt-get -o Acquire::Retries=3 install -y -qq --no-install-recommends $$missing; \
 		else \
-			echo "tests of the pages need $$missing, and this is no root shell with apt-get: they will be skipped"; \
+			echo "some tests need $$missing, and this is no root shell with apt-get: they will be skipped"; \
 		fi; \
 	fi
 
 # Two workers, so one thread each: what the tests start would otherwise take two, and four on two cores wait for one another.
-test: lint docs browser
+test: lint docs packages
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 25 --durations-min 10
 
 clean:

@@ -204,7 +204,9 @@ def _parser() -> Parser:
         help="frechet accuracy manifold neighbours energy sliced kernel inception density limit",
     )
     parser.add_argument(
-        "--detector", metavar="NAME", help="inception dinov2 clip clip-l i3d digits (what comes with the package)"
+        "--detector",
+        metavar="NAME",
+        help="inception dinov2 clip clip-l i3d digits fashion (what comes with the package)",
     )
     parser.add_argument(
         "--detector-path", type=Path, metavar="PATH", help="its file, or a folder with it (the cache)"

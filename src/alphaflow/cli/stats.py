@@ -14,9 +14,13 @@ def run(words: list[str]) -> None:
     Under torchrun the processes share the work; the first of them writes and speaks.
     """
     parser = Parser(prog="alphaflow stats", description="Keep what a detector sees in images, or in videos.")
-    parser.add_argument("source", metavar="SRC", help="the images: a folder, an archive, …, or digits; or videos")
+    parser.add_argument(
+        "source", metavar="SRC", help="the images: a folder, an archive, …, digits or fashion; or videos"
+    )
     parser.add_argument("out", metavar="OUT.npz", type=Path, help="the file to write")
-    parser.add_argument("--detector", required=True, help="inception dinov2 clip clip-l digits; i3d for videos")
+    parser.add_argument(
+        "--detector", required=True, help="inception dinov2 clip clip-l digits fashion; i3d for videos"
+    )
     parser.add_argument("--detector-path", type=Path, help="its file, or a folder with it (the cache)")
     parser.add_argument("--size", type=count(1, 16384), help="side of the pictures in pixels (256)")
     parser.add_argument("--crop", choices=("lanczos", "box"), help="of images: lanczos (usual), or box as ADM's")

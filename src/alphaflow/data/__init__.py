@@ -2,6 +2,7 @@
 
 from alphaflow.data.dataset import Dataset
 from alphaflow.data.digits import Digits
+from alphaflow.data.fashion import Fashion
 from alphaflow.data.images import Images
 from alphaflow.data.latents import Latents
 from alphaflow.data.loader import Batch, Batches
@@ -16,6 +17,7 @@ __all__ = [
     "Batches",
     "Dataset",
     "Digits",
+    "Fashion",
     "Images",
     "Latents",
     "MovingDigits",

@@ -1,10 +1,11 @@
 """Reference statistics of any source of images or videos, as `alphaflow stats` makes them."""
 
 import logging
+from functools import partial
 
 import torch
 
-from ..data import Dataset, Digits, Images, VideoClips
+from ..data import Dataset, Digits, Fashion, Images, VideoClips
 from ..data.sources import Crop, open_source
 from ..errors import UserError
 from ..metrics.detectors.base import Detector
@@ -17,6 +18,7 @@ from ..progress import ProgressBar
 log = logging.getLogger("alphaflow")
 SIZE, FRAMES, RATE = 256, 16, 8.0
 """Side in pixels, frames of a video, and frames a second, unless told otherwise."""
+_OWN = {"digits": Digits, "fashion": Fashion, "fashion#test": partial(Fashion, part="test")}
 
 
 def reference_of(
@@ -36,7 +38,7 @@ def reference_of(
 
     Args:
         source: an address of images, see `data.sources.open_source`, or of videos, see `data.clips.find_clips`; or
-            "digits", which come with the package.
+            "digits", which come with the package, "fashion", or "fashion#test".
         size: side in pixels. crop: how images become squares. frames, rate: of videos. None: `SIZE`, lanczos,
             `FRAMES`, `RATE`.
         share: with the other processes, if there are any; all must call, and all get the same.
@@ -90,8 +92,8 @@ def _opened(
 ) -> Dataset:
     given = {"size": size, "crop": crop, "frames": frames, "rate": rate}
     unused: tuple[str, ...]
-    if source == "digits":
-        unused, why = ("size", "crop", "frames", "rate"), "the digits are as they are"
+    if source in _OWN:
+        unused, why = ("size", "crop", "frames", "rate"), f"the pictures of {source} are as they are"
     elif detector.video:
         unused, why = ("crop",), "of videos the central square is taken, by Lanczos"
     else:
@@ -99,9 +101,8 @@ def _opened(
     for name in unused:
         if given[name] is not None:
             raise UserError(f"--{name} does not apply: {why}; leave it out", status=2)
-    if source == "digits":
-        _refuse_misfit(source, detector, (8, 8, 1))
-        return Digits()
+    if source in _OWN:
+        return _OWN[source]()
     size = SIZE if size is None else size
     if detector.video:
         frames, rate = FRAMES if frames is None else frames, RATE if rate is None else rate

@@ -2,6 +2,7 @@
 
 from alphaflow.metrics.detectors.base import Detector, DigitsClassifier, Features, load_digits_detector
 from alphaflow.metrics.detectors.catalogue import DETECTORS, load_detector
+from alphaflow.metrics.detectors.fashion import FashionClassifier, load_fashion_detector
 from alphaflow.metrics.detectors.moving_digits import load_moving_digits_detector
 from alphaflow.metrics.distances import energy_distance, sliced_wasserstein
 from alphaflow.metrics.estimates import (
@@ -33,6 +34,7 @@ __all__ = [
     "Detector",
     "DigitsClassifier",
     "Estimate",
+    "FashionClassifier",
     "Features",
     "FrechetEstimate",
     "Guesses",
@@ -50,6 +52,7 @@ __all__ = [
     "kernel_distance",
     "load_detector",
     "load_digits_detector",
+    "load_fashion_detector",
     "load_moving_digits_detector",
     "manifold_estimates",
     "mean_estimate",

@@ -22,16 +22,17 @@ def distance_blocks(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """
     centre = b.mean(0)
     a, b = a - centre, b - centre
+    norms = b.square().sum(1)
     size = max(1, _BLOCK // len(b))
     for start in range(0, len(a), size):
         rows = slice(start, min(start + size, len(a)))
         if a.shape[1] <= _DIRECT_UP_TO:
             yield rows, torch.cdist(a[rows], b, compute_mode="donot_use_mm_for_euclid_dist")
         else:
-            yield rows, _expanded(a[rows], b)
+            yield rows, _expanded(a[rows], b, norms)
 
 
-def _expanded(a: Tensor, b: Tensor) -> Tensor:
-    norms = a.square().sum(1, keepdim=True) + b.square().sum(1)
+def _expanded(a: Tensor, b: Tensor, b_norms: Tensor) -> Tensor:
+    norms = a.square().sum(1, keepdim=True) + b_norms
     squared = torch.addmm(norms, a, b.T, alpha=-2.0)
     return squared.masked_fill_(squared < _SAME * norms, 0.0).sqrt_()

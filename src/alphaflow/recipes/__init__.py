@@ -6,6 +6,7 @@ Importing this loads no torch, so that `alphaflow recipes` answers at once.
 from .autoencoders import AUTOENCODERS
 from .base import Recipe
 from .digits import DIGITS
+from .fashion import FASHION
 from .folder import FOLDER
 from .imagenet import IMAGENET
 from .kinetics import KINETICS
@@ -15,7 +16,7 @@ from .toy import TOY
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
-    for recipe in (DIGITS, TOY, FOLDER, LATENTS, MOVING_DIGITS, *IMAGENET, *AUTOENCODERS, KINETICS)
+    for recipe in (DIGITS, FASHION, TOY, FOLDER, LATENTS, MOVING_DIGITS, *IMAGENET, *AUTOENCODERS, KINETICS)
 }
 """All recipes by their names on the command line."""
 

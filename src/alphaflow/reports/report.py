@@ -111,6 +111,7 @@ def _summary(m: Material) -> str:
     source = {
         "toy": f"the toy {config.data.toy}",
         "digits": "scikit-learn's digits",
+        "fashion": "Fashion-MNIST",
         "moving-digits": "scikit-learn's digits in motion",
     }.get(config.data.name, config.data.path)
     shape = " × ".join(map(str, data["shape"]))
@@ -152,7 +153,7 @@ def _protocol(m: Material, first: Mapping[str, Any]) -> str:
     if "neighbour" in scores["halves"]:
         text += "There, nearest neighbours and copies are of each real sample among all others. "
     if scores["detector"]:
-        ours = "digits-cnn" in scores["detector"].split(",")[0]
+        ours = scores["detector"].split(",")[0].endswith("-cnn")
         small = ", a small classifier: do not compare with published FIDs" if ours else ""
         text += f"Detector: {scores['detector'][:31]}…{small}. "
     else:

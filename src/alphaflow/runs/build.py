@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .. import models
-from ..data import TOYS, Dataset, Digits, Images, Latents, MovingDigits, Toy, VideoClips
+from ..data import TOYS, Dataset, Digits, Fashion, Images, Latents, MovingDigits, Toy, VideoClips
 from ..data.images import IN_MEMORY
 from ..data.sources import open_source
 from ..data.videos.latents import ClipLatents
@@ -57,6 +57,8 @@ def build_dataset(config: DataConfig, class_names: Sequence[str] | None = None) 
         return VideoClips(
             config.path, frames=config.frames, rate=config.rate, size=config.size, tolerance=config.tolerance
         )
+    if config.name == "fashion":
+        return Fashion(config.path)
     if config.name == "moving-digits":
         return MovingDigits(config.frames, config.size)
     if config.name in ("latents", "clip-latents"):

@@ -31,7 +31,7 @@ ALPHAS: dict[str, tuple[float, ...]] = {
 """The members of the family by their names, with the values between which their own α lies."""
 WAYS = ("auto", "forward", "fused", "reverse", "difference")
 """The ways to du/dt of `derivatives/ways.py`."""
-DETECTORS = ("digits", "inception", "dinov2", "clip", "clip-l", "i3d")
+DETECTORS = ("digits", "fashion", "inception", "dinov2", "clip", "clip-l", "i3d")
 """The detectors of `metrics`, by name."""
 WIDEST = 0.28
 """The widest average of `models/ema.py`, as a share of the run."""

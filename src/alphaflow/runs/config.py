@@ -50,12 +50,15 @@ RECORDED = ("recipe", "schedule_steps")
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    name: Literal["digits", "toy", "folder", "latents", "moving-digits", "clips", "clip-latents"] = "digits"
-    """Which data: scikit-learn's digits, a 2-D toy, images at an address (folder), latents made of them,
-    videos of digits that move, video files, or latents of their frames."""
+    name: Literal["digits", "fashion", "toy", "folder", "latents", "moving-digits", "clips", "clip-latents"] = (
+        "digits"
+    )
+    """Which data: scikit-learn's digits, Fashion-MNIST, a 2-D toy, images at an address (folder), latents made of
+    them, videos of digits that move, video files, or latents of their frames."""
     path: Annotated[str, Anything(), AT_ADDRESS] = ""
     """folder: the address: a directory with one sub-directory for each class, or another form that docs/data.md
-    lists. clips: such a directory of videos, or a list, .txt or .csv. latents: the DST of `alphaflow encode`."""
+    lists. clips: such a directory of videos, or a list, .txt or .csv. latents: the DST of `alphaflow encode`.
+    fashion: the folder of its files, if neither Debian's nor the cache."""
     labels: Annotated[str, Anything(), of_data("folder")] = ""
     """folder: where labels come from, if not from the data's own: FILE.csv or FILE.csv#COLUMN, a column, a value
     of the .json beside each image, folders, or none."""

@@ -103,6 +103,7 @@ def _shape(data: Any) -> tuple[int, ...] | None:
     known: dict[str, tuple[int, ...]] = {
         "toy": (2,),
         "digits": (1, 8, 8),
+        "fashion": (1, 28, 28),
         "moving-digits": (1, data.frames, data.size, data.size),
         "folder": (3, data.size, data.size),
         "clips": (3, data.frames, data.size, data.size),

@@ -183,7 +183,7 @@ def load_digits_detector(device: torch.device | str = "cpu") -> Detector:
     """
     from safetensors.torch import load
 
-    weights = load(_checked_asset(DIGITS_ASSET, DIGITS_SHA256))
+    weights = load(checked_asset(DIGITS_ASSET, DIGITS_SHA256))
     network = DigitsClassifier()
     network.load_state_dict(weights)
     network.eval().requires_grad_(False).to(device)
@@ -197,7 +197,12 @@ def load_digits_detector(device: torch.device | str = "cpu") -> Detector:
     )
 
 
-def _checked_asset(name: str, sha256: str) -> bytes:
+def checked_asset(name: str, sha256: str) -> bytes:
+    """Return the content of a file of the package.
+
+    Raises:
+        UserError: it is missing or its hash is another.
+    """
     file = resources.files("alphaflow") / "assets" / name
     if not file.is_file():
         raise UserError(f"{file} is missing: reinstall alphaflow")

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alphaflow.errors import UserError, choose
+from alphaflow.fetched import PublishedFile
 from alphaflow.metrics.detectors.base import Detector, load_digits_detector
+from alphaflow.metrics.detectors.fashion import load_fashion_detector
 from alphaflow.metrics.detectors.vits import ClassToken, ImageEmbedding
-from alphaflow.metrics.detectors.weights import Weights
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -105,7 +106,7 @@ def shorter_side_to(levels: Tensor, size: int) -> Tensor:
 class Published:
     """A detector whose weights somebody else published."""
 
-    weights: Weights
+    weights: PublishedFile
     network: Callable[[bytes], nn.Module]
     preprocessing: str
     distance: str
@@ -123,7 +124,7 @@ _CLIP_WORDS = "shorter side to 224 bicubic antialiased, rounded, centre crop, CL
 
 PUBLISHED: dict[str, Published] = {
     "inception": Published(
-        weights=Weights(
+        weights=PublishedFile(
             "inception-2015-12-05.pt",
             "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
             "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
@@ -134,7 +135,7 @@ PUBLISHED: dict[str, Published] = {
         classes="its own",
     ),
     "dinov2": Published(
-        weights=Weights(
+        weights=PublishedFile(
             "dinov2_vitl14_pretrain.pth",
             "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
             "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
@@ -144,7 +145,7 @@ PUBLISHED: dict[str, Published] = {
         distance="FDD",
     ),
     "clip": Published(
-        weights=Weights(
+        weights=PublishedFile(
             "ViT-B-32.pt",
             f"{_OPENAI}/40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt",
             "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
@@ -154,7 +155,7 @@ PUBLISHED: dict[str, Published] = {
         distance="FCD",
     ),
     "clip-l": Published(
-        weights=Weights(
+        weights=PublishedFile(
             "ViT-L-14.pt",
             f"{_OPENAI}/b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836/ViT-L-14.pt",
             "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
@@ -164,7 +165,7 @@ PUBLISHED: dict[str, Published] = {
         distance="FCD-L",
     ),
     "i3d": Published(
-        weights=Weights(
+        weights=PublishedFile(
             "i3d_torchscript.pt",
             "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1",
             "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
@@ -177,7 +178,8 @@ PUBLISHED: dict[str, Published] = {
         shortest=10,
     ),
 }
-DETECTORS = ("digits", *PUBLISHED)
+_OWN = {"digits": load_digits_detector, "fashion": load_fashion_detector}
+DETECTORS = (*_OWN, *PUBLISHED)
 """All names that `load_detector` knows."""
 
 
@@ -196,10 +198,10 @@ def load_detector(
             missing, cannot be fetched or is not the published one, or a package is not installed.
     """
     choose("detector", name, DETECTORS, status=2)
-    if name == "digits":
+    if name in _OWN:
         if path is not None:
-            raise UserError("the detector digits comes with the package: leave --detector-path out", status=2)
-        return load_digits_detector(device)
+            raise UserError(f"the detector {name} comes with the package: leave --detector-path out", status=2)
+        return _OWN[name](device)
     published = PUBLISHED[name]
     content = published.weights.read(path)
     network = published.network(content).eval().requires_grad_(False).to(device)

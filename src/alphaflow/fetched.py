@@ -1,15 +1,17 @@
-"""Published weights: where they are fetched from, and the proof that they are what they claim to be.
+"""Published files: where they are fetched from, and the proof that they are what they claim to be.
 
 A file is read once, its hash is compared, and what was hashed is what is then loaded: TorchScript and pickles can
 carry code, so nothing of a file runs before it is known to be the published one.
 """
 
+import gzip
 import hashlib
 import http.client
 import os
 import sys
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,20 +25,24 @@ _TIMEOUT = 30.0  # seconds without a byte
 
 
 @dataclass(frozen=True)
-class Weights:
-    """A published file."""
+class PublishedFile:
+    """A file that its authors publish at an address."""
 
     file: str
     """The file's name, in the cache and in folders of the user's."""
     url: str
     sha256: str
+    """Hash of the file; of one packed by gzip, whose bytes depend on who packed it, of what is in it."""
+    kind: str = "detectors"
+    """The folder of the cache."""
+    option: str = "--detector-path"
+    """The option that names a copy of the user's."""
 
     def read(self, path: str | os.PathLike[str] | None = None) -> bytes:
         """Return the file's content, checked.
 
         Args:
-            path: the file, or a folder with it; None: the cache's folder `detectors`, into which it is fetched
-                if it is not there.
+            path: the file, or a folder with it; None: the cache, into which it is fetched if it is not there.
 
         Raises:
             UserError: there is no such file, it cannot be fetched, or its hash is another than `sha256`.
@@ -51,9 +57,10 @@ class Weights:
 
     def _checked(self, path: Path) -> bytes:
         try:
-            content = path.read_bytes()
+            content = self._unpacked(path.read_bytes())
         except OSError as error:
-            raise UserError(f"cannot read {path} ({error.strerror}): give a file that can be read") from None
+            reason = error.strerror or error
+            raise UserError(f"cannot read {path} ({reason}): give a file that can be read") from None
         digest = hashlib.sha256(content).hexdigest()
         if digest != self.sha256:
             raise UserError(
@@ -62,15 +69,28 @@ class Weights:
             )
         return content
 
+    def _unpacked(self, content: bytes) -> bytes:
+        """Return what is in a file packed by gzip, be it packed still or not.
+
+        Raises:
+            OSError: it is damaged.
+        """
+        if not self.file.endswith(".gz") or content[:2] != b"\x1f\x8b":
+            return content
+        try:
+            return gzip.decompress(content)
+        except (EOFError, zlib.error) as error:
+            raise OSError(str(error)) from None
+
     def _fetched(self) -> Path:
-        file = cache_folder("detectors") / self.file
+        file = cache_folder(self.kind) / self.file
         if file.is_file():
             return file
         with locked(file.with_name(file.name + ".lock")):
             if not file.is_file():  # another process may have fetched it meanwhile
                 part = file.with_name(file.name + ".part")
                 self._download(part)
-                digest = _hash(part)
+                digest = self._hash(part)
                 if digest != self.sha256:
                     part.unlink()
                     raise UserError(
@@ -79,6 +99,19 @@ class Weights:
                     )
                 part.replace(file)
         return file
+
+    def _hash(self, path: Path) -> str:
+        """Return the hash of a large file, of which no more than a chunk is held."""
+        try:
+            with gzip.open(path) if self.file.endswith(".gz") else path.open("rb") as file:
+                digest = hashlib.sha256()
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+                return digest.hexdigest()
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            return f"none ({error})"
+        except OSError as error:
+            raise UserError(f"cannot read {path} ({error.strerror}): give a file that can be read") from None
 
     def _download(self, part: Path) -> None:
         """Fetch into `part`, from where an earlier attempt left it."""
@@ -117,8 +150,8 @@ class Weights:
     def _unreachable(self, reason: str) -> UserError:
         return UserError(
             f"cannot fetch {self.url} ({reason}): try again, which goes on where this ended, or get "
-            f"{self.file} on another machine and put it into {cache_folder('detectors')}, or name it with "
-            "--detector-path"
+            f"{self.file} on another machine and put it into {cache_folder(self.kind)}, or name it with "
+            f"{self.option}"
         )
 
 
@@ -157,11 +190,3 @@ def _hopeless(reason: str) -> bool:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _hash(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror}): give a file that can be read") from None
