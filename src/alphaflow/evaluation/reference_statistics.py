@@ -1,6 +1,7 @@
 """Reference statistics of any source of images or videos, as `alphaflow stats` makes them."""
 
 import logging
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -18,7 +19,11 @@ from ..progress import ProgressBar
 log = logging.getLogger("alphaflow")
 SIZE, FRAMES, RATE = 256, 16, 8.0
 """Side in pixels, frames of a video, and frames a second, unless told otherwise."""
-_OWN = {"digits": Digits, "fashion": Fashion, "fashion#test": partial(Fashion, part="test")}
+_OWN: dict[str, Callable[[], Dataset]] = {
+    "digits": Digits,
+    "fashion": Fashion,
+    "fashion#test": partial(Fashion, part="test"),
+}
 
 
 def reference_of(

@@ -174,6 +174,7 @@ def _detector(
     if isinstance(dataset, MovingDigits) and (name is None or (name == "digits" and path is None)):
         return metrics.load_moving_digits_detector(dataset.frames, dataset.size)
     if name is None:
-        own = {(1, 8, 8): "digits", (1, 28, 28): "fashion"}.get(dataset.shape)
+        shapes: dict[tuple[int, ...], str] = {(1, 8, 8): "digits", (1, 28, 28): "fashion"}
+        own = shapes.get(dataset.shape)
         return metrics.load_detector(own, device=device) if own else None
     return metrics.load_detector(name, path=path, device=device)
