@@ -42,7 +42,8 @@ class PublishedFile:
         """Return the file's content, checked.
 
         Args:
-            path: the file, or a folder with it; None: the cache, into which it is fetched if it is not there.
+            path: the file, or a folder with it, packed by gzip or not; None: the cache, into which it is fetched
+                if it is not there.
 
         Raises:
             UserError: there is no such file, it cannot be fetched, or its hash is another than `sha256`.
@@ -51,6 +52,8 @@ class PublishedFile:
 
     def _found(self, path: Path) -> Path:
         file = path / self.file if path.is_dir() else path
+        if path.is_dir() and not file.is_file() and (path / self.file.removesuffix(".gz")).is_file():
+            return path / self.file.removesuffix(".gz")
         if not file.is_file():
             raise UserError(f"no file {file}: give {self.file} from {self.url}, or a folder that holds it")
         return file

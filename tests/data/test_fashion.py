@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from alphaflow.cli import run
 from alphaflow.data import Dataset, Fashion, to_uint8
@@ -39,7 +40,7 @@ def debian() -> Path:
 def unpacked(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fashion")
     for name in NAMES:
-        (folder / f"{name}.gz").write_bytes(gzip.decompress((debian / f"{name}.gz").read_bytes()))
+        (folder / name).write_bytes(gzip.decompress((debian / f"{name}.gz").read_bytes()))
     return folder
 
 
@@ -69,10 +70,21 @@ def test_the_setting_names_the_folder(unpacked: Path) -> None:
 
 def test_another_file_of_that_name_is_refused(unpacked: Path, tmp_path: Path) -> None:
     for name in NAMES:
-        shutil.copy(unpacked / f"{name}.gz", tmp_path)
-    labels = tmp_path / f"{NAMES[3]}.gz"
+        shutil.copy(unpacked / name, tmp_path)
+    labels = tmp_path / NAMES[3]
     labels.write_bytes(labels.read_bytes()[:-1] + b"\x09")
-    with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte\.gz has sha256 .* not the published file"):
+    with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte has sha256 .* not the published file"):
+        Fashion(tmp_path, "test")
+
+
+def test_a_packed_file_that_ends_early_is_said_to_be_unreadable(debian: Path, tmp_path: Path) -> None:
+    for name in NAMES:
+        shutil.copy(debian / f"{name}.gz", tmp_path)
+    labels = tmp_path / f"{NAMES[3]}.gz"
+    labels.write_bytes(labels.read_bytes()[:-100])
+    with pytest.raises(
+        UserError, match=r"cannot read .*t10k-labels-idx1-ubyte\.gz \(.*give a file that can be read"
+    ):
         Fashion(tmp_path, "test")
 
 
@@ -140,3 +152,15 @@ def test_the_recipe_trains_and_is_scored_by_its_own_classifier(
     words = ["--detector", "fashion", "--reference", str(tmp_path / "test.npz"), "--count", "256"]
     assert run(["evaluate", out, "--nfe", "1", *words]) == 0
     assert "fashion-cnn" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("debian")
+def test_a_folder_of_that_name_is_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that leads somewhere comes before a name of ours."""
+    monkeypatch.chdir(tmp_path)
+    assert run(["stats", "fashion#test", "ours.npz", "--detector", "fashion"]) == 0
+    (tmp_path / "fashion").mkdir()
+    for number in range(2):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / "fashion" / f"{number}.png")
+    assert run(["stats", "fashion", "theirs.npz", "--detector", "fashion"]) == 2  # RGB, which it does not take
+    assert not (tmp_path / "theirs.npz").exists()

@@ -17,6 +17,8 @@ from alphaflow.method.family import (
     Shortcut,
     SplitMeanFlow,
     TrajectoryFlowMatching,
+    member,
+    statement,
 )
 from alphaflow.method.times import Uniform
 from alphaflow.rng import KeyedRandom
@@ -207,3 +209,9 @@ def test_discrete_consistency_converges_to_continuous(data):
     limit = slope(None)
     errors = [float((slope(delta) - limit).norm()) for delta in deltas]
     assert order(deltas, errors) == pytest.approx(1, abs=0.1)
+
+
+def test_a_step_to_the_data_is_said_as_earlier_runs_said_it():
+    """Where r = 0, δ / (t - r) is δ / t; a run that was begun under those words goes on."""
+    assert "α 0.015625 / t;" in statement(member("discrete-consistency", 100), "discrete-consistency", 100)
+    assert "α 0.01 / (t - r);" in statement(member("rcgm", 100), "rcgm", 100)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -43,7 +44,7 @@ def reference_of(
 
     Args:
         source: an address of images, see `data.sources.open_source`, or of videos, see `data.clips.find_clips`; or
-            "digits", which come with the package, "fashion", or "fashion#test".
+            "digits", which come with the package, "fashion", or "fashion#test", where nothing lies at such a path.
         size: side in pixels. crop: how images become squares. frames, rate: of videos. None: `SIZE`, lanczos,
             `FRAMES`, `RATE`.
         share: with the other processes, if there are any; all must call, and all get the same.
@@ -97,7 +98,8 @@ def _opened(
 ) -> Dataset:
     given = {"size": size, "crop": crop, "frames": frames, "rate": rate}
     unused: tuple[str, ...]
-    if source in _OWN:
+    own = None if Path(source).exists() else _OWN.get(source)
+    if own:
         unused, why = ("size", "crop", "frames", "rate"), f"the pictures of {source} are as they are"
     elif detector.video:
         unused, why = ("crop",), "of videos the central square is taken, by Lanczos"
@@ -106,8 +108,8 @@ def _opened(
     for name in unused:
         if given[name] is not None:
             raise UserError(f"--{name} does not apply: {why}; leave it out", status=2)
-    if source in _OWN:
-        return _OWN[source]()
+    if own:
+        return own()
     size = SIZE if size is None else size
     if detector.video:
         frames, rate = FRAMES if frames is None else frames, RATE if rate is None else rate

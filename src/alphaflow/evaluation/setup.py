@@ -176,5 +176,5 @@ def _detector(
     if name is None:
         shapes: dict[tuple[int, ...], str] = {(1, 8, 8): "digits", (1, 28, 28): "fashion"}
         own = shapes.get(dataset.shape)
-        return metrics.load_detector(own, device=device) if own else None
+        return metrics.load_detector(own) if own else None
     return metrics.load_detector(name, path=path, device=device)

@@ -244,6 +244,14 @@ def _varies(part: str, objective: AlphaFlow, steps: int) -> bool:
     return {"r = t on": objective.flow_ratio in (0.25, 0.5), "clip": objective.clip in (None, 4)}.get(part, False)
 
 
+def _alpha_words(objective: AlphaFlow) -> str:
+    alpha = objective.alpha
+    if isinstance(alpha, int | float):
+        return f"{alpha:g}"
+    to_data = objective.times.coupling == "minimum" and objective.times.r == Constant(0.0)
+    return f"{alpha.delta:g} / t" if isinstance(alpha, StepSize) and to_data else str(alpha)
+
+
 def _parts(objective: AlphaFlow) -> dict[str, str]:
     """Return what an objective is made of, in words; empty where it makes no use of it."""
     alpha, ratio = objective.alpha, objective.flow_ratio
@@ -252,7 +260,7 @@ def _parts(objective: AlphaFlow) -> dict[str, str]:
     trust = objective.trust
     law = words(objective.times.flow) if objective.times.flow is not None else ""
     return {
-        "α": f"{alpha:g}" if isinstance(alpha, int | float) else str(alpha),
+        "α": _alpha_words(objective),
         "ṽ": (objective.shift if far and alpha != 1 else "data") + blend,
         "r = t on": f"{100 * ratio:.4g} % of rows" if isinstance(ratio, int | float) else str(ratio),
         "times": str(objective.times) if far else objective.times.words_where_equal(),

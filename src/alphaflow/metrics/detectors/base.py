@@ -36,15 +36,36 @@ class Features(NamedTuple):
     """
 
 
-class DigitsClassifier(nn.Module):
-    """A small convolutional classifier of the 8x8 digits; 68 thousand weights.
+class SmallClassifier(nn.Module):
+    """A stem of 64 features and a linear head for 10 classes; the package trains and ships such ones.
 
-    The 64 features are tanh units, hence smooth in the image and bounded by 1.
+    The features are tanh units, hence smooth in the image and bounded by 1.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *stem: nn.Module) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
+        self.stem = nn.Sequential(*stem)
+        self.head = nn.Linear(64, 10)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the penultimate activations (N, 64), in [-1, 1], of images (N, 1, H, W) in [-1, 1]."""
+        return self.stem(images)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the class logits (N, 10) of `features` (N, 64)."""
+        return self.head(features)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (N, 64) and logits (N, 10) of images (N, 1, H, W) in [-1, 1]."""
+        features = self.features(images)
+        return features, self.logits(features)
+
+
+class DigitsClassifier(SmallClassifier):
+    """A small convolutional classifier of the 8x8 digits; 68 thousand weights."""
+
+    def __init__(self) -> None:
+        super().__init__(
             nn.Conv2d(1, 16, 3, padding=1),
             nn.GELU(),
             nn.Conv2d(16, 32, 3, padding=1, stride=2),
@@ -55,20 +76,6 @@ class DigitsClassifier(nn.Module):
             nn.Linear(48 * 16, 64),
             nn.Tanh(),
         )
-        self.head = nn.Linear(64, 10)
-
-    def features(self, images: Tensor) -> Tensor:
-        """Return the penultimate activations (N, 64), in [-1, 1], of images (N, 1, 8, 8) in [-1, 1]."""
-        return self.stem(images)
-
-    def logits(self, features: Tensor) -> Tensor:
-        """Return the class logits (N, 10) of `features` (N, 64)."""
-        return self.head(features)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features (N, 64) and logits (N, 10) of images (N, 1, 8, 8) in [-1, 1]."""
-        features = self.features(images)
-        return features, self.logits(features)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,23 +188,32 @@ def load_digits_detector(device: torch.device | str = "cpu") -> Detector:
     Raises:
         UserError: the file is missing or its hash is not the one recorded here.
     """
+    return shipped("digits-cnn", DigitsClassifier(), DIGITS_ASSET, DIGITS_SHA256, side=8, device=device)
+
+
+def shipped(
+    name: str, network: SmallClassifier, asset: str, sha256: str, *, side: int, device: torch.device | str
+) -> Detector:
+    """Return a classifier of grey images, `side` × `side`, with the weights that the package has in `asset`.
+
+    Raises:
+        UserError: the file is missing or its hash is another.
+    """
     from safetensors.torch import load
 
-    weights = load(checked_asset(DIGITS_ASSET, DIGITS_SHA256))
-    network = DigitsClassifier()
-    network.load_state_dict(weights)
+    network.load_state_dict(load(_checked_asset(asset, sha256)))
     network.eval().requires_grad_(False).to(device)
     return Detector(
-        name="digits-cnn",
-        sha256=DIGITS_SHA256,
-        image_shape=(8, 8, 1),
+        name=name,
+        sha256=sha256,
+        image_shape=(side, side, 1),
         network=network,
         device=device,
         classes="the data's",
     )
 
 
-def checked_asset(name: str, sha256: str) -> bytes:
+def _checked_asset(name: str, sha256: str) -> bytes:
     """Return the content of a file of the package.
 
     Raises:
