@@ -15,7 +15,13 @@ import torch
 
 print("torch", torch.__version__, "diffusers", diffusers.__version__)
 torch.manual_seed(0)
-vae = diffusers.AutoencoderKLHunyuanVideo15(block_out_channels=(16, 16, 32, 32), latent_channels=4, layers_per_block=1)
+vae = diffusers.AutoencoderKLHunyuanVideo15(
+    block_out_channels=(16, 16, 32, 32),
+    latent_channels=4,
+    layers_per_block=1,
+    spatial_compression_ratio=8,
+    temporal_compression_ratio=4,
+)
 vae.eval().requires_grad_(False)
 videos, latents = torch.randn(2, 3, 1, 32, 32), torch.randn(2, 4, 1, 4, 4)
 ways = {

@@ -126,7 +126,7 @@ def test_the_digest_follows_what_decides_the_numbers_and_nothing_else():
     changes |= {"precision": "bf16", "source": "y", "class_names": ("a",), "count": 5}
     for field in dataclasses.fields(FINGERPRINT):
         changed = dataclasses.replace(FINGERPRINT, **{field.name: changes.get(field.name, "other")})
-        same = field.name in ("vae_name", "address", "code")
+        same = field.name in ("vae_name", "vae_class", "address", "code")
         assert (changed.digest == FINGERPRINT.digest) == same, field.name
         said = differences(dataclasses.asdict(FINGERPRINT), dataclasses.asdict(changed))
         assert len(said) == (0 if same else 1)
