@@ -10,8 +10,8 @@ FASHION = Recipe(
     name="fashion",
     summary="Fashion-MNIST, 60,000 grey pictures of clothes, class-conditional, with a small DiT",
     command="alphaflow train fashion --out runs/fashion",
-    cost="not measured at its full length: --dry-run measures this machine",
-    expected="not measured at its full length; after 1,200 steps a Fréchet distance of 1.5 (real samples: 0.06)",
+    cost="39 minutes on 2 CPU cores by --dry-run (2026-11-28), not run at its full length",
+    expected="not measured at its full length; after 1,200 steps Fréchet distance 1.4 at 1 NFE (real halves: 0.04)",
     config=replace(
         DIGITS.config,
         recipe="fashion",
