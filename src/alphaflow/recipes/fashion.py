@@ -11,7 +11,7 @@ FASHION = Recipe(
     summary="Fashion-MNIST, 60,000 grey pictures of clothes, class-conditional, with a small DiT",
     command="alphaflow train fashion --out runs/fashion",
     cost="39 minutes on 2 CPU cores by --dry-run (2026-11-28), not run at its full length",
-    expected="not measured at its full length; after 1,200 steps Fréchet distance 1.4 at 1 NFE (real halves: 0.04)",
+    expected="not measured at full length; after 1,200 steps Fréchet distance 1.4 at 1 NFE (real halves: 0.04)",
     config=replace(
         DIGITS.config,
         recipe="fashion",
