@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import alphaflow as af
+from alphaflow import UserError
 from alphaflow.cli import run
 from alphaflow.cli.settings import parse_settings
 from alphaflow.method.family import MEMBERS, as_it_runs, member, statement
@@ -59,6 +60,16 @@ def test_what_is_set_beside_the_name_holds_wherever_it_stands(words, later):
     config = parse_settings("digits", [*words.split(), *beside] if later else [*beside, *words.split()])
     objective = build_objective(config, num_classes=10)
     assert objective == af.MeanFlow(flow_ratio=0.5, weight=af.Weight(kind="uniform"), alpha=0.25)
+
+
+@pytest.mark.parametrize("name", ["discrete-consistency", "rcgm"])
+def test_a_members_step_may_fall_and_others_have_none(name):
+    falling = "exponential(0%, 80%, 4, first=0.1, last=0.002)"
+    config = parse_settings("digits", ["--objective.name", name, "--objective.delta", falling, "--steps", "100"])
+    alpha = build_objective(config, num_classes=10).alpha
+    assert [round(alpha.delta(step), 4) for step in (0, 40, 80)] == [0.1, 0.0137, 0.002]
+    with pytest.raises(UserError, match=r"objective\.name discrete-consistency or rcgm"):
+        parse_settings("digits", ["--objective.name", "meanflow", "--objective.delta", "0.1"])
 
 
 def test_the_recipes_own_name_changes_nothing():

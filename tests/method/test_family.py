@@ -235,7 +235,7 @@ def test_the_step_of_discrete_consistency_may_fall_over_the_run(data):
     for step, delta in ((0, 0.5), (50, 0.255), (100, 0.01)):
         out = objective(net, data[0], step=step, generator=keyed())
         assert_same(out.loss, ConsistencyTraining(delta=delta)(net, data[0], generator=keyed()).loss)
-    assert "α linear(0, 100, first=0.5, last=0.01) / t;" in statement(objective, "discrete-consistency", 100)
+    assert "α linear(0, 100, first=0.5, last=0.01) / t [" in statement(objective, "discrete-consistency", 100)
     with pytest.raises(ValueError, match="consistency step 0 must lie in"):
         ConsistencyTraining(delta=schedules.linear(0, 100))
 
