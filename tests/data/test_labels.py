@@ -72,7 +72,9 @@ def test_flat_files_and_names_with_backslashes(make: Make) -> None:
 
 def test_vectors_with_a_single_1_are_classes(make: Make) -> None:
     names = edm()
-    source = open_source(make(images(names) | {"dataset.json": dataset(names, lambda k: [float(k % 3 == c) for c in range(3)])}))
+    source = open_source(
+        make(images(names) | {"dataset.json": dataset(names, lambda k: [float(k % 3 == c) for c in range(3)])})
+    )
     assert source.class_names == ("0", "1", "2") and source.labels.tolist() == [k % 3 for k in range(10)]
 
 

@@ -343,7 +343,9 @@ def _choose_images(arrays: Mapping[str, Array], asked: str, address: str) -> tup
 def _without_images(name: str) -> str:
     """Return the name without the words for images: `train` for x_train and train_images."""
     words = [
-        word for word in re.split(r"[_/]", name.lower()) if word not in ("x", "images", "image", "data", "imgs", "img")
+        word
+        for word in re.split(r"[_/]", name.lower())
+        if word not in ("x", "images", "image", "data", "imgs", "img")
     ]
     return "_".join(words)
 

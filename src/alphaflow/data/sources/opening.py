@@ -15,6 +15,7 @@ from .classes import FOLDERS, NONE, is_hidden, is_image
 from .hub import PREFIX, is_saved, open_hub
 from .label_files import is_label_file
 from .lmdb_images import LmdbImages, is_lmdb
+from .official.opening import open_official
 from .published import open_published
 from .remote import expand, fetch, is_remote
 from .shards import Shards, is_shard
@@ -62,10 +63,12 @@ def _open(address: str, labels: str | None) -> Source:
     place, part = _parted(address)
     if is_lmdb(Path(place)):
         return LmdbImages(Path(place), address=address, labels=labels)
-    if is_remote(place):
-        paths = fetch(_urls(place))
-    else:
-        paths = _files(place)
+    fetched = fetch(_urls(place)) if is_remote(place) else None
+    if fetched is None or len(fetched) == 1:
+        official = open_official(fetched[0] if fetched else Path(place), part, address=address, labels=labels)
+        if official is not None:
+            return official
+    paths = _files(place) if fetched is None else fetched
     many = any(mark in place for mark in "*?[") or Path(place).is_dir()
     if len(paths) > 1 and not (many or part):
         tell_mixed(paths, address)
