@@ -17,6 +17,7 @@ from .base import digest_of
 from .cache import key_of, stamp_of
 from .classes import Beside, in_order, is_hidden, is_image
 from .labels import is_table, labels_of, nothing_in, passed_over
+from .splits import folder_meant
 
 _PACKERS: dict[str, Callable[[str], Any]] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
 COMPRESSED = {f".tar.{end}": end for end in _PACKERS} | {".tgz": "gz", ".tbz2": "bz2", ".txz": "xz"}
@@ -32,7 +33,7 @@ class Archive:
 
     Args:
         path: the archive.
-        part: the folder to take, such as "photos/train"; "" for the whole archive.
+        part: the folder to take, such as "photos/train", or its split; "" for the whole archive.
         address: what messages call the archive.
         labels: see `labels_of`.
 
@@ -49,6 +50,11 @@ class Archive:
         self._read_any = every.opened()
         part = f"{part.strip('/')}/" if part.strip("/") else ""
         names = every.names[:]
+        if part and not any(name.startswith(part) for name in names):
+            folders = {
+                name[:k] for name in names for k in (name.find("/"), name.find("/", name.find("/") + 1)) if k > 0
+            }
+            part = f"{folder_meant(sorted(folders), part.rstrip('/')) or part.rstrip('/')}/"
         inside = [k for k, name in enumerate(names) if name.startswith(part)]
         pictures = [k for k in inside if is_image(names[k][len(part) :])]
         chosen = set(pictures)

@@ -19,7 +19,7 @@ from .official.opening import open_official
 from .published import open_published
 from .remote import expand, fetch, is_remote
 from .shards import Shards, is_shard
-from .splits import of_one_split, split_of, tell_mixed
+from .splits import folder_meant, of_one_split, split_of, tell_mixed
 from .tree import Tree
 
 _TABLES = (*table.PARQUET, *table.ARROW)
@@ -85,7 +85,7 @@ def _open(address: str, labels: str | None) -> Source:
     try:
         if _all(paths, ENDINGS):
             return Archive(paths[0], part, address=address, labels=labels)
-        return Tree(Path(place) / part if part else place, labels=labels)
+        return Tree(_below(Path(place), part) if part else place, labels=labels)
     except UserError:
         published = open_published(paths[0], part, address=address, labels=labels)
         if published is None:
@@ -100,6 +100,16 @@ def _parted(address: str) -> tuple[str, str]:
         return address, ""
     place, _, part = address.partition("#")
     return place, part
+
+
+def _below(folder: Path, part: str) -> Path:
+    """Return the folder that a part of an address means: one within, by its name or by its split."""
+    if (folder / part).is_dir() or not folder.is_dir():
+        return folder / part
+    shallow = sorted(path for path in folder.iterdir() if path.is_dir())
+    deep = [path for one in shallow[:_FOLDERS] for path in sorted(one.iterdir()) if path.is_dir()]
+    meant = folder_meant([path.relative_to(folder).as_posix() for path in (*shallow, *deep)], part)
+    return folder / (meant or part)
 
 
 def _all(paths: Sequence[Path], endings: Sequence[str]) -> bool:

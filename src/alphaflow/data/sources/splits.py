@@ -145,6 +145,28 @@ def of_one_split(paths: Sequence[Path], wanted: str, address: str) -> tuple[list
     return groups[name], [f"the splits {', '.join(rest)}"] if rest else []
 
 
+def folder_meant(folders: Iterable[str], part: str) -> str | None:
+    """Return the folder that is meant by a part of an address that is none: `afhq/val` by val or by validation.
+
+    Args:
+        folders: paths of folders.
+        part: the name of one, or of a split.
+
+    Returns:
+        the least deep folder that has this name or, where none does, is named like this split; `None` if there is
+        none, or several.
+    """
+    kind = split_of(part)
+    best: dict[tuple[int, int], list[str]] = {}
+    for folder in folders:
+        last = folder.rpartition("/")[2]
+        rank = 0 if last.lower() == part.lower() else 1 if kind and split_of(last) == kind else None
+        if rank is not None:
+            best.setdefault((rank, folder.count("/")), []).append(folder)
+    found = best[min(best)] if best else []
+    return found[0] if len(found) == 1 else None
+
+
 def tell_mixed(paths: Sequence[Path], address: str) -> None:
     """Warn if files that were all asked for are of several splits."""
     splits = sorted(set(map(_split_of_file, paths)))

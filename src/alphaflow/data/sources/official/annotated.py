@@ -12,7 +12,7 @@ from ..classes import few
 from ..label_tables import table_of
 from .imagenet import read_mat
 from .layout import Chosen, Layout, Numbers, by_listed, unique
-from .place import Place, Pictures
+from .place import Pictures, Place
 
 _CELEBA = re.compile(r"\d{6}\.(jpg|png)")
 _PARTS = {"train": "0", "valid": "1", "test": "2"}

@@ -82,7 +82,7 @@ def find_kaggle(place: Place) -> Layout | None:
 
 
 def find_devkit(place: Place) -> Layout | None:
-    """Find the tars, or folders, of ImageNet with the devkit: meta.mat and the ground truth of the validation set."""
+    """Find the tars or folders of ImageNet with the devkit: meta.mat, and the ground truth for validation."""
     meta, truth = place.first("meta.mat"), place.first("ILSVRC2012_validation_ground_truth.txt")
     if meta is None or truth is None:
         return None
@@ -225,7 +225,7 @@ def read_mat(place: Place, name: str, *variables: str) -> dict[str, Any]:
         raise
     except Exception as error:  # a damaged file makes its reader raise nearly anything
         raise UserError(
-            f"{place.called(name)} holds no {' and '.join(variables)} as MATLAB writes them ({error}): fetch it anew"
+            f"{place.called(name)} holds no {' and '.join(variables)} as MATLAB has them ({error}): fetch it anew"
         ) from None
 
 

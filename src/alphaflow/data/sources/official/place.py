@@ -238,7 +238,7 @@ class Place:
 
     def _add_beside(self) -> None:
         """Add the lists that lie beside an archive which holds none."""
-        if self._files:
+        if any(BESIDE.fullmatch(part) for name in self._files for part in name.split("/")):
             return
         files, inner = _scan(self.path.parent)
         for name in filter(BESIDE.fullmatch, files):
