@@ -147,13 +147,20 @@ def plain(path: Path) -> Path:
         UserError: the archive is damaged, grows more than images can, or there is no room for it.
     """
     packer = next((packer for end, packer in COMPRESSED.items() if path.name.lower().endswith(end)), None)
-    if packer is None:
-        return path
+    return path if packer is None else unpacked_file(path, packer, ".tar")
+
+
+def unpacked_file(path: Path, packer: str, ending: str) -> Path:
+    """Return the file that a packed one unpacks to, in the cache; `packer` is gz, bz2 or xz.
+
+    Raises:
+        UserError: it is damaged, grows more than images can, or there is no room for it.
+    """
     try:
         folder = cache_folder("unpacked") / key_of(path.resolve(), *stamp_of(path))
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}): give a zip or tar of images") from None
-    unpacked = folder / (path.name.partition(".")[0] + ".tar")
+    unpacked = folder / (path.name.partition(".")[0] + ending)
     with locked(folder / "lock"):
         if not unpacked.exists():
             try:

@@ -145,7 +145,8 @@ def _column(arrays: Mapping[str, Array], labels: str, address: str) -> Array:
 
 def _are_bits(pixels: NDArray[np.uint8]) -> bool:
     """Return whether pixels are 0 and 1, as dSprites' are, which would all look black."""
-    return int(pixels[:_LOOKED_AT].max(initial=0)) == 1 and int(pixels.max()) == 1
+    some = pixels[:_LOOKED_AT]
+    return int(some.max(initial=0)) == 1 and int(some.min(initial=1)) == 0 and int(pixels.max()) == 1
 
 
 def _are_labels(values: Array) -> bool:

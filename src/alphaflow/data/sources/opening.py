@@ -20,6 +20,7 @@ from .published import open_published
 from .remote import expand, fetch, is_remote
 from .shards import Shards, is_shard
 from .splits import folder_meant, of_one_split, split_of, tell_mixed
+from .tfrecords import TfRecords, is_tfrecord, open_tfrecords
 from .tree import Tree
 
 _TABLES = (*table.PARQUET, *table.ARROW)
@@ -78,6 +79,8 @@ def _open(address: str, labels: str | None) -> Source:
     if _all(paths, _TARS) and (len(paths) > 1 or (not part and _wants_shards(paths[0], address, labels))):
         paths, rest = of_one_split(paths, part, address) if many or part else (paths, [])
         return Shards(paths, address=address, labels=labels, passed_over=rest)
+    if len(paths) > 1 and all(map(is_tfrecord, paths)):
+        return TfRecords(paths, address=address, labels=labels)
     if len(paths) > 1:
         raise UserError(f"{address} names {len(paths)} files: several may be tars, or tables of one kind")
     if _all(paths, _ARRAYS) and not (_all(paths, HDF5) and not is_hdf5(paths[0])):
@@ -87,10 +90,11 @@ def _open(address: str, labels: str | None) -> Source:
             return Archive(paths[0], part, address=address, labels=labels)
         return Tree(_below(Path(place), part) if part else place, labels=labels)
     except UserError:
-        published = open_published(paths[0], part, address=address, labels=labels)
-        if published is None:
-            raise
-        return published
+        for opened in (open_published, open_tfrecords):
+            source = opened(paths[0], part, address=address, labels=labels)
+            if source is not None:
+                return source
+        raise
 
 
 def _parted(address: str) -> tuple[str, str]:

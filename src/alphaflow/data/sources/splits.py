@@ -104,7 +104,9 @@ def _by_pairs(folders: Sequence[str]) -> dict[str, str]:
     return {folder: kind for same in pairs for folder, kind in same.items()}
 
 
-def of_one_split(paths: Sequence[Path], wanted: str, address: str) -> tuple[list[Path], list[str]]:
+def of_one_split(
+    paths: Sequence[Path], wanted: str, address: str, split: Callable[[Path], str] | None = None
+) -> tuple[list[Path], list[str]]:
     """Return the files of one split among those that an address names.
 
     Files belong to a split by a word in their name (`train-00000-of-00002.parquet`, `set_test.arrow`,
@@ -114,6 +116,7 @@ def of_one_split(paths: Sequence[Path], wanted: str, address: str) -> tuple[list
         paths: the files.
         wanted: the split; "" for train where there are several.
         address: the address, for messages.
+        split: a function from a file to its split; `None`: the one just said.
 
     Returns:
         the files, and what was passed over, in words.
@@ -123,7 +126,7 @@ def of_one_split(paths: Sequence[Path], wanted: str, address: str) -> tuple[list
     """
     groups: dict[str, list[Path]] = {}
     for path in paths:
-        groups.setdefault(_split_of_file(path), []).append(path)
+        groups.setdefault((split or _split_of_file)(path), []).append(path)
     if wanted:
         name = next((name for name in groups if wanted.lower() in (name.lower(), _KIND_OF.get(name))), None)
         if name is None:
