@@ -15,6 +15,7 @@ from alphaflow.files import beside, cache_folder, locked
 from .archive_members import RATIO, Members, members_of, refuse_large
 from .base import digest_of
 from .cache import key_of, stamp_of
+from .captions import captions_beside
 from .classes import Beside, in_order, is_hidden, is_image
 from .labels import is_table, labels_of, nothing_in, passed_over
 from .splits import folder_meant
@@ -47,7 +48,7 @@ class Archive:
         self.address = address or str(path)
         place = self.address.rpartition("#")[0] if part else self.address
         every = members_of(plain(path), None, self.address)
-        self._read_any = every.opened()
+        self._every, self._read_any = every, every.opened()
         part = f"{part.strip('/')}/" if part.strip("/") else ""
         names = every.names[:]
         if part and not any(name.startswith(part) for name in names):
@@ -74,6 +75,7 @@ class Archive:
         self._number = {
             name: k for k, name in enumerate(names) if name.lower().endswith(".json") or name in tables
         }
+        self._root, self._place = root, place
         names = self._members.names[:]
         beside = Beside(
             root=root,
@@ -104,6 +106,20 @@ class Archive:
 
     def read(self, index: int) -> bytes:
         return self._read(index)
+
+    def captions(self) -> list[str] | None:
+        """Return the captions that lie beside the images; see `captions_of`."""
+        number = {name: k for k, name in enumerate(self._every.names)}
+
+        def size(path: str) -> int | None:
+            return int(self._every.sizes[number[path]]) if path in number else None
+
+        def read(path: str) -> bytes:
+            return self._read_any(number[path])
+
+        return captions_beside(
+            self._members.names[:], size, read, self._root, lambda name: f"{self._place}!{name}"
+        )
 
     def _note(self, name: str) -> bytes:
         return self._read_any(self._number[name])

@@ -1,6 +1,7 @@
 """Images as arrays: .npy, .npz and HDF5 files, mapped where that can be done."""
 
 import contextlib
+import io
 import math
 import re
 import zipfile
@@ -299,6 +300,25 @@ def _load(path: Path, address: str) -> tuple[Mapping[str, Array], list[str]]:
             drawn = ", as QuickDraw's drawings by strokes are" if objects else ""
             raise ValueError(f"it holds {held}, and no arrays of numbers{drawn}")
         return _Lazy(path, names, address), objects
+
+
+def arrays_in(raw: bytes) -> dict[str, Array]:
+    """Return the arrays in the bytes of an .npz.
+
+    Raises:
+        UserError: they are none, or an array declares more than there is, or needs pickle.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            for member in archive.infolist():
+                shape, dtype = _header(archive, member.filename)
+                most = min(member.file_size, max(_ALLOWED, RATIO * member.compress_size))
+                if dtype.hasobject or math.prod(shape) * dtype.itemsize > most:
+                    raise ValueError(f"{member.filename} declares an array of {dtype} {shape} in too few bytes")
+        with np.load(io.BytesIO(raw), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"no whole .npz ({error})") from None
 
 
 def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -11,6 +11,7 @@ from .archive import COMPRESSED, ENDINGS, Archive, plain
 from .archive_members import members_of
 from .arrays import HDF5, Arrays, is_hdf5
 from .base import Source
+from .class_arrays import open_class_arrays
 from .classes import FOLDERS, NONE, is_hidden, is_image
 from .hub import PREFIX, is_saved, open_hub
 from .label_files import is_label_file
@@ -90,8 +91,8 @@ def _open(address: str, labels: str | None) -> Source:
             return Archive(paths[0], part, address=address, labels=labels)
         return Tree(_below(Path(place), part) if part else place, labels=labels)
     except UserError:
-        for opened in (open_published, open_tfrecords):
-            source = opened(paths[0], part, address=address, labels=labels)
+        for other in (open_published, open_tfrecords, open_class_arrays):
+            source = other(paths[0], part, address=address, labels=labels)
             if source is not None:
                 return source
         raise

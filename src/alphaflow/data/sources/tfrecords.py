@@ -18,6 +18,7 @@ from alphaflow.errors import UserError, choose
 from .archive import unpacked_file
 from .base import Names, digest_of
 from .cache import key_of, load_index, stamp_of, store_index
+from .captions import CAPTIONS
 from .classes import KEYS, NONE, Labelled, few, from_values, is_hidden, shown, word_of
 from .crc32c import masked
 from .decoding import other_format
@@ -163,8 +164,8 @@ class TfRecords:
         """Return the text of each record, by the feature that is declared or named so; `None` without one."""
         first = self._first()
         names = [name for name, kind in self._declared.items() if kind == "Text" and name in first]
-        usual = [name for name in ("caption", "text", "image/caption", "captions") if name in first]
-        name = next(iter([*names, *usual]), None)
+        usual = [name for name in (*CAPTIONS, *(f"image/{word}" for word in CAPTIONS)) if name in first]
+        name = next(iter([*usual, *names]), None)
         if name is None or first[name].kind != 1:
             return None
         values = (features[name].values() if name in features else [] for _, features in self._each())
@@ -248,8 +249,8 @@ class TfRecords:
             word = value.decode("utf-8", "replace") if isinstance(value, bytes) else word_of(value)
             if word is None:
                 raise UserError(
-                    f"{self.name(index)} has no {feature} that is one word or whole number: name another feature, or "
-                    "give --data.labels none"
+                    f"{self.name(index)} has no {feature} that is one word or whole number: name another feature, "
+                    "or give --data.labels none"
                 )
             values.append(word)
         return values
