@@ -171,6 +171,21 @@ def test_kaggles_tree_without_some_images_and_without_the_solution(tmp_path: Pat
     assert source.labels is None and "LOC_val_solution.csv" in source.passed_over[1]
 
 
+@pytest.mark.parametrize("form", ["folder", "tar.gz"])
+def test_kaggles_archive_alone_has_the_ids_for_names(tmp_path: Path, form: str) -> None:
+    """The lists lie beside imagenet_object_localization_patched2019.tar.gz, not in it."""
+    lists = {name: data for name, data in kaggle().items() if name.startswith("LOC_")}
+    files = {name: data for name, data in kaggle().items() if name not in lists}
+    address = packed(tmp_path / "alone" if form == "folder" else tmp_path / "imagenet_object", files, form)
+    source = open_source(address)
+    there = tuple(name for name in SYNSETS if name != "n03126707")
+    assert source.class_names == there and source.labels.tolist() == [0, 1, 2, 3]
+    assert open_source(f"{address}#val").labels is None
+    if form == "tar.gz":
+        unpack(tmp_path, lists)
+        assert_validation(open_source(f"{address}#val"))
+
+
 def tiny() -> dict[str, bytes]:
     top = "tiny-imagenet-200"
     order = [SYNSETS[k] for k in (2, 0, 4, 3, 1)]
@@ -196,6 +211,19 @@ def test_tiny_imagenet(tmp_path: Path, form: str) -> None:
     assert_train(open_source(address))
     assert_validation(open_source(f"{address}#val"))
     assert open_source(f"{address}#test").labels is None
+
+
+def test_tiny_imagenet_whose_validation_images_were_moved(tmp_path: Path) -> None:
+    files = tiny()
+    for k in range(6):
+        data = files.pop(f"tiny-imagenet-200/val/images/val_{k}.JPEG")
+        files[f"tiny-imagenet-200/val/{SYNSETS[VALIDATION[k]]}/val_{k}.JPEG"] = data
+    for listed in (True, False):
+        if not listed:
+            files.pop("tiny-imagenet-200/val/val_annotations.txt")
+        source = open_source(f"{unpack(tmp_path / str(listed), files)}#val")
+        found = {source.read(k): int(source.labels[k]) for k in range(6)}
+        assert found == dict(zip(VAL.values(), VALIDATION)) and source.class_names == NAMES
 
 
 def test_tiny_imagenet_with_a_broken_image_and_an_unknown_class(tmp_path: Path) -> None:

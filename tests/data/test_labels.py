@@ -70,6 +70,12 @@ def test_flat_files_and_names_with_backslashes(make: Make) -> None:
     assert source.class_names == ("cat", "dog") and source.labels.tolist() == [1, 0]
 
 
+def test_ffhqs_pictures_are_in_folders_of_a_thousand_below_one(make: Make) -> None:
+    names = [f"images1024x1024/{k // 1000 * 1000:05}/{k:05}.png" for k in range(0, 2500, 250)]
+    source = open_source(make(images(names) | {"ffhq-dataset-v2.json": "{}", "LICENSE.txt": "words"}))
+    assert source.labels is None and source.class_names == () and len(source) == 10
+
+
 def test_vectors_with_a_single_1_are_classes(make: Make) -> None:
     names = edm()
     source = open_source(

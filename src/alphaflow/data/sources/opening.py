@@ -15,7 +15,7 @@ from .class_arrays import open_class_arrays
 from .classes import FOLDERS, NONE, is_hidden, is_image
 from .hub import PREFIX, is_saved, open_hub
 from .label_files import is_label_file
-from .lmdb_images import LmdbImages, is_lmdb
+from .lmdb_images import LmdbImages, is_lmdb, open_lmdbs
 from .official.opening import open_official
 from .published import open_published
 from .remote import expand, fetch, is_remote
@@ -38,10 +38,11 @@ def open_source(address: str, *, labels: str | None = None) -> Source:
             a folder with one sub-folder for each class, or with images directly inside;
             a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz of one, with `#FOLDER` for a part of it;
             .parquet or .arrow files, or a folder of them, with `#SPLIT`;
-            tars in WebDataset's layout, or a folder of them, with `#SPLIT`;
-            a .npy, .npz or .h5, with `#ARRAY`;
-            the files, folder or archive of MNIST and its like (IDX), CIFAR-10 and -100, small ImageNet, SVHN or
-            STL-10, with `#SPLIT`; an LMDB of encoded images, as LSUN's;
+            tars in WebDataset's layout, TFRecords, or a folder of them (tfds), with `#SPLIT`;
+            a .npy, .npz or .h5, with `#ARRAY` or `#SPLIT`, or a folder of one .npy for each class;
+            the files, folder or archive of MNIST and its like (IDX), CIFAR-10 and -100, small ImageNet, SVHN,
+            STL-10, ImageNet, Tiny ImageNet, CelebA, CUB-200-2011, the Oxford pets or flowers, with `#SPLIT`;
+            an LMDB of encoded images, as LSUN's;
             a folder that `datasets` has saved, or `hf://OWNER/NAME`, with `#SPLIT`.
             Several files are named by a pattern (`data/*.parquet`) or by braces (`shard-{000..123}.tar`), files
             elsewhere by a URL that fsspec knows (http, https, s3, …). Of several splits train is taken.
@@ -91,7 +92,7 @@ def _open(address: str, labels: str | None) -> Source:
             return Archive(paths[0], part, address=address, labels=labels)
         return Tree(_below(Path(place), part) if part else place, labels=labels)
     except UserError:
-        for other in (open_published, open_tfrecords, open_class_arrays):
+        for other in (open_published, open_tfrecords, open_lmdbs, open_class_arrays):
             source = other(paths[0], part, address=address, labels=labels)
             if source is not None:
                 return source

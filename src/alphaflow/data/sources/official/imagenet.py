@@ -38,6 +38,8 @@ def find_tiny(place: Place) -> Layout | None:
         if split == "train":
             return _by_folders(paths, f"{root}train/", synsets, names)
         told = place.near(wnids, "val/val_annotations.txt")
+        if split == "val" and told is None:  # some put its images into folders of their own
+            return _by_folders(paths, f"{root}val/", synsets, names)
         if split == "test" or told is None:
             return Chosen(range(len(paths)))
         rows = [line.split() for line in place.lines(told)]
@@ -56,12 +58,15 @@ def find_tiny(place: Place) -> Layout | None:
 def find_kaggle(place: Place) -> Layout | None:
     """Find Kaggle's tree: ILSVRC/Data/CLS-LOC/{train,val,test}, LOC_synset_mapping.txt, LOC_val_solution.csv."""
     mapping = place.first("LOC_synset_mapping.txt")
+    if mapping is None and not place.holds("CLS-LOC"):
+        return None
     bases = [folder[: -len("CLS-LOC")] for folder in place.folders if folder.endswith("Data/CLS-LOC")]
-    if mapping is None or len(bases) != 1:
+    if len(bases) != 1:
         return None
     base = f"{bases[0]}CLS-LOC/"
-    pairs = _two(place, mapping, " ")
-    synsets = sorted(synset for synset, _ in pairs)
+    pairs = _two(place, mapping, " ") if mapping else []
+    trained = (folder[len(base) + 6 :] for folder in place.folders if folder.startswith(f"{base}train/"))
+    synsets = sorted(synset for synset, _ in pairs) or sorted(filter(_SYNSET.fullmatch, trained))
     if not _all_synsets(synsets):
         return None
     names = _named(synsets, dict(pairs))

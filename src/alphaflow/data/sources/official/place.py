@@ -176,6 +176,13 @@ class Place:
         except UserError:
             return []
 
+    def holds(self, folder: str) -> bool:
+        """Return whether there may be a folder of this name: a quick look, before `folders` is made."""
+        part = f"/{folder}/".encode()
+        return any(f"/{name}/".endswith(f"/{folder}/") for name in self._folders) or any(
+            part in packed.members.names.blob for packed in self._archives.values()
+        )
+
     @cached_property
     def folders(self) -> set[str]:
         """The paths of folders: those that were looked into, and in archives all that hold images."""
