@@ -96,8 +96,8 @@ def of_kinetics(file: Path, root: Path) -> ClipFiles:
     """
     rows = list(csv.DictReader(io.StringIO(text_of(file), newline="")))
     by_stem: dict[str, Path] = {}
-    for path in videos_in(root):
-        by_stem.setdefault(path.stem, path)
+    for video in videos_in(root):
+        by_stem.setdefault(video.stem, video)
     found = [(row, path) for row in rows if (path := _file_of(row, by_stem)) is not None]
     if not found:
         raise UserError(

@@ -1,5 +1,6 @@
 """The images and the lists of a folder or an archive, and of the archives that lie in it."""
 
+import contextlib
 import hashlib
 import os
 import re
@@ -22,6 +23,7 @@ from ..tree import list_tree
 
 _DEPTH = 4
 _FOLDERS = 16  # the most sub-folders that are looked into: where there are more, they are classes
+_MOST = 512  # folders that are looked into
 _IMAGES = 200  # images beside which no list is looked for
 _FILES = 4096
 LARGEST = 1 << 28
@@ -119,7 +121,8 @@ class Place:
             self._walk(path, "")
         else:
             self._add("", Packed(path, address, "!"))
-            self._add_beside()
+            with contextlib.suppress(OSError):  # the folder about it may be closed to us
+                self._add_beside()
         self._by_name: dict[str, list[str]] = {}
         for name in self._files:
             self._by_name.setdefault(name.rpartition("/")[2].lower(), []).append(name)
@@ -234,7 +237,7 @@ class Place:
             for name in filter(_JOINED.fullmatch, files):
                 self._add(f"{prefix}{name}!/", Packed(folder / name, str(folder / name), "!"))
         self._folders.update(prefix + name for name in inner)
-        if len(inner) <= _FOLDERS and prefix.count("/") < _DEPTH:
+        if len(inner) <= _FOLDERS and prefix.count("/") < _DEPTH and len(self._folders) < _MOST:
             for name in sorted(inner):
                 self._walk(folder / name, f"{prefix}{name}/", told)
 
