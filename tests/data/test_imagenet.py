@@ -209,6 +209,7 @@ def test_tiny_imagenet(tmp_path: Path, form: str) -> None:
     address = packed(tmp_path / "set", tiny(), "folder" if form == "inner" else form)
     address += "/tiny-imagenet-200" * (form == "inner")
     assert_train(open_source(address))
+    assert Images(address, 8).num_classes == 5  # of which one has no image
     assert_validation(open_source(f"{address}#val"))
     assert open_source(f"{address}#test").labels is None
 

@@ -95,6 +95,10 @@ def test_ucf_101_by_its_lists(tmp_path: Path) -> None:
         assert len(found.paths) == 3 and found.labels.tolist() == [0, 2, 3]
         assert found.class_names == ("ApplyEyeMakeup", "ApplyLipstick", "Archery", "YoYo")
     found = find_clips(f"{root}#test")
+    write_clip(root / "as.mp4", 4).rename(found.paths[0])
+    data = VideoClips(f"{root}#test", frames=2, rate=10, size=8)
+    assert data.num_classes == 4 and data.batch(torch.tensor([0]))[1].tolist() == [2]
+    assert "passed over: 1 of 2 videos of testlist01.txt" in data.found
     assert names(found) == ["v_Archery_g01_c01.avi"] and found.labels.tolist() == [2]
     assert found.passed_over == ("1 of 2 videos of testlist01.txt, which are not there",)
     assert len(find_clips(f"{root}#trainlist02").paths) == 1

@@ -68,7 +68,8 @@ class VideoClips:
         self._pixels, self._rows = pixels, torch.from_numpy(np.flatnonzero(kept))
         labels = files.labels[kept]
         self.class_names, self.num_classes = files.class_names, len(files.class_names)
-        for label in np.setdiff1d(np.arange(self.num_classes), labels):
+        # of the classes that some list names, many may have no video here
+        for label in np.setdiff1d(files.labels if self.num_classes else [], labels):
             raise UserError(
                 f"{address}: class {self.class_names[label]!r}: none of its videos can be read: remove it"
             )
