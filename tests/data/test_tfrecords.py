@@ -178,6 +178,17 @@ def test_raw_pixels_with_their_shape(tmp_path: Path) -> None:
     assert (source.read(0) == rows).all() and source.class_names == ("7",)
 
 
+def test_of_several_resolutions_the_largest_is_taken(tmp_path: Path) -> None:
+    for level in (2, 3, 10):
+        planes = np.full((3, level, level), level, np.uint8)
+        data = record(example(shape=[3, level, level], data=planes.tobytes()))
+        (tmp_path / f"ffhq-r{level:02}.tfrecords").write_bytes(data)
+    source = open_source(str(tmp_path))
+    assert len(source) == 1 and source.read(0).shape == (10, 10, 3)
+    assert source.passed_over == ("the other resolutions r02, r03",)
+    assert open_source(f"{tmp_path}#r03").read(0).shape == (3, 3, 3)
+
+
 def test_a_damaged_image_is_skipped_and_a_cut_file_refused(tmp_path: Path) -> None:
     folder = unpack(tmp_path, tfds()) / "mnist/3.0.1"
     file = folder / "mnist-train.tfrecord-00000-of-00002"

@@ -28,6 +28,7 @@ from .tf_example import LENGTH, Feature, features_of
 
 _SHARD = re.compile(r"(?P<stem>.+?)(?:\.[a-z_]+)?-(?P<number>\d{5})-of-(?P<count>\d{5})(?:\.gz)?")
 _NAMED = re.compile(r".*\.tfrecords?(\.gz|-\d{5}-of-\d{5}(\.gz)?)?|.+-\d{5}-of-\d{5}", re.IGNORECASE)
+_LEVEL = re.compile(r".+-(r\d{2})\.tfrecords")  # StyleGAN's first tool kept each resolution, ffhq-r02 to ffhq-r10
 _IMAGES = ("image/encoded", "image", "image_raw", "img", "jpg", "jpeg", "png", "data", "image/raw", "encoded")
 _LABELS = ("image/class/label", *KEYS, "fine_label", "image/label", "class/label")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
@@ -65,6 +66,11 @@ def open_tfrecords(path: Path, part: str, *, address: str, labels: str | None) -
     paths = [path] if path.is_file() else _files(path, address)
     if not paths or not is_tfrecord(paths[0]):
         return None
+    levels = {found[1]: one for one in paths if (found := _LEVEL.fullmatch(one.name))}
+    if len(levels) == len(paths) > 1:
+        best = choose(f"resolution of {address}", part, list(levels)) if part else max(levels)
+        told = f"the other resolutions {', '.join(level for level in levels if level != best)}"
+        return TfRecords([levels[best]], address=address, labels=labels, passed_over=[told])
     kept, rest = of_one_split(paths, part, address, _split_of) if path.is_dir() or part else (paths, [])
     return TfRecords(kept, address=address, labels=labels, passed_over=[*rest, *_absent(kept)])
 

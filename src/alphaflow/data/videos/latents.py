@@ -39,7 +39,7 @@ class ClipFrames:
             require_av(f"reading videos at {address}")
         self.address, self.class_names = str(address), self.files.class_names
         self.labels = self.files.labels.repeat(frames) if self.class_names else None
-        self.stamp = self.files.stamp
+        self.stamp, self.passed_over = self.files.stamp, self.files.passed_over
         self.digest = fingerprint(f"{frames} frames at {rate:g}, as shown, {self.files.digest}")
         self._clips: OrderedDict[int, NDArray[np.uint8] | OSError] = OrderedDict()
         self._locks: dict[int, threading.Lock] = {}
