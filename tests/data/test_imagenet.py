@@ -253,6 +253,18 @@ def test_folders_that_torchvision_has_prepared(tmp_path: Path) -> None:
     assert open_source(f"{tmp_path}#validation").class_names == tuple(SYNSETS)
 
 
+def test_a_devkit_whose_synsets_have_no_numbers(tmp_path: Path) -> None:
+    kinds = [(name, object) for name in ("ILSVRC2012_ID", "WNID", "words", "num_children")]
+    table = np.empty((2, 1), kinds)
+    table[:, 0] = [("one", "n01440764", "tench", 0.0), (2.0, "n01443537", "goldfish", 0.0)]
+    file = io.BytesIO()
+    savemat(file, {"synsets": table})
+    unpack(tmp_path / "val", VAL)
+    unpack(tmp_path, devkit() | {"ILSVRC2012_devkit_t12/data/meta.mat": file.getvalue()})
+    with pytest.raises(UserError, match=r"meta.mat has a synset without a number"):
+        open_source(str(tmp_path))
+
+
 def test_a_list_of_the_same_name_is_no_published_set(tmp_path: Path) -> None:
     unpack(
         tmp_path,

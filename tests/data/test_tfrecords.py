@@ -1,9 +1,11 @@
 """TFRecords as tfds, TensorFlow's older scripts and StyleGAN wrote them: small copies by a writer of our own."""
 
+import contextlib
 import gzip
 import io
 import json
 import struct
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -235,6 +237,20 @@ def test_the_checksum_is_that_of_the_definition(length: int) -> None:
 
 def test_the_checksums_of_the_standard() -> None:
     assert crc32c(b"123456789") == 0xE3069283 and crc32c(bytes(32)) == 0x8A9136AA  # RFC 3720, B.4
+
+
+@given(st.data())
+def test_no_damage_to_a_message_raises_anything_but_one_line(data: st.DataObject) -> None:
+    raw = bytearray(example(image=png(9), label=[1, 2], name=b"x"))
+    raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.tfrecord"
+        path.write_bytes(record(bytes(raw)))
+        with contextlib.suppress(UserError):
+            source = open_source(str(path))
+            source.captions()
+            with contextlib.suppress(OSError):
+                source.read(0)
 
 
 @given(st.binary(max_size=60))

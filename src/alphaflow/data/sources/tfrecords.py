@@ -1,12 +1,13 @@
 """TFRecord files of images, as TensorFlow's own sets (tfds) and many others are kept; read without TensorFlow."""
 
 import json
+import math
 import mmap
 import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +142,13 @@ class TfRecords:
         self._lock = threading.Lock()
         self._declared = _declared(self.paths[0].parent)
         first = self._first()
-        self._image = self._image_feature(first)
-        self.labels, self.class_names, self.origin, unseen = self._classes(first, labels)
+        try:
+            self._image = self._image_feature(first)
+            self.labels, self.class_names, self.origin, unseen = self._classes(first, labels)
+        except UserError:
+            raise
+        except ValueError as error:
+            raise UserError(f"{self.name(0)} is no tf.train.Example ({error})") from None
         self.passed_over = (*passed_over, *unseen)
         names = [path.name for path in self.paths]
         self.digest = digest_of(Names([*names, self._image]), self._spans[:, 1], self.labels, self.class_names)
@@ -174,11 +180,15 @@ class TfRecords:
         name = next(iter([*usual, *names]), None)
         if name is None or first[name].kind != 1:
             return None
-        values = (features[name].values() if name in features else [] for _, features in self._each())
-        return [bytes(found[0]).decode("utf-8", "replace") if found else "" for found in values]  # type: ignore[arg-type]
 
-    def _each(self) -> Iterator[tuple[int, Mapping[str, Feature]]]:
-        """Yield the features of each record, of which only the pages that are looked at are read."""
+        def caption(features: Mapping[str, Feature]) -> str:
+            found = features[name].values() if name in features else []
+            return bytes(found[0]).decode("utf-8", "replace") if found else ""  # type: ignore[arg-type]
+
+        return [text for _, text in self._each(caption)]
+
+    def _each(self, take: Callable[[Mapping[str, Feature]], Any]) -> Iterator[tuple[int, Any]]:
+        """Yield what is taken of the features of each record; only the pages that are looked at are read."""
         at = 0
         for number, plain in enumerate(self._plain):
             count = int((self._file == number).sum())
@@ -189,11 +199,12 @@ class TfRecords:
                     start, length = self._spans[index].tolist()
                     view = memoryview(mapped)[start : start + length]
                     try:
-                        yield index, features_of(view)
+                        taken = take(features_of(view))
                     except ValueError as error:
                         raise UserError(f"{self.name(index)} is no tf.train.Example ({error})") from None
                     finally:
                         view.release()
+                    yield index, taken
             at += count
 
     def _first(self) -> Mapping[str, Feature]:
@@ -250,8 +261,9 @@ class TfRecords:
 
     def _values(self, feature: str) -> list[str]:
         values = []
-        for index, features in self._each():
-            value = features[feature].first() if feature in features else None
+        for index, value in self._each(
+            lambda features: features[feature].first() if feature in features else None
+        ):
             word = value.decode("utf-8", "replace") if isinstance(value, bytes) else word_of(value)
             if word is None:
                 raise UserError(
@@ -276,7 +288,7 @@ def _shape(features: Mapping[str, Feature], name: str) -> tuple[int, ...] | None
     if "shape" in features:
         shape = features["shape"].values()
         whole = len(shape) == 3 and all(isinstance(size, int) and size > 0 for size in shape)
-        if whole and int(np.prod([int(size) for size in shape])) == len(data) and shape[0] in (1, 3):
+        if whole and math.prod(int(size) for size in shape) == len(data) and shape[0] in (1, 3):
             return tuple(int(size) for size in shape)
     sides = [features[side].first() if side in features else None for side in ("height", "width")]
     if all(isinstance(side, int) and side > 0 for side in sides):

@@ -207,9 +207,10 @@ def find_flowers(place: Place) -> Layout | None:
     labels = np.atleast_1d(read_mat(place, file, "labels")["labels"])
     names_of = {"train": "trnid", "valid": "valid", "test": "tstid"}
     read = read_mat(place, parts_file, *names_of.values()) if parts_file else {}
-    parts = {
-        split: set(np.atleast_1d(read[name]).astype(int).tolist()) for split, name in names_of.items() if read
-    }
+    wrong = next((name for name, value in read.items() if np.asarray(value).dtype.kind not in "iuf"), None)
+    if wrong is not None:
+        raise UserError(f"{place.called(parts_file or file)}: {wrong} holds no numbers of images: fetch it anew")
+    parts = {name: set(np.ravel(read[key]).astype(int).tolist()) for name, key in names_of.items() if read}
     if labels.ndim != 1 or labels.dtype.kind not in "iuf":
         raise UserError(
             f"{place.called(file)}: labels are {labels.dtype} {labels.shape}, not a number for each image"

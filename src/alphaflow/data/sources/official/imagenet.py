@@ -240,8 +240,11 @@ def _meta_mat(place: Place, name: str) -> tuple[dict[int, str], dict[str, str]]:
     fields = table.dtype.names or ()
     if not {"ILSVRC2012_ID", "WNID", "words", "num_children"} <= set(fields):
         raise UserError(f"{place.called(name)} lists no synsets with ILSVRC2012_ID, WNID and words: fetch it anew")
-    leaves = [row for row in table if int(row["num_children"]) == 0]
-    synset_of = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in leaves}
+    try:
+        leaves = [row for row in table if int(row["num_children"]) == 0]
+        synset_of = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in leaves}
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{place.called(name)} has a synset without a number ({error}): fetch it anew") from None
     return synset_of, {str(row["WNID"]): str(row["words"]) for row in leaves}
 
 
