@@ -118,6 +118,16 @@ def make(layout: str, seed: int = 0, **options: Any) -> SiT:
     return SiT(TIMES[layout], **options).eval()
 
 
+def coarse(layout: str, seed: int = 0) -> SiT:
+    """The same with weights rounded to eighths, which pack well."""
+    net = make(layout, seed)
+    with torch.no_grad():
+        for weight in net.parameters():
+            if weight.requires_grad:
+                weight.copy_((8 * weight).round() / 8)
+    return net
+
+
 def velocity(net: SiT, layout: str, z: Tensor, r: Tensor, t: Tensor, y: Tensor) -> Tensor:
     """What the network predicts, in the convention with noise at t = 1."""
     if layout == "sit":  # data at 1, the velocity towards it

@@ -6,7 +6,6 @@ import pickle
 import resource
 import struct
 import sys
-import zipfile
 
 import numpy as np
 import pytest
@@ -188,23 +187,6 @@ def test_accelerates_folder(tmp_path, capsys):
     (tmp_path / "model_1.safetensors").unlink()
     take(tmp_path, tmp_path / "own")
     theirs.same(tmp_path / "own", theirs.make("meanflow", 1), "meanflow")
-
-
-@pytest.mark.parametrize("given", ["folder", "inside", "zip"])
-def test_orbax_is_named_with_the_lines_that_help(given, tmp_path):
-    home = tmp_path / "checkpoint_1200"
-    home.mkdir()
-    (home / "_METADATA").write_text("{}")
-    (home / "manifest.ocdbt").write_bytes(b"x")
-    theirs.write(home / "checkpoint", theirs.pack({"ema_params": "PLACEHOLDER://ema_params"}))
-    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
-        archive.write(home / "_METADATA", "checkpoint_1200/_METADATA")
-    file = {"folder": home, "inside": home / "checkpoint", "zip": tmp_path / "x.zip"}[given]
-    with pytest.raises(UserError, match=r"an Orbax checkpoint, .*PyTreeCheckpointer\(\)\.restore.*numpy\.savez"):
-        take(file, tmp_path / "model")
-    alone = theirs.write(tmp_path / "checkpoint", theirs.pack({"ema_params": "PLACEHOLDER://ema_params"}))
-    with pytest.raises(UserError, match="it is the index of an Orbax checkpoint"):
-        take(alone, tmp_path / "model")
 
 
 def test_distributed_checkpoints_are_named(tmp_path):

@@ -92,7 +92,7 @@ def import_checkpoint(path: str | Path, folder: Path, wanted: ImportOptions | No
 
 
 def _choose_weights(flat: Mapping[str, Any], asked: str | None, content: Content) -> WeightSet:
-    ordered = not content.form.startswith("safetensors")
+    ordered = not content.form.startswith(("safetensors", "orbax"))
     try:
         return choose_weights(flat, asked, ordered=ordered)
     except UserError as error:
@@ -114,7 +114,7 @@ def _warn_of_others(chosen: WeightSet) -> None:
 
 def _size(path: Path) -> int:
     """Return the bytes of the file, or of all files in the folder."""
-    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.iterdir()) if file.is_file())
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
 
 
 def _origin(path: str | Path, content: Content, built: BuiltNetwork, chosen: WeightSet) -> dict[str, Any]:
