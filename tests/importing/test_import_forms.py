@@ -6,6 +6,7 @@ import pickle
 import resource
 import struct
 import sys
+import zipfile
 
 import numpy as np
 import pytest

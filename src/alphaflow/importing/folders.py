@@ -1,4 +1,4 @@
-"""Folders of weights: one file, one network in parts, accelerate's, or Orbax's; and hints for what cannot be read."""
+"""Folders of weights: one file, a network in parts, accelerate's, Orbax's; and hints for what cannot be read."""
 
 import json
 import re

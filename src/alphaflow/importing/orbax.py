@@ -48,7 +48,7 @@ class Place(NamedTuple):
 
 
 def find_orbax(path: Path) -> Place | None:
-    """Return where the arrays of an Orbax checkpoint lie: in this folder, one in it, around this file, or in a zip.
+    """Return where the arrays of an Orbax checkpoint lie: in this folder or below, around this file, or in a zip.
 
     Raises:
         UserError: there are several checkpoints, of which one must be named.
@@ -65,10 +65,9 @@ def find_orbax(path: Path) -> Place | None:
         return None
     roots = _roots(sizes)
     if len(roots) > 1:
-        raise UserError(
-            f"{path} holds {len(roots)} Orbax checkpoints ({', '.join(roots[:4])}{', …' if len(roots) > 4 else ''}): "
-            f"give one of them{', unpacked' if path.is_file() else f', such as {path / roots[-1]}'}"
-        )
+        some = ", ".join(roots[:4]) + (", …" if len(roots) > 4 else "")
+        one = "unpacked" if path.is_file() else f"such as {path / roots[-1]}"
+        raise UserError(f"{path} holds {len(roots)} Orbax checkpoints ({some}): give one of them, {one}")
     return Place(path, roots[0], sum(sizes.values())) if roots else None
 
 
@@ -101,6 +100,7 @@ def read_orbax(place: Place) -> Content:
     """
     where = place.path / place.within if place.path.is_dir() else place.path
     said = LINES.replace("DIR", str(where.resolve()))
+    doubt = f"is it whole? If it is, {said}"
     try:
         import tensorstore
     except ImportError:
@@ -111,11 +111,10 @@ def read_orbax(place: Place) -> Content:
     except UserError:
         raise
     except Exception as error:  # a damaged store can make its reader raise nearly anything
-        raise UserError(
-            f"{where} is an Orbax checkpoint, and cannot be read ({one_line(error, 160)}): is it whole? If it is, {said}"
-        ) from None
+        what = one_line(error, 160)
+        raise UserError(f"{where} is an Orbax checkpoint, and cannot be read ({what}): {doubt}") from None
     if not tree:
-        raise UserError(f"{where} is an Orbax checkpoint that holds no arrays: is it whole? If it is, {said}")
+        raise UserError(f"{where} is an Orbax checkpoint that holds no arrays: {doubt}")
     declared = sum(
         int(np.prod(one.shape, dtype=object)) * one.dtype.itemsize
         for one in tree.values()
