@@ -112,7 +112,7 @@ def read_orbax(place: Place) -> Content:
         raise
     except Exception as error:  # a damaged store can make its reader raise nearly anything
         what = one_line(error, 160)
-        raise UserError(f"{where} is an Orbax checkpoint, and cannot be read ({what}): {doubt}") from None
+        raise UserError(f"{where} is an Orbax checkpoint and cannot be read ({what}): {doubt}") from None
     if not tree:
         raise UserError(f"{where} is an Orbax checkpoint that holds no arrays: {doubt}")
     declared = sum(
