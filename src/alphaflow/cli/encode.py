@@ -160,9 +160,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "--scale",
         choices=("statistics", "places", "scalar", "own"),
-        help="statistics (the default): by mean and std of each channel; places: of each place of each channel, as "
-        "the α-Flow release does; scalar: by the autoencoder's own number; own: as its makers do, or as statistics "
-        "beside latents of others say (the default of shards)",
+        help="statistics (the default): by mean and std of each channel; places: of each place of each channel, "
+        "as the α-Flow release does; scalar: by the autoencoder's own number; own: as its makers do, or as "
+        "statistics beside latents of others say (the default of shards)",
     )
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="of the autoencoder (fp32)")
     parser.add_argument("--batch-size", type=int, help="images through the autoencoder at once (32)")

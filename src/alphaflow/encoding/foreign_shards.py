@@ -1,8 +1,9 @@
 """Latents that others keep many to a file: safetensors shards, as LightningDiT's, of VA-VAE and of FACM.
 
 A shard has `latents` (N, C, h, w), perhaps `latents_flip` of the mirrored pictures and `labels` (N,); or else
-`moments` for `latents`. Beside them lies `latents_stats.pt`, mean and std of each channel, by which their code scales:
-(latent - mean) / std. Source: hustvl/LightningDiT, `extract_features.py` and `datasets/img_latent_dataset.py`.
+`moments` for `latents`. Beside them lies `latents_stats.pt`, mean and std of each channel, by which their code
+scales: (latent - mean) / std. Source: hustvl/LightningDiT, `extract_features.py` and
+`datasets/img_latent_dataset.py`.
 """
 
 import hashlib
@@ -130,8 +131,8 @@ class Shards:
         wrong = [key for key in keys if len(shapes[key]) < 1 or shapes[key][0] != shapes[kind][0]]
         if wrong:
             raise UserError(
-                f"{self.address}/{name} holds {shapes[kind][0]} {kind} and {wrong[0]} {list(shapes[wrong[0]])}: it "
-                "is damaged, or of another kind"
+                f"{self.address}/{name} holds {shapes[kind][0]} {kind} and {wrong[0]} {list(shapes[wrong[0]])}: "
+                "it is damaged, or of another kind"
             )
         return keys, shapes[kind][0]
 

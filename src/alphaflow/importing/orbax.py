@@ -96,7 +96,7 @@ def read_orbax(place: Place) -> Content:
     """Read the tree of arrays in a checkpoint. Its arrays stay there until they are asked for.
 
     Raises:
-        UserError: the extra is not installed; the checkpoint is damaged, or asks for far more memory than it holds.
+        UserError: the extra is not installed; the checkpoint is damaged, or asks for far more than it holds.
     """
     where = place.path / place.within if place.path.is_dir() else place.path
     said = LINES.replace("DIR", str(where.resolve()))
