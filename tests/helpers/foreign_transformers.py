@@ -29,6 +29,7 @@ TIMES = {
     "sit": ("t_embedder",),
     "repa": ("t_embedder",),
     "jax-meanflow": ("t_embedder", "h_embedder"),
+    "soflow": ("t_embedder", "s_embedder"),
 }
 
 

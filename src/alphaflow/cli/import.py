@@ -23,7 +23,7 @@ def run(words: list[str]) -> None:
     parser.add_argument("out", metavar="DIR", type=Path, help="the folder to write")
     parser.add_argument(
         "--layout",
-        help="alphaflow, meanflow, meanflow-early, sit, repa, jax-meanflow or imf, where names do not tell",
+        help="alphaflow, meanflow, meanflow-early, soflow, sit, repa, jax-meanflow or imf, where names do not tell",
     )
     parser.add_argument(
         "--weights",

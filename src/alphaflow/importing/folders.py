@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from .distributed import METADATA, read_distributed
 from .orbax import LINES, find_orbax, read_orbax
 from .read_checkpoint import Content, read_checkpoint
 
@@ -37,6 +38,8 @@ def read_source(path: str | Path) -> Content:
     path = Path(path)
     if place := find_orbax(path):
         return read_orbax(place)
+    if (path.parent / METADATA).is_file() and (path.name == METADATA or path.suffix == ".distcp"):
+        return _read_distributed(path.parent)
     if path.is_dir():
         return _read_folder(path)
     if words := _pieces(path.parent, (path.name,)):
@@ -62,6 +65,11 @@ def _read_folder(folder: Path) -> Content:
         inside = sorted(entry for entry in folder.iterdir() if entry.is_dir())
     except OSError as error:
         raise UserError(f"cannot read {folder} ({error.strerror}): give a checkpoint") from None
+    if parts := [place for place in (folder, *inside) if (place / METADATA).is_file()]:
+        if len(parts) == 1:
+            return _read_distributed(parts[0])
+        contents = {place.name: _read_distributed(place) for place in parts}
+        return Content("distributed", {name: one.tree for name, one in contents.items()})
     for place in (folder, *inside):
         if words := _pieces(place, None):
             raise UserError(f"{folder} is {words.replace('DIR', str(place.resolve()))}")
@@ -83,6 +91,10 @@ def _read_folder(folder: Path) -> Content:
     held = [entry.name for entry in inside if any(name.suffix in WEIGHTS for name in entry.iterdir())]
     where = f", give {_some([f'{folder / name}' for name in held])}" if held else ""
     raise UserError(f"{folder} is a folder without a file of weights{where or ': give the file with the weights'}")
+
+
+def _read_distributed(folder: Path) -> Content:
+    return read_distributed(folder, DCP.replace("DIR", str(folder.resolve())))
 
 
 def _together(folder: Path, names: list[str]) -> Content:
@@ -123,7 +135,6 @@ def _pieces(folder: Path, given: tuple[str, ...] | None) -> str:
     names = given or tuple(entry.name for entry in folder.iterdir())
     marks: Mapping[str, tuple[str, ...]] = {
         ORBAX: ("_CHECKPOINT_METADATA",),
-        DCP: (".metadata",),
         DEEPSPEED: ("zero_to_fp32.py",),
     }
     for words, some in marks.items():
