@@ -115,7 +115,7 @@ def changed(tmp_path, change, **wanted):
     "change, message",
     [
         (lambda s: s.pop("blocks.1.attn.qkv.bias"), r"missing: blocks\.1\.attn\.qkv\.bias$"),
-        (lambda s: s.update({"blocks.0.attn.q_norm.weight": torch.ones(8)}), r"too many: blocks\.0\.attn\.q_norm"),
+        (lambda s: s.update({"blocks.0.attn.gate.weight": torch.ones(8)}), r"too many: blocks\.0\.attn\.gate"),
         (lambda s: s.pop("blocks.0.mlp.fc1.bias"), r"missing: blocks\.0\.mlp\.fc1\.bias$"),
         (lambda s: s.update({"x_embedder.proj.weight": torch.ones(24, 16)}), "tensors have unexpected shapes"),
         (lambda s: s.update({"blocks.0.attn.qkv.bias": torch.ones(9)}), "no DiT can be made of it .*qkv.bias"),

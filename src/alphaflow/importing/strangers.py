@@ -1,4 +1,4 @@
-"""Networks of the field that are not taken in, told by the names of their weights, so that a refusal can name them.
+"""Networks of the field that are not taken in, told by the names of their weights, so that a refusal names them.
 
 Some share most of their names with a DiT, and would give numbers that mean nothing if they were taken for one.
 """
