@@ -7,7 +7,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from alphaflow.cli import run
 from alphaflow.data import Latents
@@ -17,18 +16,6 @@ from alphaflow.errors import UserError
 from foreign_samples import SETTINGS, N, encode, labels_of, moments, refused, write
 
 # ---------------------------------------------------------------------------------- which files are samples
-
-
-def test_shards_beside_statistics_are_refused_with_what_is_understood(tmp_path, capsys) -> None:
-    """LightningDiT's folder, of which the statistics alone have a suffix that is read."""
-    (tmp_path / "src").mkdir()
-    tensors = {"latents": torch.randn(5, 4, 4, 4), "labels": torch.arange(5)}
-    save_file(tensors, tmp_path / "src" / "latents_rank00_shard000.safetensors")
-    torch.save({"mean": torch.zeros(1, 4, 1, 1), "std": torch.ones(1, 4, 1, 1)}, tmp_path / "src/latents_stats.pt")
-    said = refused(encode(tmp_path / "src", tmp_path / "out"), capsys)
-    assert "latents_stats.pt (statistics)" in said and "latents_rank00_shard000.safetensors" in said
-    assert "latents [5, 4, 4, 4]" in said and "labels [5]" in said
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def scored(digits: Path, samples: Path, file: Path) -> dict:
     return json.loads(file.read_text())["results"][0]
 
 
-def test_an_archive_of_samples_is_scored_as_their_folder_is(digits, tmp_path, capsys):
+def test_an_archive_of_samples_is_scored_as_their_folder_is(digits, tmp_path, capsys, caplog):
     """Ours, ADM's, and a compressed one; labels are those of the samples wherever they stand."""
     for out in ("x.npz", "folder/"):
         assert (
@@ -43,6 +43,7 @@ def test_an_archive_of_samples_is_scored_as_their_folder_is(digits, tmp_path, ca
         found = scored(digits, tmp_path / f"{name}.npz", tmp_path / "b.json")
         assert found["figures"] == expected["figures"] and found["count"] == 70
         assert "70 samples against the run's data, 1,797 samples" in capsys.readouterr().out
+    assert "the first is scored" not in caplog.text  # what we write holds them twice
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
@@ -79,7 +80,7 @@ def test_splits_and_colours_are_told(packed, digits, tmp_path, caplog):
 
 def test_two_arrays_of_images_are_told(digits, tmp_path, caplog):
     images = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 1), np.uint8)
-    np.savez(tmp_path / "x.npz", images=images, arr_0=images)
+    np.savez(tmp_path / "x.npz", images=images, arr_0=images[::-1])
     assert run(["evaluate", str(digits), "--from-folder", str(tmp_path / "x.npz"), "--metrics", "frechet"]) == 0
     assert "holds arr_0 and images: the first is scored" in caplog.text
 

@@ -67,7 +67,8 @@ def test_a_streamed_grid_is_about_as_small_as_pillows(tmp_path):
 def test_streamed_arrays_are_those_of_savez(tmp_path, size):
     for name, samples in (("images", noise(70, 6, 5, 3)), ("points", noise(70, 2).astype(np.float32))):
         write(tmp_path / "s.npz", samples, size=size)
-        np.savez(tmp_path / "plain.npz", **{name: samples, "labels": np.arange(70)})
+        again = {"arr_0": samples} if name == "images" else {}  # for ADM's evaluator
+        np.savez(tmp_path / "plain.npz", **{name: samples, "labels": np.arange(70)}, **again)
         with np.load(tmp_path / "s.npz", allow_pickle=False) as found, np.load(tmp_path / "plain.npz") as wanted:
             assert sorted(found) == sorted(wanted)
             for key in wanted:

@@ -29,6 +29,7 @@ TIMES = {
     "sit": ("t_embedder",),
     "repa": ("t_embedder",),
     "jax-meanflow": ("t_embedder", "h_embedder"),
+    "soflow": ("t_embedder", "s_embedder"),
 }
 
 
@@ -116,6 +117,16 @@ def make(layout: str, seed: int = 0, **options: Any) -> SiT:
     """A network of this layout with random weights."""
     torch.manual_seed(seed)
     return SiT(TIMES[layout], **options).eval()
+
+
+def coarse(layout: str, seed: int = 0) -> SiT:
+    """The same with weights rounded to eighths, which pack well."""
+    net = make(layout, seed)
+    with torch.no_grad():
+        for weight in net.parameters():
+            if weight.requires_grad:
+                weight.copy_((8 * weight).round() / 8)
+    return net
 
 
 def velocity(net: SiT, layout: str, z: Tensor, r: Tensor, t: Tensor, y: Tensor) -> Tensor:

@@ -190,32 +190,45 @@ def test_accelerates_folder(tmp_path, capsys):
     theirs.same(tmp_path / "own", theirs.make("meanflow", 1), "meanflow")
 
 
-@pytest.mark.parametrize("given", ["folder", "inside", "zip"])
-def test_orbax_is_named_with_the_lines_that_help(given, tmp_path):
-    home = tmp_path / "checkpoint_1200"
-    home.mkdir()
-    (home / "_METADATA").write_text("{}")
-    (home / "manifest.ocdbt").write_bytes(b"x")
-    theirs.write(home / "checkpoint", theirs.pack({"ema_params": "PLACEHOLDER://ema_params"}))
-    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
-        archive.write(home / "_METADATA", "checkpoint_1200/_METADATA")
-    file = {"folder": home, "inside": home / "checkpoint", "zip": tmp_path / "x.zip"}[given]
-    with pytest.raises(UserError, match=r"an Orbax checkpoint, .*PyTreeCheckpointer\(\)\.restore.*numpy\.savez"):
-        take(file, tmp_path / "model")
-    alone = theirs.write(tmp_path / "checkpoint", theirs.pack({"ema_params": "PLACEHOLDER://ema_params"}))
-    with pytest.raises(UserError, match="it is the index of an Orbax checkpoint"):
-        take(alone, tmp_path / "model")
-
-
-def test_distributed_checkpoints_are_named(tmp_path):
+def saved_by_dcp(state, folder):
     import torch.distributed.checkpoint as dcp
 
-    dcp.save({"ema": STATE}, checkpoint_id=tmp_path / "dcp", no_dist=True)
-    for file in (tmp_path / "dcp", *(tmp_path / "dcp").iterdir()):
-        with pytest.raises(
-            UserError, match=r"torch\.distributed\.checkpoint.*format_utils dcp_to_torch .*dcp weights\.pt"
-        ):
-            take(file, tmp_path / "model")
+    dcp.save(state, checkpoint_id=folder, no_dist=True)
+    return folder
+
+
+def test_distributed_checkpoints(tmp_path, monkeypatch):
+    """Read as they are, whatever in them is named, with none of torch's own code for it."""
+    own = theirs.make("meanflow", 1)
+    home = saved_by_dcp({"model": own.state_dict(), "ema": STATE, "step": 7}, tmp_path / "dcp")
+    monkeypatch.setitem(sys.modules, "torch.distributed.checkpoint", None)
+    for k, file in enumerate((home, home / ".metadata", *home.glob("*.distcp"), tmp_path)):
+        report = take(file, tmp_path / f"model{k}" / "x")
+        assert report.record.weights == "ema" and report.record.step == 7
+        theirs.same(tmp_path / f"model{k}" / "x", EMA, "meanflow")
+    take(home, tmp_path / "own", weights="net")
+    theirs.same(tmp_path / "own", own, "meanflow")
+
+
+def test_damaged_distributed_checkpoints_are_one_line(tmp_path):
+    home = saved_by_dcp({"ema": STATE}, tmp_path / "dcp")
+    (part,) = home.glob("*.distcp")
+    whole = part.read_bytes()
+    helps = r": it is a checkpoint by torch\.distributed\.checkpoint.*format_utils dcp_to_torch .*dcp weights\.pt"
+    part.write_bytes(whole[:-2000])
+    with pytest.raises(UserError, match=r"its __0_0\.distcp is cut short" + helps):
+        take(home, tmp_path / "model")
+    part.unlink()
+    with pytest.raises(UserError, match=r"cannot read its __0_0\.distcp .* is all of it there\?" + helps):
+        take(home, tmp_path / "model")
+    part.write_bytes(whole)
+    for content in (b"", b"junk", pickle.dumps({"a": 1}), (home / ".metadata").read_bytes()[:300]):
+        (home / ".metadata").write_bytes(content)
+        with pytest.raises(UserError, match=r"its \.metadata cannot be understood|a checkpoint by torch"):
+            take(home, tmp_path / "model")
+    (home / ".metadata").unlink()
+    with pytest.raises(UserError, match=r"is a checkpoint by torch\.distributed"):
+        take(home, tmp_path / "model")
 
 
 DTENSORS = """
@@ -228,6 +241,34 @@ state, mesh = torch.load(sys.argv[1]), init_device_mesh("cpu", (2,))
 for name, kind in (("whole", Replicate()), ("parts", Shard(0))):
     torch.save({key: distribute_tensor(value, mesh, [kind]) for key, value in state.items()}, sys.argv[1] + name)
 """
+
+SHARDED = """
+import sys, torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+import torch.multiprocessing as mp
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+
+def save(rank, path):
+    dist.init_process_group("gloo", init_method=f"file://{path}.store", rank=rank, world_size=2)
+    state, mesh = torch.load(path), init_device_mesh("cpu", (2,))
+    dcp.save({"ema": {key: distribute_tensor(value, mesh, [Shard(0)]) for key, value in state.items()}},
+             checkpoint_id=path + "dcp")
+    dist.destroy_process_group()
+
+if __name__ == "__main__":
+    mp.start_processes(save, (sys.argv[1],), 2, start_method="fork")
+"""
+
+
+def test_tensors_that_two_processes_wrote(tmp_path):
+    """As FSDP's state lies in a folder: half of the rows in the file of either."""
+    torch.save(STATE, tmp_path / "x")
+    forked.run([sys.executable, "-c", SHARDED, str(tmp_path / "x")], check=True, capture_output=True)
+    assert len(list((tmp_path / "xdcp").glob("*.distcp"))) == 2
+    take(tmp_path / "xdcp", tmp_path / "model")
+    theirs.same(tmp_path / "model", EMA, "meanflow")
 
 
 def test_dtensors(tmp_path):
@@ -286,9 +327,9 @@ def test_words_that_help(tmp_path, capsys, caplog):
     assert run([*words, "--classes", "4"]) == 2
     assert "say --classes 5 where the last row is that of no class, and --classes 6" in capsys.readouterr().err
     assert run(words) == 0 and "guides the first 3 of 4 channels" in caplog.text
-    soflow = {name.replace("r_embedder", "s_embedder"): value for name, value in STATE.items()}
-    with pytest.raises(UserError, match=r"'s_embedder', .* SoFlow's network is MeanFlow's with r_embedder"):
-        take(theirs.write(tmp_path / "so.pt", theirs.torch_bytes(soflow)), tmp_path / "so")
+    other = {name.replace("r_embedder", "q_embedder"): value for name, value in STATE.items()}
+    with pytest.raises(UserError, match=r"a time embedding 'q_embedder', which no layout here knows"):
+        take(theirs.write(tmp_path / "so.pt", theirs.torch_bytes(other)), tmp_path / "so")
     short = {name: value for name, value in STATE.items() if name != "blocks.1.attn.qkv.bias"}
     with pytest.raises(UserError, match="the weights do not fit the layout meanflow"):
         take(theirs.write(tmp_path / "short.pt", theirs.torch_bytes(short)), tmp_path / "short")

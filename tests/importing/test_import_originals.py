@@ -38,7 +38,7 @@ def without(state, *firsts):
     return {name: value for name, value in state.items() if name.split(".")[0] not in firsts}
 
 
-@pytest.mark.parametrize("layout", ["meanflow", "meanflow-early", "sit", "repa"])
+@pytest.mark.parametrize("layout", ["meanflow", "meanflow-early", "soflow", "sit", "repa"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 def test_layouts_of_torch(layout, dtype, tmp_path):
     net = theirs.make(layout.removesuffix("-early"), 3).to(dtype)

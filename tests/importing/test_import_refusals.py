@@ -115,7 +115,7 @@ def changed(tmp_path, change, **wanted):
     "change, message",
     [
         (lambda s: s.pop("blocks.1.attn.qkv.bias"), r"missing: blocks\.1\.attn\.qkv\.bias$"),
-        (lambda s: s.update({"blocks.0.attn.q_norm.weight": torch.ones(8)}), r"too many: blocks\.0\.attn\.q_norm"),
+        (lambda s: s.update({"blocks.0.attn.gate.weight": torch.ones(8)}), r"too many: blocks\.0\.attn\.gate"),
         (lambda s: s.pop("blocks.0.mlp.fc1.bias"), r"missing: blocks\.0\.mlp\.fc1\.bias$"),
         (lambda s: s.update({"x_embedder.proj.weight": torch.ones(24, 16)}), "tensors have unexpected shapes"),
         (lambda s: s.update({"blocks.0.attn.qkv.bias": torch.ones(9)}), "no DiT can be made of it .*qkv.bias"),
@@ -154,3 +154,53 @@ def test_what_does_not_fit_is_named(change, message, tmp_path):
 def test_what_is_asked_for_must_fit(wanted, message, tmp_path):
     with pytest.raises(UserError, match=message):
         changed(tmp_path, lambda state: None, **wanted)
+
+
+def test_soflows_network_and_its_average(tmp_path):
+    """As its train.py saves them: the network within a module, times t and t - s."""
+    own, ema = theirs.make("soflow", 1), theirs.make("soflow", 2)
+    content = {
+        name: {f"network.{key}": value for key, value in net.state_dict().items()}
+        for name, net in (("model", own), ("ema_model", ema))
+    }
+    file = theirs.write(tmp_path / "x.pt", theirs.torch_bytes({**content, "optimizer": {"state": {}}}))
+    report = import_checkpoint(file, tmp_path / "model", ImportOptions(heads=theirs.HEADS))
+    assert report.layout == "soflow" and report.record.data["latents"]["vae_name"] == "sd-vae-ft-mse"
+    theirs.same(tmp_path / "model", ema, "soflow")
+
+
+STRANGE = [
+    ({"blocks.0.mlp.w12.weight": 1, "feat_rope.freqs_cos": 1}, {}, "LightningDiT's network or its kin"),
+    ({"blocks.0.attn.q_norm.weight": 1}, {}, "LightningDiT's network or its kin"),
+    ({"logvar_linear.weight": 1, "logvar_linear.bias": 1}, {}, "DMF's network, whose later blocks see r"),
+    ({}, {"dmf_depth": 20}, "DMF's network, whose later blocks see r"),
+    ({}, {"model": "DMFT-XL/2"}, "DMF's network"),
+    ({"s_embedder.mlp.0.weight": 1, "guidance_embedder.mlp.0.weight": 1}, {}, "TVM's network"),
+    ({"s_projector.weight": 1}, {}, "RAE's DiTDH"),
+]
+
+
+@pytest.mark.parametrize("names, settings, said", STRANGE)
+def test_look_alikes_are_named_and_not_taken_in(names, settings, said, tmp_path):
+    """Even where --layout insists: nothing but the names beside SiT's tells them apart."""
+    state = theirs.make("repa", 2).state_dict() | {name: torch.ones(2, 2) for name in names}
+    file = theirs.write(tmp_path / "x.pt", theirs.torch_bytes({"ema": state, "args": settings}))
+    for layout in (None, "repa"):
+        with pytest.raises(UserError, match=f"it holds {said}.*wrap it in a module net"):
+            import_checkpoint(file, tmp_path / "model", ImportOptions(heads=theirs.HEADS, layout=layout))
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("ema.model.enc.32x32_conv.weight", "a U-Net of EDM's kind"),
+        ("model.diffusion_model.input_blocks.0.0.weight", "a U-Net of ADM's kind"),
+        ("transformer_blocks.0.attn1.to_q.weight", "a transformer of diffusers"),
+        ("ema_params/net/x_embedder/proj1/kernel", "pMF's network"),
+    ],
+)
+def test_other_networks_are_named(name, said, tmp_path):
+    file = theirs.write(tmp_path / "x.pt", theirs.torch_bytes({name: torch.ones(2, 2)}))
+    with pytest.raises(UserError, match=f"it holds {said}"):
+        import_checkpoint(file, tmp_path / "model")

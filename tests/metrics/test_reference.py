@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from alphaflow.data import Digits
+from alphaflow.data import Digits, Images
+from alphaflow.data.sources import open_source
 from alphaflow.errors import UserError
-from alphaflow.evaluation.setup import open_reference
+from alphaflow.evaluation.setup import open_reference, prepare
 from alphaflow.metrics import load_detector
 from alphaflow.metrics.reference import read_reference
 from alphaflow.pixels import to_uint8
@@ -122,3 +123,23 @@ def test_references_of_several_detectors_in_a_pickle(tmp_path: Path) -> None:
     file.write_bytes(b"neither of them")
     with pytest.raises(UserError, match=r"no \.npz of numbers"):
         open_reference(file)
+
+
+def test_whose_statistics_of_others_are_is_said_by_their_width(tmp_path: Path) -> None:
+    """ADM's are Inception's, and nothing in the file says so but their number."""
+    cov = np.eye(2048, dtype=np.float32)
+    np.savez(
+        tmp_path / "VIRTUAL_imagenet256_labeled.npz", mu=np.zeros(2048), sigma=cov, mu_s=np.zeros(3), arr_0=cov
+    )
+    found = open_reference(tmp_path / "VIRTUAL_imagenet256_labeled.npz")
+    assert found.maker == "2048 features, as inception has"
+    with pytest.raises(UserError, match=r"features 2048, and this 64: .*; say --detector inception, whose number"):
+        found.check(load_detector("digits"), size=8, width=64)
+    pictures = Images(open_source(str(photos(tmp_path))), 16)
+    with pytest.raises(UserError, match=r"the one it was made with \(2048 features, as inception has\)"):
+        prepare(pictures, reference=found)
+
+
+def photos(root: Path) -> Path:
+    np.savez(root / "photos.npz", images=np.zeros((8, 16, 16, 3), np.uint8))
+    return root / "photos.npz"

@@ -1,6 +1,7 @@
 """`alphaflow encode`."""
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ def run(words: list[str]) -> None:
     from ..data.videos.latents import ClipFrames
     from ..devices import choose_device
     from ..encoding import EncodingSettings, convert, encode, open_foreign, preview
+    from ..encoding.foreign_shards import Shards
     from ..encoding.vae import load_vae
     from ..processes import Processes
 
@@ -26,7 +28,7 @@ def run(words: list[str]) -> None:
         size=known.size,
         crop=known.crop,
         flips=known.flips,
-        scale=known.scale,
+        scale=known.scale or "statistics",
         precision=known.precision,
         tolerance=known.tolerance,
         shard_images=known.shard_images,
@@ -36,6 +38,8 @@ def run(words: list[str]) -> None:
     vae = load_vae(known.vae, device, settings.precision) if known.vae else None
     if known.kind == "latents":
         foreign = open_foreign(known.source, known.labels or "auto")
+        if known.scale is None and isinstance(foreign, Shards) and foreign.own_scale()[1]:
+            settings = dataclasses.replace(settings, scale="own")  # as the code does that made them
         manifest = convert(
             foreign,
             known.out,
@@ -113,7 +117,7 @@ def _check(known: argparse.Namespace) -> None:
             "single frames, nor --labels",
             status=2,
         )
-    if known.kind == "images" and (known.second or known.multiplied != 1):
+    if known.kind == "images" and (known.second or known.multiplied is not None):
         raise UserError("--second and --multiplied are for --from latents", status=2)
 
 
@@ -133,7 +137,8 @@ def _parser() -> Parser:
         dest="kind",
         choices=("images", "latents"),
         default="images",
-        help="latents: SRC holds latents already: a folder or zip of .npy, .npz, .pt or .pkl files, or an LMDB",
+        help="latents: SRC holds latents already: a folder or zip of .npy, .npz, .pt or .pkl files, an LMDB, or "
+        "a folder of safetensors shards",
     )
     parser.add_argument(
         "--second",
@@ -143,7 +148,6 @@ def _parser() -> Parser:
     parser.add_argument(
         "--multiplied",
         type=number(float, low=1e-6, high=1e6),
-        default=1.0,
         help="--from latents: they were multiplied by this (1): 0.18215",
     )
     parser.add_argument("--size", type=int, help="side of the images in pixels (256)")
@@ -156,9 +160,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "--scale",
         choices=("statistics", "places", "scalar", "own"),
-        default="statistics",
-        help="by mean and std of each channel, or of each place of each channel as the α-Flow release does, or by "
-        "the autoencoder's own number, such as 0.18215; own: as its makers do, by a number or each channel's",
+        help="statistics (the default): by mean and std of each channel; places: of each place of each channel, "
+        "as the α-Flow release does; scalar: by the autoencoder's own number; own: as its makers do, or as "
+        "statistics beside latents of others say (the default of shards)",
     )
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="of the autoencoder (fp32)")
     parser.add_argument("--batch-size", type=int, help="images through the autoencoder at once (32)")

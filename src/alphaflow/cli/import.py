@@ -18,12 +18,12 @@ def run(words: list[str]) -> None:
         "file",
         metavar="FILE_OR_FOLDER",
         type=Path,
-        help=".pt, .pth, .bin, .pkl, .safetensors, .npz, Flax's; an .index.json or a folder of them",
+        help=".pt, .pth, .bin, .pkl, .safetensors, .npz, Flax's; an .index.json, a folder of them, Orbax's or DCP's",
     )
     parser.add_argument("out", metavar="DIR", type=Path, help="the folder to write")
     parser.add_argument(
         "--layout",
-        help="alphaflow, meanflow, meanflow-early, sit, repa, jax-meanflow or imf, where names do not tell",
+        help="alphaflow, meanflow, meanflow-early, soflow, sit, repa, jax-meanflow or imf, where names do not say",
     )
     parser.add_argument(
         "--weights",

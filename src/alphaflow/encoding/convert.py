@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def convert(
     *,
     vae: VAE | None = None,
     second: str | None = None,
-    multiplied: float = 1.0,
+    multiplied: float | None = None,
     processes: Processes | None = None,
 ) -> Manifest | None:
     """Write the latents of `source` as the set `root`, or go on with it; see `encode` for the rest.
@@ -39,20 +40,23 @@ def convert(
     Args:
         settings: the scale, the tolerance and the shards' size; what concerns images is not known and not used.
         vae: the autoencoder that made them; None: not known, and sampling will have to name one.
-        second, multiplied: see `moments_of`.
+        second, multiplied: see `moments_of`; None: what the source's format says, and else 1.
+
+    Where the scale is "own", that of statistics beside the samples counts, and else the autoencoder's.
 
     Raises:
         UserError: a scalar scale lacks an autoencoder, samples have another form, and whatever `encode` raises.
     """
     processes = processes or Processes.launched()
+    multiplied = multiplied if multiplied is not None else source.multiplied or 1.0
     if not 1e-6 <= multiplied <= 1e6:  # beyond, float16 holds nothing of what is left
         raise UserError(f"--multiplied {multiplied} must be a number from 1e-06 to 1e+06", status=2)
-    scale_fields(settings, vae)
+    scale = _scale(source, settings, vae)
     first = _first(source, second, multiplied)
     with begun(
-        root, _plan(source, first, settings, vae, multiplied), alone=processes.world == 1, lasting=False
+        root, _plan(source, first, settings, vae, multiplied, scale), alone=processes.world == 1, lasting=False
     ) as plan:
-        _tell(source, plan, first)
+        _tell(source, plan, first, multiplied, scale.file)
         bad, skipped = Tolerance(settings.tolerance, plan.images, root, "latents"), []
         for number in plan.missing(root):
             if number % processes.world == processes.rank:
@@ -62,14 +66,31 @@ def convert(
         return finish(root, plan, source, settings.tolerance, "latents")
 
 
-def _tell(source: Foreign, plan: EncodingPlan, first: Sample) -> None:
+class _Scale(NamedTuple):
+    """What a `Fingerprint` says of the scale, and the file of statistics it comes from, if it does."""
+
+    fields: dict[str, Any]
+    file: str = ""
+
+
+def _scale(source: Foreign, settings: EncodingSettings, vae: VAE | None) -> _Scale:
+    own, file = source.own_scale() if settings.scale == "own" else (None, "")
+    if own is None:
+        return _Scale(scale_fields(settings, vae))
+    return _Scale({"scale": "own", "shift": 0.0, "own_mean": own.mean, "own_std": own.std}, file)
+
+
+def _tell(source: Foreign, plan: EncodingPlan, first: Sample, multiplied: float, file: str) -> None:
     """Log in one line what was found."""
     names = source.class_names
     some = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
     classes = f"{len(names)} classes ({some}), " if names else ""
     has_labels = source.labels is not None or first.label is not None
     labels = f"{classes}labels from {source.labels_from}" if has_labels else "no labels"
-    over = f"; passed over: {source.passed_over}" if source.passed_over else ""
+    passed = source.passed_over.replace(f"{file} (statistics)", "").strip(", ") if file else source.passed_over
+    over = f"; scaled by {file}" if file else ""
+    over += f"; multiplied by {multiplied:g}, which is undone" if multiplied != 1 else ""
+    over += f"; passed over: {passed}" if passed else ""
     shape = " × ".join(map(str, plan.shape))
     log.info("%s: %d latents of %s, %s%s", source.address, len(source), shape, labels, over)
 
@@ -123,7 +144,12 @@ def _first(source: Foreign, second: str | None, multiplied: float) -> Sample:
 
 
 def _plan(
-    source: Foreign, first: Sample, settings: EncodingSettings, vae: VAE | None, multiplied: float
+    source: Foreign,
+    first: Sample,
+    settings: EncodingSettings,
+    vae: VAE | None,
+    multiplied: float,
+    scale: _Scale,
 ) -> EncodingPlan:
     from .. import __version__
 
@@ -135,11 +161,17 @@ def _plan(
             f"{source.address} has latents of {channels} channels{spread}, and {vae.name} makes {vae.channels}: "
             "say with --second what the second half of the channels is"
         )
+    own = np.shape(scale.fields["own_mean"])
+    if scale.file and own not in ((channels,), (channels, height, width)):
+        raise UserError(
+            f"{source.address}: its {scale.file} is of {' × '.join(map(str, own))}, and the latents are "
+            f"{channels} × {height} × {width}: say --scale statistics, which computes them"
+        )
     fingerprint = Fingerprint(
         vae=vae.hash if vae else "unknown",
         vae_name=vae.name if vae else "",
         vae_class=vae.class_name if vae else "",
-        **scale_fields(settings, vae),
+        **scale.fields,
         crop="unknown",
         size=height * vae.factor if vae else 0,
         flips="stored" if count == 2 else "none",

@@ -1,8 +1,10 @@
-"""Latents that others made, by number: zips and folders of files with one sample each, and LMDB."""
+"""Latents that others made, by number: zips and folders of files with one sample each, LMDB, and shards."""
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -13,12 +15,15 @@ from ..data.safe_pickles import load_plain
 from ..data.sources.archive_members import members_of
 from ..data.sources.lmdb_images import is_lmdb, open_environment
 from ..errors import UserError, choose, one_line
+from .foreign_shards import Shards, own_scale, shards_in
 from .forms import LABEL_KEYS, LARGEST, class_of, moments_of, parse
+from .kinds import Convention
 from .listing import (
     DATASET,
     SUFFIXES,
     by_dataset_json,
     by_folders,
+    is_statistics,
     json_beside,
     label_files,
     label_in,
@@ -30,6 +35,9 @@ __all__ = ["SUFFIXES", "Foreign", "moments_of", "open_foreign", "parse"]
 
 LabelsFrom = Literal["auto", "none", "folders", "samples"]
 _PROBED = 64  # samples whose bytes tell one source from another with the same names and sizes
+DIT = 0.18215
+"""What DiT's `extract_features.py` multiplies latents by."""
+_OF_DIT = re.compile("(^|/)imagenet[0-9]*_features/")
 _SIDE = 1 << 20  # bytes of a file with one label
 
 
@@ -48,6 +56,8 @@ class Foreign(Protocol):
     """Sentences about what is beside the samples and not read."""
     second: str | None
     """The second half of an array's channels in this format: logvar, std or none; `None` if that is not known."""
+    multiplied: float | None
+    """The factor by which this format's code multiplies latents before it stores them; `None`: none is known."""
 
     def __len__(self) -> int: ...
 
@@ -60,12 +70,20 @@ class Foreign(Protocol):
     def beside(self, index: int) -> int | None:
         """Return the class that a file beside the sample gives."""
 
+    def own_scale(self) -> tuple[Convention | None, str]:
+        """Return the scale that statistics beside the samples state, and the name of their file.
+
+        `None` and "": there are none.
+        """
+
     def probe(self) -> str:
         """Return 16 hexadecimal digits of what some of the samples hold."""
 
 
 def open_foreign(address: str, labels: str = "auto") -> Foreign:
-    """Open a .zip or a folder of files with one sample each (`SUFFIXES`), or an LMDB environment.
+    """Open a .zip or a folder of files with one sample each (`SUFFIXES`), an LMDB environment, or shards.
+
+    Shards are safetensors files with many samples each; see `Shards`.
 
     Args:
         labels: "auto": from dataset.json, else from files beside the samples, else from the folders, else from the
@@ -80,6 +98,8 @@ def open_foreign(address: str, labels: str = "auto") -> Foreign:
         if labels == "folders":
             raise UserError("--labels folders is for files, and this is an LMDB: samples, or none", status=2)
         return Lmdb(address, labels)
+    if path.is_dir() and (shards := shards_in(path)):
+        return Shards(address, shards, labels)
     if path.is_dir() or (path.suffix.lower() == ".zip" and path.is_file()):
         return Files(address, labels)
     raise UserError(f"no latents at {address}: give a folder or a zip of {', '.join(SUFFIXES)} files, or an LMDB")
@@ -97,7 +117,8 @@ class Files:
         self._names = [name for name in names if name not in of_labels]
         self._beside = pairs or json_beside(self._names, self._sizes)
         edm = self._dataset_json() if DATASET in self._sizes else None
-        self.second = "std" if edm is not None else None
+        self.second = "std" if edm is not None else "none" if pairs else None
+        self.multiplied = DIT if pairs and all(_OF_DIT.search(name) for name in pairs) else None
         self.owned = labels in ("auto", "samples")
         self.labels: NDArray[np.int64] | None = None
         self.class_names: tuple[str, ...] = ()
@@ -160,6 +181,11 @@ class Files:
                 raise
             raise UserError(f"its {side} cannot be read ({one_line(error, 80)})") from None
 
+    def own_scale(self) -> tuple[Convention | None, str]:
+        alone = [name for name in sorted(self._sizes) if "/" not in name and is_statistics(name)]
+        figures = [name for name in alone if name.lower().endswith(SUFFIXES) and name not in self._names]
+        return own_scale(self.address, ((name, partial(self._read, name)) for name in figures))
+
     def probe(self) -> str:
         if self._checks is not None:  # a zip tells of all its members
             return hashlib.sha256(repr(self._checks).encode()).hexdigest()[:16]
@@ -192,6 +218,7 @@ class Lmdb:
     """An LMDB whose entry `num_samples` counts the samples, and whose entries `0`, `1`, … hold a pickle each."""
 
     second: str | None = None
+    multiplied: float | None = None
     class_names: tuple[str, ...] = ()
     labels: NDArray[np.int64] | None = None
     passed_over = ""
@@ -228,6 +255,9 @@ class Lmdb:
 
     def beside(self, index: int) -> int | None:
         return None
+
+    def own_scale(self) -> tuple[Convention | None, str]:
+        return None, ""
 
     def probe(self) -> str:
         return probe(len(self), self._bytes, _PROBED)

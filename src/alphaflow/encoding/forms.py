@@ -170,8 +170,9 @@ def moments_of(sample: Any, second: str | None, multiplied: float = 1.0, *, labe
 
     Args:
         sample: an array (channels, h, w), or a dictionary: `moments` (mean and log-variance) and perhaps
-            `moments_flip`; or `mean` and `std`, `var` or `logvar`; or `latent` or `latents`; or, where `second`
-            says what it is, `image` as in MeanFlow's own preparation; and perhaps `label`.
+            `moments_flip`; or `mean` and `std`, `var` or `logvar`; or `latent` or `latents`, perhaps with the
+            same `_flip`; or `image`, mean and std as in MeanFlow's own preparation, or what `second` says; and
+            perhaps `label`.
         second: what the second half of an array's channels is: logvar, std, or none when all are latents.
         multiplied: the factor by which latents were multiplied before they were stored.
         labelled: whether its label is looked at.
@@ -226,16 +227,22 @@ def _from_dictionary(sample: dict[str, Any], second: str | None) -> tuple[Sequen
             return _with_spread(sample, center, key, kind)
     for key in ("latent", "latents", *_MEANS):
         if key in sample:
-            return _alone(sample, key), second or "none"
+            return _alone(sample, key, f"{key}_flip" if key not in _MEANS else ""), second or "none"
     keys = ", ".join(map(str, list(sample)[:8]))
-    if "image" in sample:  # MeanFlow's and improved MeanFlow's own preparation
-        if second is None:
+    if "image" in sample:
+        arrays = _alone(sample, "image", "image_flip")
+        if second is None and not _positive(arrays):
             raise UserError(
-                f"keys {keys}: if image is a latent, say what the second half of its channels is: --second "
-                "logvar, std, or none"
+                f"keys {keys}: image is not mean and std, as MeanFlow's own preparation keeps them; if it is a "
+                "latent, say what the second half of its channels is: --second logvar, std, or none"
             )
-        return _alone(sample, "image", "image_flip"), second
+        return arrays, second or "std"
     raise UserError(f"keys {keys} are not understood: moments, mean and std, or latent")
+
+
+def _positive(arrays: Sequence[NDArray[np.float32]]) -> bool:
+    """Return whether the second half of the channels can be a standard deviation: above 0 everywhere."""
+    return all(len(one) % 2 == 0 and bool((one[len(one) // 2 :] > 0).all()) for one in arrays)
 
 
 def _alone(sample: dict[str, Any], key: str, flip: str = "") -> list[NDArray[np.float32]]:

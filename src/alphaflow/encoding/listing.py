@@ -38,7 +38,7 @@ def samples_among(address: str, sizes: Mapping[str, int], describe: Callable[[st
     """
     shown = [name for name in sizes if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))]
     samples = sorted(name for name in shown if name.lower().endswith(SUFFIXES))
-    statistics = [name for name in samples if _is_statistics(name)]
+    statistics = [name for name in samples if is_statistics(name)]
     if 0 < len(statistics) <= _FEW:
         samples = [name for name in samples if name not in statistics]
     else:
@@ -57,7 +57,8 @@ def samples_among(address: str, sizes: Mapping[str, int], describe: Callable[[st
     return samples, ", ".join(over)
 
 
-def _is_statistics(name: str) -> bool:
+def is_statistics(name: str) -> bool:
+    """Return whether a file's name says that it holds statistics of latents: latents_stats.pt, mean.npy."""
     stem = PurePosixPath(name).stem.lower()
     words = set(re.findall("[a-z]+", stem))
     figures = bool(words & _FIGURES) and words <= _FIGURES | _AROUND and not re.search("[0-9]", stem)

@@ -51,6 +51,7 @@ def read_archive(
             names = {name.removesuffix(".npy"): name for name in archive.namelist()}
             images = next((_open(path, archive, names[one]) for one in IMAGES if one in names), None)
             classes = next((_open(path, archive, names[one]) for one in LABELS if one in names), None)
+            same = len({archive.getinfo(names[one]).CRC for one in IMAGES if one in names}) == 1
     except UserError:
         raise
     except Exception as error:  # a damaged file can make numpy raise nearly anything
@@ -58,7 +59,7 @@ def read_archive(
         raise UserError(f"cannot read {path} ({what}): give an .npz with images, or a folder of them") from None
     channels, height, width = shape
     both = [name for name in IMAGES if name in names]
-    if len(both) > 1:
+    if len(both) > 1 and not same:
         log.warning("%s holds %s: the first is scored", path, " and ".join(both))
     if images is None:
         raise UserError(f"{path} holds {', '.join(names) or 'nothing'}, not arr_0 or images: it holds no samples")

@@ -149,7 +149,7 @@ def prepare(
         raise UserError(f"this run generates points, which no detector sees: leave {given} out", status=2)
     network = _detector(dataset, detector, path, device)
     if reference and network is None:
-        maker = f" ({reference.statistics.detector})" if reference.known else ""
+        maker = f" ({reference.maker})" if reference.maker else ""
         raise UserError(f"--reference needs --detector: the one it was made with{maker}", status=2)
     if not (network and dataset.manifest):
         decoder = None

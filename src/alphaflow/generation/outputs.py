@@ -31,6 +31,10 @@ MOST_PIXELS = 89_478_485
 MOST_POINTS = 1_000_000
 """In a picture of points."""
 
+IMAGES = "images"
+"""The name of the array of images in a file of samples."""
+_BLOCK = 1 << 16  # bytes that are copied at once
+
 Write = Callable[[NDArray[Any]], None]
 """Takes the next samples, (B, …), as they are shown."""
 
@@ -152,17 +156,28 @@ def single_files(
 
 @contextlib.contextmanager
 def arrays(out: Path, name: str, shape: Sequence[int], dtype: Any, labels: NDArray[np.int64]) -> Iterator[Write]:
-    """`FILE.npz` with an array (N, *shape) under this name, and `labels` (N,), as `numpy.savez` writes them."""
+    """`FILE.npz` with an array (N, *shape) under this name, and `labels` (N,), as `numpy.savez` writes them.
+
+    Images lie there a second time as `arr_0`, the only name that ADM's evaluator reads.
+    """
     with replacing(out) as temporary, temporary.open("wb") as file:
         archive = zipfile.ZipFile(file, "w")
         try:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                first = file.tell()
                 descr = npy.dtype_to_descr(np.dtype(dtype))
                 whole = {"descr": descr, "fortran_order": False, "shape": (len(labels), *shape)}
                 npy.write_array_header_1_0(member, whole)
                 yield lambda samples: _put(member, samples.astype(dtype, copy=False))
+                size = file.tell() - first
             with archive.open("labels.npy", "w", force_zip64=True) as member:
                 npy.write_array(member, labels, allow_pickle=False)
+            if name == IMAGES:
+                file.flush()
+                with archive.open("arr_0.npy", "w", force_zip64=True) as member, temporary.open("rb") as written:
+                    written.seek(first)
+                    for done in range(0, size, _BLOCK):
+                        member.write(written.read(min(_BLOCK, size - done)))
             archive.close()
         except BaseException:
             archive.fp = None  # nothing more is written to it, not even its end
@@ -338,7 +353,7 @@ def check_samples(out: str | Path, shape: Sequence[int], count: int, columns: in
     """
     ending, path = ending_of(out, ENDINGS), Path(out)
     if ending == ".npz":
-        check_room(path, count, math.prod(shape) * (1 if len(shape) == 3 else 4))
+        check_room(path, count, math.prod(shape) * (2 if len(shape) == 3 else 4))
     elif len(shape) == 3:
         grid_scale(path, shape, count if ending else 1, columns)
     elif ending:
@@ -354,7 +369,8 @@ def samples_into(
     out: str | Path, shape: Sequence[int], labels: NDArray[np.int64], columns: int | None = None
 ) -> Iterator[Write]:
     """Give what takes images uint8 (B, H, W, C) or points (B, D) until each label has one, and writes them to
-    `FILE.npz` (`images` or `points`, and `labels`), `GRID.png`, or `FOLDER/` with a PNG of each image.
+    `FILE.npz` (`images`, again as `arr_0`, or `points`; and `labels`), `GRID.png`, or `FOLDER/` with a PNG of each
+    image.
 
     shape: of one, (H, W, C) or (D,).
 
@@ -365,7 +381,7 @@ def samples_into(
     ending, path = ending_of(out, ENDINGS), Path(out)
     image = len(shape) == 3
     if ending == ".npz":
-        opened = arrays(path, "images" if image else "points", shape, np.uint8 if image else np.float32, labels)
+        opened = arrays(path, IMAGES if image else "points", shape, np.uint8 if image else np.float32, labels)
     elif ending:
         opened = grid(path, shape, len(labels), columns) if image else dots(path, len(labels))
     else:

@@ -1,7 +1,4 @@
-"""Folders of weights: one file, one network in parts, or accelerate's; and hints for what cannot be read.
-
-Orbax's folders and torch.distributed's hold every tensor in pieces, which their own libraries put together.
-"""
+"""Folders of weights: one file, a network in parts, accelerate's, Orbax's; and hints for what cannot be read."""
 
 import json
 import re
@@ -11,16 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from .distributed import METADATA, read_distributed
+from .orbax import LINES, find_orbax, read_orbax
 from .read_checkpoint import Content, read_checkpoint
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".pkl", ".msgpack")
-ORBAX = (
-    "an Orbax checkpoint, whose arrays lie in pieces: in Python with orbax-checkpoint and flax, "
-    "`import flax, numpy, orbax.checkpoint; r = orbax.checkpoint.PyTreeCheckpointer().restore('DIR'); "
-    "numpy.savez('w.npz', **{k: numpy.asarray(v, 'float32') for k, v in "
-    "flax.traverse_util.flatten_dict(r['ema_params'], sep='/').items()})`, then import w.npz"
-)
-"""Orbax needs an absolute DIR. The command was run with orbax-checkpoint 0.12.8 and flax 0.12.8 on 2026-11-27."""
+ORBAX = f"an Orbax checkpoint, whose arrays lie in the files beside it: give its folder; or {LINES}"
 DCP = (
     "a checkpoint by torch.distributed.checkpoint, whose tensors lie in pieces: "
     "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch DIR weights.pt`, then import weights.pt"
@@ -43,6 +36,10 @@ def read_source(path: str | Path) -> Content:
             which the message names.
     """
     path = Path(path)
+    if place := find_orbax(path):
+        return read_orbax(place)
+    if (path.parent / METADATA).is_file() and (path.name == METADATA or path.suffix == ".distcp"):
+        return _read_distributed(path.parent)
     if path.is_dir():
         return _read_folder(path)
     if words := _pieces(path.parent, (path.name,)):
@@ -68,6 +65,11 @@ def _read_folder(folder: Path) -> Content:
         inside = sorted(entry for entry in folder.iterdir() if entry.is_dir())
     except OSError as error:
         raise UserError(f"cannot read {folder} ({error.strerror}): give a checkpoint") from None
+    if parts := [place for place in (folder, *inside) if (place / METADATA).is_file()]:
+        if len(parts) == 1:
+            return _read_distributed(parts[0])
+        contents = {place.name: _read_distributed(place) for place in parts}
+        return Content("distributed", {name: one.tree for name, one in contents.items()})
     for place in (folder, *inside):
         if words := _pieces(place, None):
             raise UserError(f"{folder} is {words.replace('DIR', str(place.resolve()))}")
@@ -89,6 +91,10 @@ def _read_folder(folder: Path) -> Content:
     held = [entry.name for entry in inside if any(name.suffix in WEIGHTS for name in entry.iterdir())]
     where = f", give {_some([f'{folder / name}' for name in held])}" if held else ""
     raise UserError(f"{folder} is a folder without a file of weights{where or ': give the file with the weights'}")
+
+
+def _read_distributed(folder: Path) -> Content:
+    return read_distributed(folder, DCP.replace("DIR", str(folder.resolve())))
 
 
 def _together(folder: Path, names: list[str]) -> Content:
@@ -128,24 +134,20 @@ def _pieces(folder: Path, given: tuple[str, ...] | None) -> str:
     """Return what to say of a folder, or a file in it, whose tensors another library puts together; else ""."""
     names = given or tuple(entry.name for entry in folder.iterdir())
     marks: Mapping[str, tuple[str, ...]] = {
-        ORBAX: ("_METADATA", "manifest.ocdbt", "_CHECKPOINT_METADATA"),
-        DCP: (".metadata",),
+        ORBAX: ("_CHECKPOINT_METADATA",),
         DEEPSPEED: ("zero_to_fp32.py",),
     }
     for words, some in marks.items():
         if set(some) & set(names):
             return words
-    if any(name.endswith(".distcp") for name in names):
-        return DCP
-    beside = folder / "_METADATA"
-    return ORBAX if given and given[0] == "checkpoint" and beside.exists() else ""
+    return DCP if any(name.endswith(".distcp") for name in names) else ""
 
 
 def hint(content: Content) -> str:
     """Return what a checkpoint without networks seems to be; "" if nothing is known of it."""
     leaves = [value for value in _leaves(content.tree) if isinstance(value, str)]
     if any(value.startswith("PLACEHOLDER://") for value in leaves[:1000]):
-        return "it is the index of " + ORBAX
+        return f"it is the index of {ORBAX}"
     if any(name.endswith((".DTensor", ".ShardedTensor")) for name in content.foreign):
         return (
             "its tensors are the part of one process (DTensor): save whole ones, as "

@@ -22,6 +22,7 @@ from .folders import hint, read_source
 from .improved import is_improved
 from .read_checkpoint import Content, flatten
 from .stored import StoredTensor
+from .strangers import stranger
 
 log = logging.getLogger("alphaflow")
 
@@ -67,6 +68,8 @@ def import_checkpoint(path: str | Path, folder: Path, wanted: ImportOptions | No
     try:
         chosen = only_weights(_choose_weights(flat, wanted.weights, content))
         _warn_of_others(chosen)
+        if not is_improved(chosen) and (said := stranger({**_settings(flat), **chosen.weights})):
+            raise UserError(said)
         built = build_improved(chosen, wanted) if is_improved(chosen) else build_dit(chosen, flat, wanted)
         data = describe_samples(wanted, flat, chosen, built, Path(path))
     except UserError as error:
@@ -91,12 +94,17 @@ def import_checkpoint(path: str | Path, folder: Path, wanted: ImportOptions | No
     return Report(built.layout, record, tuple(sorted(content.foreign)), tuple(others))
 
 
+def _settings(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the leaves that are no tensors."""
+    return {name: value for name, value in flat.items() if not isinstance(value, StoredTensor)}
+
+
 def _choose_weights(flat: Mapping[str, Any], asked: str | None, content: Content) -> WeightSet:
-    ordered = not content.form.startswith("safetensors")
+    ordered = not content.form.startswith(("safetensors", "orbax", "distributed"))
     try:
         return choose_weights(flat, asked, ordered=ordered)
     except UserError as error:
-        reason = hint(content) if not find_networks(flat, ordered=ordered) else ""
+        reason = (hint(content) or stranger(flat)) if not find_networks(flat, ordered=ordered) else ""
         raise (UserError(reason) if reason else error) from None
 
 
@@ -114,7 +122,7 @@ def _warn_of_others(chosen: WeightSet) -> None:
 
 def _size(path: Path) -> int:
     """Return the bytes of the file, or of all files in the folder."""
-    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.iterdir()) if file.is_file())
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
 
 
 def _origin(path: str | Path, content: Content, built: BuiltNetwork, chosen: WeightSet) -> dict[str, Any]:

@@ -11,10 +11,11 @@ in which end of the path is t = 1, and in the scale of the latents. Facts are fr
 | sit | SiT (Ma et al. 2024), velocity on the linear path | 1 - t | times 0.18215 |
 | repa | SiT as in REPA (Yu et al. 2025), and flow matching with noise at t = 1 | t | times 0.18215 |
 | jax-meanflow | MeanFlow's own code, in JAX | t and t - r | times 0.18215 |
+| soflow | SoFlow (Luo et al. 2025), the solution written x + (s - t) u | t and t - s | times 0.18215 |
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -133,6 +134,7 @@ _TIMES = {
     "meanflow": ("t_embedder", "r_embedder"),
     "jax-meanflow": ("t_embedder", "h_embedder"),
     "flow": ("t_embedder",),
+    "soflow": ("t_embedder", "s_embedder"),
 }
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -161,6 +163,13 @@ LAYOUTS: Mapping[str, Layout] = {
             scale=_ZHU_YU_EARLY,
             dropped=("projectors",),
             on_request=True,
+        ),
+        Layout(
+            name="soflow",
+            mark="s_embedder.mlp.0.weight",
+            rules=_torch_rules(_TIMES["soflow"]),
+            embedders=_TIMES["soflow"],
+            scale=replace(SD, vae="sd-vae-ft-mse"),
         ),
         Layout(
             name="sit",

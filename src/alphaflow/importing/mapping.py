@@ -46,8 +46,7 @@ def choose_layout(chosen: WeightSet, asked: str | None) -> Layout:
         return layout
     full = [layout for layout in full if not layout.on_request]
     if other := _other_time(chosen):
-        more = ": SoFlow's network is MeanFlow's with r_embedder under this name" if other == "s_embedder" else ""
-        raise UserError(f"it has a time embedding {other!r}, which no layout here knows{more}")
+        raise UserError(f"it has a time embedding {other!r}, which no layout here knows")
     if not full:
         raise UserError(
             f"none of the layouts {', '.join(LAYOUTS)} fits: it has no time embedding under a known name"

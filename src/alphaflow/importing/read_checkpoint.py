@@ -92,7 +92,7 @@ def _read(path: Path, head: bytes, data: memoryview) -> Content:
             _check_sizes(archive, len(data))
             if any(name.endswith(".npy") for name in names):
                 return Content("npz", _nested(_from_npz(path, names)))
-            return Content("torch zip", _tree(_read_zip(archive, data, met)), met)
+            return Content("torch zip", _tree(read_zip(archive, data, met)), met)
     if head[8:9] == b"{":
         return Content("safetensors", _nested(_from_safetensors(path)))
     if head[:1] == b"\x80" and head[1:2] <= b"\x05":  # every pickle since protocol 2
@@ -102,7 +102,12 @@ def _read(path: Path, head: bytes, data: memoryview) -> Content:
     raise UserError("not a checkpoint of a kind known here (torch.save, pickle, safetensors, npz, msgpack)")
 
 
-def _read_zip(archive: zipfile.ZipFile, data: memoryview, met: Counter[str]) -> Any:
+def read_zip(archive: zipfile.ZipFile, data: memoryview, met: Counter[str]) -> Any:
+    """Return what torch.save wrote into an archive, whose bytes are `data`; `met` counts foreign names.
+
+    Raises:
+        UserError: it is no such archive, or of a machine with another order of bytes.
+    """
     inside = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
     if inside is None:
         raise UserError("a zip file without data.pkl: not what torch.save writes")

@@ -29,6 +29,8 @@ _LARGEST = 1 << 31
 """Bytes of a covariance: of 16,384 features."""
 _ROUNDING = 1e-6
 """How far below 0 an eigenvalue may be, as a share of the trace."""
+WIDTHS = {2048: "inception", 1024: "dinov2", 512: "clip", 768: "clip-l", 400: "i3d"}
+"""The published detectors by their numbers of features, which tell whose statistics a file of others holds."""
 _UNKNOWN_COUNT = 2  # the least that `Statistics` takes; of files that do not tell
 
 
@@ -64,6 +66,17 @@ class Reference:
     def count(self) -> int:
         """The number of images; 0 where the file does not say."""
         return self.statistics.count if self.known else 0
+
+    @property
+    def maker(self) -> str:
+        """The detector that the statistics are of, in words; of files that do not say, by the number of features.
+
+        Empty where no published detector has as many.
+        """
+        if self.known:
+            return self.statistics.detector
+        width = len(self.statistics.mean)
+        return f"{width} features, as {WIDTHS[width]} has" if width in WIDTHS else ""
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the reference as an .npz, atomically.
@@ -129,9 +142,13 @@ class Reference:
         ]
         for what, mine, theirs in pairs:
             if mine and theirs and mine != theirs:
+                other = WIDTHS.get(len(self.statistics.mean), "")
+                remedy = (
+                    f"say --detector {other}, whose number that is, or " if what == "features" and other else ""
+                )
                 raise UserError(
-                    f"the reference has {what} {mine}, and this {theirs}: the figure would mean nothing; make a "
-                    "reference with `alphaflow stats` for it"
+                    f"the reference has {what} {mine}, and this {theirs}: the figure would mean nothing; {remedy}"
+                    "make a reference with `alphaflow stats` for it"
                 )
 
 
