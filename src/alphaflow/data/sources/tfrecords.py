@@ -290,11 +290,11 @@ def _shape(features: Mapping[str, Feature], name: str) -> tuple[int, ...] | None
         whole = len(shape) == 3 and all(isinstance(size, int) and size > 0 for size in shape)
         if whole and math.prod(int(size) for size in shape) == len(data) and shape[0] in (1, 3):
             return tuple(int(size) for size in shape)
-    sides = [features[side].first() if side in features else None for side in ("height", "width")]
-    if all(isinstance(side, int) and side > 0 for side in sides):
+    height, width = (features[side].first() if side in features else None for side in ("height", "width"))
+    if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
         for channels in (1, 3):
-            if channels * sides[0] * sides[1] == len(data):
-                return (sides[0], sides[1], channels)
+            if channels * height * width == len(data):
+                return (height, width, channels)
     return None
 
 
@@ -323,7 +323,8 @@ def _index(path: Path, called: str) -> Index:
     kept = load_index(key, stamp)
     if kept is not None:
         return kept["spans"].astype(np.int64)
-    spans, at, size = [], 0, int(stamp[0])
+    spans: list[tuple[int, int]] = []
+    at, size = 0, int(stamp[0])
     with path.open("rb") as file:
         while at < size:
             file.seek(at)
