@@ -3,9 +3,9 @@
     python benchmarks/family.py digits            # writes benchmarks/results/family-digits.json, prints the table
     python benchmarks/family.py toy --seeds 3 --workers 2
 
-Each member is whole, as `alphaflow train RECIPE --objective.name MEMBER` trains it: network, data, optimizer and
-averages are the recipe's, the objective is as published. Consistency training predicts the data, as its theorem
-has it. The row `recipe` is the recipe itself, with what tuning added to its own member.
+Each member is whole, as `alphaflow train RECIPE --objective.name MEMBER` trains it: data, batch and averages are
+the recipe's, the objective is as published, and what the recipe states for the member holds (`Recipe.members`).
+The row `recipe` is the recipe itself, with what tuning added to its own member.
 """
 
 import argparse
@@ -29,25 +29,16 @@ from alphaflow.runs.folder import RunFolder
 from alphaflow.runs.loading import load
 from alphaflow.training.trainer import Trainer
 
-PREDICTS_DATA = ("consistency", "discrete-consistency")
-
 
 def train_and_score(recipe: str, member: str, seed: int, steps: int | None) -> dict[str, Any]:
     """One run; its figures by number of evaluations."""
     config = RECIPES[recipe].config
     steps = steps or config.steps
-    if member != "recipe":
+    if member == config.objective.name:  # as published, beside the row that is the recipe's
         config = dataclasses.replace(config, objective=ObjectiveConfig(name=member))
-    config = dataclasses.replace(
-        config,
-        steps=steps,
-        seed=seed,
-        sample_every=steps,
-        checkpoint_every=steps,
-        model=dataclasses.replace(
-            config.model, predicts="data" if member in PREDICTS_DATA else config.model.predicts
-        ),
-    )
+    elif member != "recipe":
+        config = RECIPES[recipe].for_member(member)
+    config = dataclasses.replace(config, steps=steps, seed=seed, sample_every=steps, checkpoint_every=steps)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         trainer = Trainer.start(config, RunFolder(Path(folder) / "run"))

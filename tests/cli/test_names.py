@@ -10,11 +10,13 @@ import pytest
 import yaml
 
 import alphaflow as af
+from alphaflow import UserError
 from alphaflow.cli import run
 from alphaflow.cli.settings import parse_settings
 from alphaflow.method.family import MEMBERS, as_it_runs, member, statement
 from alphaflow.recipes import RECIPES
 from alphaflow.runs.build import build_objective, state_objective
+from alphaflow.runs.config import with_changes
 
 TINY = "--batch-size 16 --model.width 16 --model.depth 1 --model.heads 2 --model.patch 4 --log-every 1".split()
 
@@ -25,16 +27,30 @@ def test_a_member_asked_for_by_name_is_that_member_whole(recipe, name):
     base = RECIPES[recipe].config
     config = parse_settings(recipe, ["--objective.name", name])
     objective = build_objective(config, num_classes=10)
+    own = RECIPES[recipe].members.get(name, {})
+    departs = any(setting.startswith("objective.") for setting in own)
     if name != base.objective.name:
         published = member(name, config.schedule_steps or config.steps)
-        assert dataclasses.replace(objective, guidance=None) == published
-        assert "[published" not in state_objective(config, objective)
-    # what is learned, and all that is the data's and the network's, is the recipe's
+        assert (dataclasses.replace(objective, guidance=None) == published) is not departs
+        assert ("[published" in state_objective(config, objective)) is departs
+    # what is learned, and all that is the data's and the network's, is the recipe's, but for what it states
     guidance = build_objective(base, num_classes=10).guidance
     if guidance is not None and name != base.objective.name:
         guidance = dataclasses.replace(guidance, guide_dropped=False)
     assert objective.guidance == guidance
-    assert dataclasses.replace(config, objective=base.objective) == base
+    assert dataclasses.replace(config, objective=base.objective) == dataclasses.replace(
+        with_changes(base, own), objective=base.objective
+    )
+
+
+def test_what_a_recipe_changes_for_a_member_is_said_and_gives_way_to_words():
+    said = parse_settings("digits", ["--objective.name", "consistency"])
+    assert said.model.predicts == "velocity"
+    told = RECIPES["digits"].told(said)
+    assert told == "digits for consistency [in the place of]: model.predicts velocity [data]"
+    other = parse_settings("digits", ["--objective.name", "consistency", "--model.predicts", "data"])
+    assert other.model.predicts == "data" and not RECIPES["digits"].told(other)
+    assert not RECIPES["digits"].told(RECIPES["digits"].config)
 
 
 @pytest.mark.parametrize("words", ["--objective.name=meanflow", "--objective.name meanflow"])
@@ -44,6 +60,16 @@ def test_what_is_set_beside_the_name_holds_wherever_it_stands(words, later):
     config = parse_settings("digits", [*words.split(), *beside] if later else [*beside, *words.split()])
     objective = build_objective(config, num_classes=10)
     assert objective == af.MeanFlow(flow_ratio=0.5, weight=af.Weight(kind="uniform"), alpha=0.25)
+
+
+@pytest.mark.parametrize("name", ["discrete-consistency", "rcgm"])
+def test_a_members_step_may_fall_and_others_have_none(name):
+    falling = "exponential(0%, 80%, 4, first=0.1, last=0.002)"
+    config = parse_settings("digits", ["--objective.name", name, "--objective.delta", falling, "--steps", "100"])
+    alpha = build_objective(config, num_classes=10).alpha
+    assert [round(alpha.delta(step), 4) for step in (0, 40, 80)] == [0.1, 0.0137, 0.002]
+    with pytest.raises(UserError, match=r"objective\.name discrete-consistency or rcgm"):
+        parse_settings("digits", ["--objective.name", "meanflow", "--objective.delta", "0.1"])
 
 
 def test_the_recipes_own_name_changes_nothing():

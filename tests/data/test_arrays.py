@@ -174,3 +174,83 @@ def test_arrays_that_could_be_labels_are_told(tmp_path: Path) -> None:
     assert source.labels is None
     told = "no array of labels among fine_labels, coarse_labels: --data.labels ARRAY takes one"
     assert source.passed_over == (told,)
+
+
+def test_splits_of_medmnist_and_labels_in_a_column(tmp_path: Path) -> None:
+    splits = {"train": PIXELS, "val": PIXELS[:3], "test": PIXELS[2:]}
+    arrays = {f"{name}_images": images for name, images in splits.items()}
+    labels = {
+        f"{name}_labels": (np.arange(len(images)) % 3 * 2).astype(np.uint8)[:, None]
+        for name, images in splits.items()
+    }
+    path = save(tmp_path / "pathmnist.npz", **arrays, **labels)
+    for asked, images in {"": PIXELS, "#val": PIXELS[:3], "#validation": PIXELS[:3], "#test": PIXELS[2:]}.items():
+        source = open_source(path + asked)
+        assert all(np.array_equal(source.read(k), images[k]) for k in range(len(images)))
+        assert source.class_names == ("0", "2", "4") and source.labels.tolist() == [
+            k % 3 for k in range(len(images))
+        ]
+    several = {"train_labels": np.arange(14, dtype=np.uint8).reshape(7, 2) % 3 % 2}
+    path = save(tmp_path / "chestmnist.npz", train_images=PIXELS, **several)
+    with pytest.raises(
+        UserError, match=r"\(7, 2\).*an image may have several of them: --data.labels 'train_labels#1'"
+    ):
+        open_source(path)
+    source = open_source(path, labels="train_labels#2")
+    assert source.labels.tolist() == several["train_labels"][:, 1].tolist()
+    for column in ("0", "3", "x"):
+        with pytest.raises(UserError, match=rf"train_labels has no column '{column}': give a number from 1 to 2"):
+            open_source(path, labels=f"train_labels#{column}")
+
+
+def test_dsprites_has_pixels_of_0_and_1_and_columns_of_classes(tmp_path: Path) -> None:
+    images = np.zeros((9, 8, 8), np.uint8)
+    images[:, 2:5, 3:6] = 1
+    classes = np.stack([np.zeros(9, np.int64), np.arange(9) % 3], 1)
+    about = {"metadata": np.array({"title": "dSprites"}, object), "latents_values": np.zeros((9, 2))}
+    path = save(tmp_path / "dsprites.npz", imgs=images, latents_classes=classes, **about)
+    source = open_source(path, labels="latents_classes#2")
+    assert np.array_equal(source.read(4)[..., 0], images[4] * 255) and source.labels.tolist() == [0, 1, 2] * 3
+    told = open_source(path).passed_over
+    assert told[0] == "the array metadata of Python objects" and "latents_classes#2' takes the second" in told[1]
+
+
+def test_quickdraws_bitmaps_one_file_a_class(tmp_path: Path) -> None:
+    drawings = np.random.default_rng(1).integers(0, 256, (9, 784), dtype=np.uint8)
+    for k, name in enumerate(["cat", "aircraft carrier", "dog"]):
+        np.save(tmp_path / f"full_numpy_bitmap_{name}.npy", drawings[3 * k : 3 * k + 3])
+    source = open_source(str(tmp_path))
+    assert (
+        source.class_names == ("aircraft carrier", "cat", "dog")
+        and source.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    )
+    assert np.array_equal(source.read(4)[..., 0], drawings[1].reshape(28, 28))
+    assert source.name(4) == f"image 1 of {tmp_path}/full_numpy_bitmap_cat.npy"
+    assert open_source(str(tmp_path), labels="none").labels is None
+    for file in list(tmp_path.glob("*.npy")):
+        (tmp_path / "within" / file.stem[18:]).mkdir(parents=True)
+        file.rename(tmp_path / "within" / file.stem[18:] / file.name)
+    again = open_source(f"{tmp_path}/within")
+    assert again.class_names == source.class_names and np.array_equal(again.read(4), source.read(4))
+
+
+def test_other_folders_of_arrays(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    save(tmp_path / "a" / "mnist.npz", images=PIXELS, labels=LABELS)
+    assert open_source(str(tmp_path / "a")).labels.tolist() == LABELS.tolist()
+    save(tmp_path / "a" / "other.npz", images=PIXELS)
+    with pytest.raises(UserError, match=r"several files of arrays \(mnist.npz, other.npz\): give one of them"):
+        open_source(str(tmp_path / "a"))
+    (tmp_path / "b").mkdir()
+    np.save(tmp_path / "b" / "x_train.npy", PIXELS)
+    np.save(tmp_path / "b" / "train.npy", PIXELS)
+    with pytest.raises(UserError, match="several files of arrays"):
+        open_source(str(tmp_path / "b"))
+
+
+def test_quickdraws_strokes_are_no_pixels(tmp_path: Path) -> None:
+    strokes = np.empty(2, object)
+    strokes[:] = [np.zeros((3, 3), np.int16), np.zeros((4, 3), np.int16)]
+    np.savez(tmp_path / "cat.npz", train=strokes, valid=strokes, test=strokes)
+    with pytest.raises(UserError, match=r"only Python objects .*, as QuickDraw's drawings by strokes are"):
+        open_source(f"{tmp_path}/cat.npz")

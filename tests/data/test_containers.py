@@ -127,6 +127,19 @@ def test_an_lmdb_takes_labels_from_a_file_by_its_keys(tmp_path):
     assert source.class_names == ("land", "sea") and source.labels.tolist() == [1, 0]
 
 
+def test_lsuns_splits_are_folders_of_lmdbs(tmp_path):
+    for split, count in (("train", 3), ("val", 2)):
+        write_lmdb(tmp_path / f"bedroom_{split}_lmdb", {bytes([k]): jpeg(k) for k in range(1, count + 1)})
+    source = open_source(str(tmp_path))
+    assert len(source) == 3 and source.passed_over == ("the splits val (1 files)",)
+    assert len(open_source(f"{tmp_path}#validation")) == 2
+    write_lmdb(tmp_path / "church_outdoor_train_lmdb", {b"1": jpeg(1)})
+    with pytest.raises(
+        UserError, match=r"several LMDBs \(bedroom_train_lmdb, church_outdoor_train_lmdb\): give one"
+    ):
+        open_source(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("entries", "said"),
     [({b"num_samples": b"2", b"0": b"x"}, "are no JPEG, PNG or WebP files"), ({}, "an LMDB without entries")],

@@ -70,6 +70,20 @@ def test_flat_files_and_names_with_backslashes(make: Make) -> None:
     assert source.class_names == ("cat", "dog") and source.labels.tolist() == [1, 0]
 
 
+def test_ffhqs_pictures_are_in_folders_of_a_thousand_below_one(make: Make) -> None:
+    names = [f"images1024x1024/{k // 1000 * 1000:05}/{k:05}.png" for k in range(0, 2500, 250)]
+    source = open_source(make(images(names) | {"ffhq-dataset-v2.json": "{}", "LICENSE.txt": "words"}))
+    assert source.labels is None and source.class_names == () and len(source) == 10
+
+
+def test_vectors_with_a_single_1_are_classes(make: Make) -> None:
+    names = edm()
+    source = open_source(
+        make(images(names) | {"dataset.json": dataset(names, lambda k: [float(k % 3 == c) for c in range(3)])})
+    )
+    assert source.class_names == ("0", "1", "2") and source.labels.tolist() == [k % 3 for k in range(10)]
+
+
 @pytest.mark.parametrize("labels", [{"labels": None}, None])
 def test_folders_of_a_thousand_are_no_classes(make: Make, labels: dict[str, None] | None) -> None:
     note = {} if labels is None else {"dataset.json": json.dumps(labels)}
@@ -97,7 +111,7 @@ def test_numbered_classes_stay_classes(make: Make) -> None:
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        (lambda k: [0, 1, 0], r"gives .*img00000000\.png a vector of 3 numbers for a label"),
+        (lambda k: [0, 1, k % 2], r"gives .*img00000000\.png a vector of 3 numbers for a label"),
         (lambda k: -1 if k == 2 else k, r"img00000500\.png has the label -1, which says that there is none"),
         (lambda k: None if k == 1 else k, r"img00000250\.png None"),
         (lambda k: True, r"img00000000\.png True"),

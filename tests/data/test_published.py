@@ -15,7 +15,7 @@ from alphaflow import UserError
 from alphaflow.cli import run
 from alphaflow.data import Images
 from alphaflow.data.sources import open_source
-from published_sets import assert_holds, pack_tar, pixels, unpack
+from published_sets import assert_holds, pack_tar, packed, pixels, unpack
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -260,6 +260,25 @@ def test_small_imagenet_counts_its_classes_from_1(tmp_path):
     # batches are in the order of their numbers
     assert_holds(open_source(str(tmp_path)), np.concatenate(images[::-1]), [3, 1, 0, 1, 2], ["1", "2", "3", "12"])
     assert len(open_source(f"{tmp_path}#validation")) == 3
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_small_imagenet_as_npz(tmp_path, form):
+    images = [pixels(3, 16, 16, 3), pixels(2, 16, 16, 3), pixels(4, 16, 16, 3)]
+    files = {}
+    for name, block, labels in zip(
+        ["train_data_batch_10", "train_data_batch_2", "val_data"], images, ([1, 2, 3], [12, 2], [1, 2, 3, 12])
+    ):
+        file = io.BytesIO()
+        np.savez(file, data=rows(block), labels=np.array(labels), mean=np.zeros(768))
+        files[f"{name}.npz"] = file.getvalue()
+    address = packed(tmp_path / "Imagenet64_train_npz", files, form)
+    every = np.concatenate([images[1], images[0]])
+    assert_holds(open_source(address), every, [3, 1, 0, 1, 2], ["1", "2", "3", "12"])
+    assert_holds(open_source(f"{address}#validation"), images[2], [0, 1, 2, 3], ["1", "2", "3", "12"])
+    files["train_data_batch_2.npz"] = files["train_data_batch_2.npz"][:-99]
+    with pytest.raises(UserError, match=r"train_data_batch_2.npz: no whole .npz"):
+        open_source(packed(tmp_path / "cut", files, form))
 
 
 @pytest.mark.parametrize(

@@ -247,3 +247,29 @@ def test_of_arrays_train_is_taken_and_others_by_name(tmp_path: Path) -> None:
         open_source(str(tmp_path / "two.npz"))
     with pytest.raises(UserError, match=r"unknown array of .*'lift': did you mean 'left'"):
         open_source(f"{tmp_path}/two.npz#lift")
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_afhq_by_the_names_of_its_splits(tmp_path: Path, form: str) -> None:
+    names = [
+        f"afhq/{split}/{kind}/flickr_{split}.png" for split in ("train", "val") for kind in ("cat", "dog", "wild")
+    ]
+    address = touch(tmp_path / "set", *names) if form == "folder" else zipped(tmp_path / "set.zip", *names)
+    for part, split in (("train", "train"), ("val", "val"), ("validation", "val"), ("afhq/val", "val")):
+        source = open_source(f"{address}#{part}")
+        assert source.class_names == ("cat", "dog", "wild") and source.labels.tolist() == [0, 1, 2]
+        assert [source.read(k) for k in range(3)] == [name.encode() for name in names if f"/{split}/" in name]
+    with pytest.raises(UserError, match=r"does not exist|holds no images"):
+        open_source(f"{address}#test")
+    with pytest.raises(UserError, match="splits of a data set"):
+        open_source(address)
+
+
+def test_arrays_of_a_split_are_asked_for_by_its_name(tmp_path: Path) -> None:
+    arrays = {f"{a}_{b}": np.full(3 + k, k) for k, b in enumerate(("train", "test")) for a in "xy"}
+    images = {name: np.full((len(value), 6, 6), 7, np.uint8) for name, value in arrays.items() if name[0] == "x"}
+    np.savez(tmp_path / "mnist.npz", **(arrays | images))
+    source = open_source(f"{tmp_path}/mnist.npz#test")
+    assert len(source) == 4 and source.class_names == ("1",)
+    with pytest.raises(UserError, match=r"unknown array of .* 'val'"):
+        open_source(f"{tmp_path}/mnist.npz#val")

@@ -2,9 +2,11 @@
 
 import io
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 RNG = np.random.default_rng(0)
 
@@ -21,7 +23,7 @@ def assert_holds(source, images, labels, names):
 
 
 def pack_tar(path: Path, files: dict[str, bytes]) -> None:
-    mode = {"gz": "w:gz", "bz2": "w:bz2", "xz": "w:xz"}.get(path.suffix[1:], "w")
+    mode = {"gz": "w:gz", "bz2": "w:bz2", "xz": "w:xz", "tgz": "w:gz"}.get(path.suffix[1:], "w")
     with tarfile.open(path, mode) as archive:
         for name, content in files.items():
             info = tarfile.TarInfo(name)
@@ -34,3 +36,40 @@ def unpack(folder: Path, files: dict[str, bytes]) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return folder
+
+
+def tar_of(files: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+def zip_of(files: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def packed(path: Path, files: dict[str, bytes], form: str) -> str:
+    """Lay files out as a folder, a zip or a tar; return its address."""
+    if form == "folder":
+        return str(unpack(path, files))
+    path = path.with_name(f"{path.name}.{form}")
+    if form == "zip":
+        path.write_bytes(zip_of(files))
+    else:
+        pack_tar(path, files)
+    return str(path)
+
+
+def jpeg(level: int) -> bytes:
+    """A JPEG of 8 × 8 pixels, another for each level."""
+    file = io.BytesIO()
+    Image.fromarray(np.full((8, 8, 3), level % 256, np.uint8)).save(file, "JPEG")
+    return file.getvalue()

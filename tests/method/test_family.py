@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alphaflow.method import schedules
 from alphaflow.method.alpha import RandomSplit
 from alphaflow.method.family import (
     FACM,
@@ -21,6 +22,7 @@ from alphaflow.method.family import (
     statement,
 )
 from alphaflow.method.times import Uniform
+from alphaflow.models import DataPrediction
 from alphaflow.rng import KeyedRandom
 from drawn import PLAIN, ROWS, assert_same, keyed, on_path
 from reference import SmallNet, gradient, order, slope_in_time
@@ -209,6 +211,33 @@ def test_discrete_consistency_converges_to_continuous(data):
     limit = slope(None)
     errors = [float((slope(delta) - limit).norm()) for delta in deltas]
     assert order(deltas, errors) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("member", [ConsistencyTraining, lambda: ConsistencyTraining(delta=1 / 64)])
+def test_a_constant_is_consistent_unless_the_parameterisation_holds_f_to_z_at_time_0(data, member):
+    """Why the digits' recipe has consistency training predict the velocity: of a network that predicts the data a
+    constant fits every target, and training finds it; with f = z - t u none does."""
+    x, _ = data
+
+    def constant(z, r, t, y=None):
+        return torch.full_like(z, 0.3)
+
+    collapsed = member()(DataPrediction(constant), x, generator=keyed())
+    assert collapsed.residual[collapsed.t > 1 / 64].max() < 1e-20  # below, the step ends at the data
+    held = member()(constant, x, generator=keyed())
+    assert held.residual.min() > 1e-5
+
+
+def test_the_step_of_discrete_consistency_may_fall_over_the_run(data):
+    """With δ on a schedule a step's loss is that of a constant δ, and what is said has the schedule's words."""
+    falling = schedules.linear(0, 100, first=0.5, last=0.01)
+    objective, net = ConsistencyTraining(delta=falling), Consistency()
+    for step, delta in ((0, 0.5), (50, 0.255), (100, 0.01)):
+        out = objective(net, data[0], step=step, generator=keyed())
+        assert_same(out.loss, ConsistencyTraining(delta=delta)(net, data[0], generator=keyed()).loss)
+    assert "α linear(0, 100, first=0.5, last=0.01) / t [" in statement(objective, "discrete-consistency", 100)
+    with pytest.raises(ValueError, match="consistency step 0 must lie in"):
+        ConsistencyTraining(delta=schedules.linear(0, 100))
 
 
 def test_a_step_to_the_data_is_said_as_earlier_runs_said_it():

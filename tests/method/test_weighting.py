@@ -101,6 +101,22 @@ def test_the_scaled_weight_is_continuous_at_alpha_0(net, data, power):
     assert errors[-1] < 5e-3
 
 
+@pytest.mark.parametrize("kind, power", [("scaled", 1.0), ("scaled", 0.5), ("normalised", 1.0)])
+def test_where_a_residual_shrinks_at_both_ends_so_does_what_the_weight_divides_by(net, data, kind, power):
+    """Cut at a share α of the interval, `model` has u - target ≈ (1 - α) × the Lagrangian one as α → 1: the
+    gradient goes to that of `end` at α = 0, and to that of `model` at α = 0 as α → 0, at first order."""
+    weight = Weight(kind=kind, power=power)
+
+    def slope(alpha: float, shift: str = "model") -> Tensor:
+        objective = AlphaFlow(alpha=alpha, shift=shift, weight=weight)
+        return gradient(objective(net, *data, generator=keyed()).loss, net)
+
+    for limit, at in ((slope(0.0), lambda small: small), (slope(0.0, "end"), lambda small: 1 - small)):
+        errors = [float((slope(at(small)) - limit).norm() / limit.norm()) for small in SMALL[:3]]
+        assert order(SMALL[:3], errors) == pytest.approx(1, abs=0.15)
+        assert errors[-1] < 0.02
+
+
 def test_a_run_under_the_scaled_weight_before_its_correction_is_told_apart():
     """Runs with p other than 1 noted `scaled(p 0.5, …)`: their objective was another, and they are not resumed."""
     assert str(Weight(kind="scaled", power=0.5)) == "scaled(α^0, p 0.5, c 0.001)"

@@ -31,6 +31,7 @@ UNHEEDED = {  # a setting that a person gives, where nothing would heed it: reci
     "objective.derivative": ("digits", "--objective.alpha 0.5 --objective.derivative reverse"),
     "objective.alpha": ("digits", "--objective.name fm --objective.alpha 0.5"),
     "objective.shift": ("digits", "--objective.alpha 1 --objective.shift model"),
+    "objective.delta": ("digits", "--objective.name meanflow --objective.delta 0.1"),
     "objective.blend": ("toy", "--objective.name meanflow --objective.blend 0.5"),
     "objective.trust": ("toy", "--objective.alpha 1 --objective.trust 0.5"),
     "objective.to_data": ("digits", "--objective.name fm --objective.to-data 0.1"),

@@ -256,7 +256,7 @@ def test_alpha_of_each_member_lies_where_the_conditions_think(name):
         values = {objective.alpha_at(k) for k in (0, config.steps)}
     else:
         t = torch.linspace(0.01, 1, 100, dtype=torch.float64)
-        rows = objective.alpha.rows(_Even(100), torch.zeros_like(t), t)
+        rows = objective.alpha.rows(_Even(100), torch.zeros_like(t), t, 0)
         values = {float(rows.min()), float(rows.max())}
     low, high = min(conditions.ALPHAS[name]), max(conditions.ALPHAS[name])
     assert low <= min(values) + 1e-9 and max(values) <= high + 1e-9

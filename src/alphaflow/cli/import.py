@@ -18,7 +18,7 @@ def run(words: list[str]) -> None:
         "file",
         metavar="FILE_OR_FOLDER",
         type=Path,
-        help=".pt, .pth, .bin, .pkl, .safetensors, .npz, Flax's; an .index.json; a folder of them, Orbax's, DCP's",
+        help=".pt, .pth, .bin, .pkl, .safetensors, .npz, Flax's, an .index.json; a folder: theirs, Orbax's, DCP's",
     )
     parser.add_argument("out", metavar="DIR", type=Path, help="the folder to write")
     parser.add_argument(

@@ -74,7 +74,7 @@ def _read(recipe: str, words: list[str]) -> dict[str, Any]:
         with contextlib.redirect_stderr(told), registry, wide_enough():
             values: Any = tyro.cli(
                 Config,
-                default=_with_member(RECIPES[recipe].config, words),
+                default=_with_member(recipe, words),
                 args=words,
                 prog=f"alphaflow train {recipe}",
                 description="",
@@ -87,10 +87,10 @@ def _read(recipe: str, words: list[str]) -> dict[str, Any]:
         raise UserError(_one_line(told.getvalue(), words), status=2) from None
 
 
-def _with_member(config: Config, words: list[str]) -> Config:
+def _with_member(recipe: str, words: list[str]) -> Config:
     """Return the recipe for the member that the words name, before single settings change it."""
-    name = _given("objective.name", words) or config.objective.name
-    return dataclasses.replace(config, objective=config.objective.of_member(name))
+    name = _given("objective.name", words) or RECIPES[recipe].config.objective.name
+    return RECIPES[recipe].for_member(name)
 
 
 def _fields(info: Any) -> Any:

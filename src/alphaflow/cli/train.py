@@ -158,6 +158,7 @@ def _start(known: argparse.Namespace, settings: list[str]) -> "Trainer":
         raise UserError(f"no folder given: add --out DIR, for example --out runs/{known.recipe}", status=2)
     check_memory(config)
     _refuse_few(known, config.steps)
+    _tell(known.recipe, config)
     from ..runs.folder import RunFolder
 
     RunFolder(known.out).refuse_others()
@@ -169,11 +170,18 @@ def _start(known: argparse.Namespace, settings: list[str]) -> "Trainer":
     return begin(config, RunFolder(known.out))
 
 
+def _tell(recipe: str, config: "Config") -> None:
+    """Say what the recipe changes for the member that was asked for, beside its objective."""
+    if told := RECIPES[recipe].told(config):
+        log.info("%s", told)
+
+
 def _plan(known: argparse.Namespace, settings: list[str]) -> None:
     """Print what the run would cost. Data that are not there yet are taken to be what the recipe expects."""
     if known.recipe is None:
         _refuse_no_recipe(settings, "no recipe to plan")
     recipe, config = RECIPES[known.recipe], parse_settings(known.recipe, settings)
+    _tell(recipe.name, config)
     from ..costs import estimate
     from ..data import Images
     from ..runs.build import build_dataset

@@ -22,7 +22,7 @@ class RandomSplit:
     def __str__(self) -> str:
         return f"drawn by row, {words(self.law)}"
 
-    def rows(self, random: Random, r: Tensor, t: Tensor) -> Tensor:
+    def rows(self, random: Random, r: Tensor, t: Tensor, step: int = 0) -> Tensor:
         """α of each row, (B,) like t."""
         return self.law.quantile(random.uniform("alpha")).clamp(1e-3, 1)
 
@@ -31,24 +31,31 @@ class RandomSplit:
 class StepSize:
     """α = δ / (t - r), at most 1, so that every step t - s has the length δ (discrete consistency training, RCGM).
 
-    delta: δ, in time: the path from noise to data has the length 1.
+    delta: δ, in time: the path from noise to data has the length 1. A number, or a schedule by which it falls over
+        the run (iCT, arXiv 2310.14189).
 
     Raises:
-        ValueError: δ outside (0, 1].
+        ValueError: δ outside (0, 1], at either end of a schedule.
     """
 
-    delta: float
+    delta: float | Schedule
 
     def __post_init__(self) -> None:
-        if not 0 < self.delta <= 1:
-            raise ValueError(f"consistency step {self.delta:g} must lie in (0, 1]")
+        for delta in extremes(self.delta):
+            if not 0 < delta <= 1:
+                raise ValueError(f"consistency step {delta:g} must lie in (0, 1]")
 
     def __str__(self) -> str:
-        return f"{self.delta:g} / (t - r)"
+        return f"{self._words} / (t - r)"
 
-    def rows(self, random: Random, r: Tensor, t: Tensor) -> Tensor:
+    @property
+    def _words(self) -> str:
+        return str(self.delta) if callable(self.delta) else f"{self.delta:g}"
+
+    def rows(self, random: Random, r: Tensor, t: Tensor, step: int = 0) -> Tensor:
         """α of each row, (B,) like t; 1 where r = t."""
-        return (self.delta / (t - r)).clamp(max=1)
+        delta = self.delta(step) if callable(self.delta) else self.delta
+        return (delta / (t - r)).clamp(max=1)
 
 
 Alpha: TypeAlias = "float | Schedule | RandomSplit | StepSize"

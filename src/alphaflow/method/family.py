@@ -14,6 +14,7 @@ from ..errors import choose
 from . import schedules
 from .alpha import RandomSplit, StepSize
 from .objective import AlphaFlow
+from .schedules import Schedule
 from .times import Constant, Larger, LogitNormal, Times, Uniform, words
 from .weighting import AnchorWeight, Weight
 
@@ -57,12 +58,13 @@ def Shortcut(**settings: Any) -> AlphaFlow:
     return AlphaFlow(**{**recipe, **settings})
 
 
-def ConsistencyTraining(delta: float | None = None, **settings: Any) -> AlphaFlow:
+def ConsistencyTraining(delta: float | Schedule | None = None, **settings: Any) -> AlphaFlow:
     """Consistency training (arXiv 2303.01469): r = 0, no r = t rows, the weights of α-Flow's Theorem 1.
 
-    delta: the step t - s in time, so α = δ / t and the loss is E[‖f_t - f_s‖² / (t δ)]; None: its limit δ → 0,
-    whose gradient is that of 2 E[(1/t) fᵀ df⁻/dt]. Here u(z, 0, t) = (z - f(z, t)) / t; for a network that
-    predicts f, the data, wrap it in `models.DataPrediction`.
+    delta: the step t - s in time, so α = δ / t and the loss is E[‖f_t - f_s‖² / (t δ)], or a schedule by which it
+    falls over the run; None: its limit δ → 0, whose gradient is that of 2 E[(1/t) fᵀ df⁻/dt]. Here u(z, 0, t) =
+    (z - f(z, t)) / t, so that f(z, 0) = z for any network u. One that predicts f, the data
+    (`models.DataPrediction`), must keep that itself: else a constant f fits every target, and training finds it.
 
     Raises:
         ValueError: delta outside (0, 1].
@@ -249,7 +251,15 @@ def _alpha_words(objective: AlphaFlow) -> str:
     if isinstance(alpha, int | float):
         return f"{alpha:g}"
     to_data = objective.times.coupling == "minimum" and objective.times.r == Constant(0.0)
-    return f"{alpha.delta:g} / t" if isinstance(alpha, StepSize) and to_data else str(alpha)
+    return str(alpha).replace("(t - r)", "t") if isinstance(alpha, StepSize) and to_data else str(alpha)
+
+
+def _weight_words(objective: AlphaFlow, far: bool) -> str:
+    """Return the weight, with what its α is where that is not α."""
+    weight, alpha = objective.weight, objective.alpha
+    both = objective.shift in ("model", "end") and far and not (isinstance(alpha, int | float) and alpha in (0, 1))
+    counts = both and isinstance(weight, Weight) and weight.kind in ("scaled", "normalised")
+    return f"{weight}, α (1 - α) for α" if counts else str(weight)
 
 
 def _parts(objective: AlphaFlow) -> dict[str, str]:
@@ -265,7 +275,7 @@ def _parts(objective: AlphaFlow) -> dict[str, str]:
         "r = t on": f"{100 * ratio:.4g} % of rows" if isinstance(ratio, int | float) else str(ratio),
         "times": str(objective.times) if far else objective.times.words_where_equal(),
         "times where r = t": law if far and flow else "",
-        "weight": str(objective.weight),
+        "weight": _weight_words(objective, far),
         "trust": f"{trust}" if callable(trust) or trust != 1 else "",
         "clip": "" if objective.clip is None else f"±{objective.clip:g}",
         "jumps": f"{objective.jumps}" if objective.jumps != 1 else "",

@@ -170,7 +170,7 @@ class AlphaFlow:
             v, y = self.guidance(net, z, v, t_host, y, random, flow=flow)
         alpha: float | Tensor | None = self.alpha_at(step)
         if alpha is None:
-            alpha = send(self.alpha.rows(random, r_host, t_host), x)  # type: ignore[union-attr]
+            alpha = send(self.alpha.rows(random, r_host, t_host, step), x)  # type: ignore[union-attr]
         check_alpha(alpha)
         trust = self.trust(step) if callable(self.trust) else self.trust
         _check_trust(trust)
@@ -188,7 +188,7 @@ class AlphaFlow:
         alpha = torch.where(r < t, points.alpha, torch.ones_like(t))
         of_order_1 = points.regime == "derivative" or self.max_change is not None
         a = torch.ones_like(t) if of_order_1 else alpha  # α⁻¹ ‖…‖² has its limit with α² in ‖…‖²
-        weight = self.weight(error.detach(), a, v[0].numel(), r, t)
+        weight = self.weight(error.detach(), a, v[0].numel(), r, t, self._order(a))
         per_sample = weight * error
         if self.cosine:
             anchor = 1 - F.cosine_similarity(u, v, dim=1).reshape(len(v), -1).mean(1)
@@ -220,6 +220,12 @@ class AlphaFlow:
         ratio = self.flow_ratio(step) if callable(self.flow_ratio) else self.flow_ratio
         _check_flow_ratio(ratio)
         return ratio
+
+    def _order(self, alpha: Tensor) -> Tensor:
+        """Return as what u - target shrinks (B,), where the network fits one part of the interval as the other."""
+        if self.shift not in ("model", "end"):
+            return alpha
+        return torch.where(alpha < 1, alpha * (1 - alpha).clamp(min=1e-3), alpha)
 
     def _never_drops(self) -> bool:
         where = self.guidance.drop_where if self.guidance is not None and self.guidance.drop else ""

@@ -18,11 +18,13 @@ class Weight:
 
     kind: with a = α on rows with r < t and 0 < α < 1, else a = 1, and p the `power`:
         adaptive    a / (E + c)^p           α-Flow's (arXiv 2510.20771; c = 1e-3, p = 1)
-        scaled      a^(2p-1) / (E + a² c)^p the same, made continuous at α → 0: there u - target ≈ α q and E ≈ α² Q
-                                            with q and Q of MeanFlow, so that weight (u - target) → q / (Q + c)^p
+        scaled      o^(2p-1) / (E + o² c)^p the same, made continuous at α → 0: there u - target ≈ α q and E ≈ α² Q
+                                            with q and Q of MeanFlow, so that weight (u - target) → q / (Q + c)^p;
+                                            o = a, but under shifts "model" and "end", where the residual shrinks
+                                            towards α → 1 as well, o = a (1 - a)
         power       D / (D E + c)^p         MeanFlow's own (arXiv 2505.13447; c = 1e-2, p = 1 as released): the
                                             row's loss is S / (S + c)^p, S = D E the sum over its dimensions
-        normalised  1 / (E^½ + a c)         the tangent's length is divided out (sCM, 2410.11081; AYF, 2506.14603):
+        normalised  1 / (E^½ + o c)         the tangent's length is divided out (sCM, 2410.11081; AYF, 2506.14603):
                                             it leads to u⁻ - g / (rms g + c) with g = (u⁻ - target) / a; c = 0.1
         definition  1 / a                   Definition 1 of α-Flow as printed; the theorem's consistency weights
         uniform     1
@@ -61,16 +63,18 @@ class Weight:
     def _c(self) -> float:
         return self.c if self.c is not None else {"power": 1e-2, "normalised": 0.1}.get(self.kind, 1e-3)
 
-    def __call__(self, error: Tensor, alpha: Tensor, dimensions: int, r: Tensor, t: Tensor) -> Tensor:
-        """Weights (B,) from E (B,), a (B,), D, and r and t (B,)."""
-        weight = self._by_error(error, alpha, dimensions)
+    def __call__(
+        self, error: Tensor, alpha: Tensor, dimensions: int, r: Tensor, t: Tensor, order: Tensor | None = None
+    ) -> Tensor:
+        """Weights (B,) from E (B,), a (B,), D, r and t (B,), and o (B,), which is a where it is not given."""
+        weight = self._by_error(error, alpha, dimensions, alpha if order is None else order)
         if self.by_time == "tim":
             return weight / (1 + t.tan() - r.tan()).sqrt()
         if self.by_time == "rcgm":
             return weight * (1 + (0.4 * torch.pi * (1 - (t - r))).tan())
         return weight
 
-    def _by_error(self, error: Tensor, alpha: Tensor, dimensions: int) -> Tensor:
+    def _by_error(self, error: Tensor, alpha: Tensor, dimensions: int, order: Tensor) -> Tensor:
         if self.kind == "uniform":
             return torch.ones_like(error)
         if self.kind == "definition":
@@ -79,9 +83,9 @@ class Weight:
         if self.kind == "power":
             return dimensions * (error * dimensions + c) ** -self.power
         if self.kind == "normalised":
-            return 1 / (error.sqrt() + alpha * c)
+            return 1 / (error.sqrt() + order * c)
         if self.kind == "scaled":
-            return alpha ** (2 * self.power - 1) / (error + alpha**2 * c) ** self.power
+            return order ** (2 * self.power - 1) / (error + order**2 * c) ** self.power
         return alpha / (error + c) ** self.power
 
 
@@ -94,6 +98,8 @@ class AnchorWeight:
     def __str__(self) -> str:
         return f"anchored(c {self.c:g})"
 
-    def __call__(self, error: Tensor, alpha: Tensor, dimensions: int, r: Tensor, t: Tensor) -> Tensor:
+    def __call__(
+        self, error: Tensor, alpha: Tensor, dimensions: int, r: Tensor, t: Tensor, order: Tensor | None = None
+    ) -> Tensor:
         consistency = (t * (torch.pi / 2)).sin() / (error + self.c).sqrt()
         return torch.where(r < t, consistency, torch.ones_like(error))

@@ -12,6 +12,7 @@ FASHION = Recipe(
     command="alphaflow train fashion --out runs/fashion",
     cost="39 minutes on 2 CPU cores by --dry-run (2026-11-28), not run at its full length",
     expected="not measured at full length; after 1,200 steps Fréchet distance 1.4 at 1 NFE (real halves: 0.04)",
+    members=DIGITS.members,
     config=replace(
         DIGITS.config,
         recipe="fashion",

@@ -2,6 +2,7 @@
 
 from ..runs.config import Config, DataConfig, EMAConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
 from .base import Recipe
+from .digits import DIGITS
 
 MOVING_DIGITS = Recipe(
     name="moving-digits",
@@ -9,6 +10,7 @@ MOVING_DIGITS = Recipe(
     command="alphaflow train moving-digits --out runs/moving-digits",
     cost="about 10 minutes on one CPU core (604 s of processor time, measured 2026-11-28)",
     expected="class accuracy 0.97 at 1 NFE; Fréchet distance 3.2 at 1, 2.8 at 4 (real halves: 0.26); blurred",
+    members=DIGITS.members,
     config=Config(
         recipe="moving-digits",
         steps=1500,

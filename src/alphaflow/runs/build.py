@@ -18,6 +18,7 @@ from ..data.videos.latents import ClipLatents
 from ..derivatives.total import METHODS
 from ..errors import UserError, choose
 from ..method import schedules, times
+from ..method.alpha import StepSize
 from ..method.family import as_it_runs, member, statement
 from ..method.guidance import Guidance
 from ..method.objective import AlphaFlow
@@ -153,6 +154,8 @@ def build_objective(config: Config, num_classes: int) -> AlphaFlow:
         if settings.alpha is not None:
             curves = {"self": SelfSteering}
             changes["alpha"] = _plain(schedules.parse(settings.alpha, horizon, "alpha schedule", curves))
+        if settings.delta is not None:
+            changes["alpha"] = StepSize(_plain(schedules.parse(settings.delta, horizon, "step schedule")))
         if settings.flow_ratio is not None:
             changes["flow_ratio"] = _plain(schedules.parse(settings.flow_ratio, horizon, "flow ratio schedule"))
         if settings.weight is not None:

@@ -104,6 +104,10 @@ WEIGHTED = Only(
     lambda one: one.objective.weight in ("adaptive", "scaled", "power", "normalised"),
 )
 TIMED = Only("an objective.weight that is said as well", lambda one: one.objective.weight is not None)
+STEPPED = Only(
+    "objective.name discrete-consistency or rcgm, and no objective.alpha",
+    lambda one: one.objective.name in ("discrete-consistency", "rcgm") and one.objective.alpha is None,
+)
 BLENDED = Only("objective.shift velocity, where the network's own takes part", _velocity)
 CLIPPED = Only(
     "rows where r < t and an objective.alpha above 0, where targets are clipped",

@@ -29,6 +29,7 @@ from .conditions import (
     PICTURES,
     POWERED,
     SHIFTED,
+    STEPPED,
     STORED,
     TIMED,
     TOYS,
@@ -116,6 +117,8 @@ class ObjectiveConfig:
     alpha: Annotated[str | None, Schedule(0, 1, steering=True), INTERVALS] = None
     """Schedule of α: a number, or e.g. sigmoid(0%, 100%), linear(0, 500), step(50%); self: α falls when what the
     network sees of its trajectories' curvature has settled (docs/claims.md)."""
+    delta: Annotated[str | None, Schedule(1e-6, 1), STEPPED] = None
+    """Length of the step t - s: a number or a schedule, e.g. exponential(0%, 80%, 4, first=0.1, last=0.002)."""
     flow_ratio: Annotated[str | None, Schedule(0, 1)] = None
     """Share of rows with r = t: a number or a schedule, e.g. linear(0%, 100%, first=0.75, last=0.25)."""
     shift: Annotated[Literal["data", "model", "velocity", "end"] | None, SHIFTED] = None

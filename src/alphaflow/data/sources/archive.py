@@ -15,8 +15,10 @@ from alphaflow.files import beside, cache_folder, locked
 from .archive_members import RATIO, Members, members_of, refuse_large
 from .base import digest_of
 from .cache import key_of, stamp_of
+from .captions import captions_beside
 from .classes import Beside, in_order, is_hidden, is_image
 from .labels import is_table, labels_of, nothing_in, passed_over
+from .splits import folder_meant
 
 _PACKERS: dict[str, Callable[[str], Any]] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
 COMPRESSED = {f".tar.{end}": end for end in _PACKERS} | {".tgz": "gz", ".tbz2": "bz2", ".txz": "xz"}
@@ -32,7 +34,7 @@ class Archive:
 
     Args:
         path: the archive.
-        part: the folder to take, such as "photos/train"; "" for the whole archive.
+        part: the folder to take, such as "photos/train", or its split; "" for the whole archive.
         address: what messages call the archive.
         labels: see `labels_of`.
 
@@ -46,9 +48,14 @@ class Archive:
         self.address = address or str(path)
         place = self.address.rpartition("#")[0] if part else self.address
         every = members_of(plain(path), None, self.address)
-        self._read_any = every.opened()
+        self._every, self._read_any = every, every.opened()
         part = f"{part.strip('/')}/" if part.strip("/") else ""
         names = every.names[:]
+        if part and not any(name.startswith(part) for name in names):
+            folders = {
+                name[:k] for name in names for k in (name.find("/"), name.find("/", name.find("/") + 1)) if k > 0
+            }
+            part = f"{folder_meant(sorted(folders), part.rstrip('/')) or part.rstrip('/')}/"
         inside = [k for k, name in enumerate(names) if name.startswith(part)]
         pictures = [k for k in inside if is_image(names[k][len(part) :])]
         chosen = set(pictures)
@@ -68,6 +75,7 @@ class Archive:
         self._number = {
             name: k for k, name in enumerate(names) if name.lower().endswith(".json") or name in tables
         }
+        self._root, self._place = root, place
         names = self._members.names[:]
         beside = Beside(
             root=root,
@@ -98,6 +106,20 @@ class Archive:
 
     def read(self, index: int) -> bytes:
         return self._read(index)
+
+    def captions(self) -> list[str] | None:
+        """Return the captions that lie beside the images; see `captions_of`."""
+        number = {name: k for k, name in enumerate(self._every.names)}
+
+        def size(path: str) -> int | None:
+            return int(self._every.sizes[number[path]]) if path in number else None
+
+        def read(path: str) -> bytes:
+            return self._read_any(number[path])
+
+        return captions_beside(
+            self._members.names[:], size, read, self._root, lambda name: f"{self._place}!{name}"
+        )
 
     def _note(self, name: str) -> bytes:
         return self._read_any(self._number[name])
@@ -141,13 +163,20 @@ def plain(path: Path) -> Path:
         UserError: the archive is damaged, grows more than images can, or there is no room for it.
     """
     packer = next((packer for end, packer in COMPRESSED.items() if path.name.lower().endswith(end)), None)
-    if packer is None:
-        return path
+    return path if packer is None else unpacked_file(path, packer, ".tar")
+
+
+def unpacked_file(path: Path, packer: str, ending: str) -> Path:
+    """Return the file that a packed one unpacks to, in the cache; `packer` is gz, bz2 or xz.
+
+    Raises:
+        UserError: it is damaged, grows more than images can, or there is no room for it.
+    """
     try:
         folder = cache_folder("unpacked") / key_of(path.resolve(), *stamp_of(path))
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}): give a zip or tar of images") from None
-    unpacked = folder / (path.name.partition(".")[0] + ".tar")
+    unpacked = folder / (path.name.partition(".")[0] + ending)
     with locked(folder / "lock"):
         if not unpacked.exists():
             try:

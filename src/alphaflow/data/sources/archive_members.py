@@ -31,6 +31,8 @@ LARGEST = 1 << 28
 RATIO = 200
 """How many times a member may grow when unpacked; images are compressed already, so that 1 is usual."""
 _ALLOWED = 1 << 20  # what any member may grow to, however well it packs
+_RECENT: "weakref.WeakValueDictionary[str, Members]" = weakref.WeakValueDictionary()
+"""The members of archives that are in use, by path and stamp: an archive is looked at in several ways."""
 _LOCAL = struct.Struct("<4s5H3I2H")  # a zip member's own header
 
 
@@ -122,14 +124,19 @@ def members_of(path: Path, keep: Callable[[str], bool] | None = None, called: st
     """
     called = called or str(path)
     try:
-        if is_zip(path):
+        key, stamp = f"members 3 {path.resolve()}", stamp_of(path)
+        recent = f"{key} {stamp.tolist()}"
+        known = _RECENT.get(recent)
+        if known is not None:
+            members = known
+        elif is_zip(path):
             members = _zip_members(path, called)
         else:
-            key, stamp = f"members 3 {path.resolve()}", stamp_of(path)
             arrays = load_index(key, stamp)
             members = _from_arrays(path, arrays) if arrays else _tar_members(path, called)
             if arrays is None:
                 store_index(key, {"stamp": stamp, **_to_arrays(members)})
+        _RECENT[recent] = members
     except OSError as error:
         raise UserError(f"cannot read {called} ({error.strerror or error}): give a zip or tar of images") from None
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, ValueError) as error:

@@ -1,7 +1,9 @@
 """Images as arrays: .npy, .npz and HDF5 files, mapped where that can be done."""
 
 import contextlib
+import io
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +19,7 @@ from alphaflow.npy import read_header
 from .archive_members import RATIO, members_of
 from .base import Names, digest_of
 from .cache import key_of, stamp_of
-from .classes import NONE, Labelled, few, from_values
+from .classes import NONE, Labelled, few, from_values, log
 from .splits import split_of
 
 _IMAGES = ("images", "image", "x", "data", "arr_0")
@@ -36,6 +38,8 @@ _PAIRS = (
 HDF5 = (".h5", ".hdf5", ".hdf")
 """Endings of HDF5 files."""
 
+_LOOKED_AT = 64  # images by which it is doubted that levels go to 255
+_COLUMNS = 64  # the most of an array that may hold several labels for each image
 _ALLOWED = 1 << 20  # bytes that any array may unpack to, however well it packs
 Array = NDArray[np.generic]
 
@@ -45,15 +49,16 @@ class Arrays:
 
     Its shape is (N, H, W, 3), (N, H, W, 1), (N, 3, H, W), (N, 1, H, W) or (N, H, W); or it holds rows, (N, 3·S²),
     which are three planes of S × S as in CIFAR's and ImageNet's small sets, or (N, S²) without colours. An .npy is
-    mapped; the array of an .npz is read into memory.
+    mapped; the array of an .npz is read into memory. Where all are 0 or 1, as dSprites', 1 is white.
 
     Args:
         path: the .npy, .npz or HDF5 file, whose arrays go by their paths. In the latter two the images are the
             array named images, x, data or arr_0, the only one of uint8 that fits, or that of the training split.
-        name: the name of the array of images among them; "" to find it.
+        name: the name of the array of images among them, or its split; "" to find it.
         address: what messages call the file.
         labels: an .npy of labels, or the name of an array in the .npz; `None`: the one named labels, y or arr_1 if
-            there is one, or y_train beside x_train, and the like; "none" for no labels.
+            there is one, or y_train beside x_train, and the like; ARRAY#2 for the second column of one that has
+            several; "none" for no labels.
 
     Raises:
         UserError: there is no such file or no array of images, its type or shape is another, its labels have
@@ -69,6 +74,9 @@ class Arrays:
         name, others = _choose_images(arrays, name, self.address)
         self.passed_over = (*passed, *others)
         self._pixels, self._last = _oriented(arrays[name], f"{self.address}: {name}" if name else self.address)
+        self._factor = np.uint8(255 if _are_bits(self._pixels) else 1)
+        if self._factor > 1:
+            log.info("%s: the pixels are 0 and 1, which are taken for black and white", self.address)
         labelled = self._classes(arrays, name, labels)
         self.labels, self.class_names, self.origin, unseen = labelled
         self.passed_over += unseen
@@ -84,7 +92,7 @@ class Arrays:
 
     def read(self, index: int) -> NDArray[np.uint8]:
         image = self._pixels[index]
-        return np.array(image if self._last else image.transpose(1, 2, 0))
+        return np.array(image if self._last else image.transpose(1, 2, 0)) * self._factor
 
     def _classes(self, arrays: Mapping[str, Array], images: str, labels: str | None) -> Labelled:
         if labels == NONE:
@@ -98,11 +106,11 @@ class Arrays:
         elif labels.endswith(".npy"):
             values = _load(Path(labels), labels)[0][""]
         else:
-            values = arrays[choose(f"array of {self.address}", labels, [name for name in arrays if name])]
+            values = _column(arrays, labels, self.address)
         if values.shape not in ((len(self),), (len(self), 1)) or not _are_labels(values):
             raise UserError(
                 f"{self.address}: labels {labels} are {values.dtype} {values.shape}, not {len(self)} whole "
-                f"numbers or words: {_remedy(values)}"
+                f"numbers or words: {_remedy(values, labels)}"
             )
         one_by_one = map(_plain, values.reshape(-1).tolist())
         return from_values(list(one_by_one), self.address, f"the array {labels}", self.name)
@@ -115,8 +123,31 @@ class Arrays:
             for name, (shape, dtype) in about.items()
             if name != images and shape in ((len(self),), (len(self), 1)) and dtype.kind in "iufUS"
         ]
+        tables = [
+            f"no labels taken from the {shape[1]} columns of {name}: --data.labels '{name}#2' takes the second"
+            for name, (shape, dtype) in about.items()
+            if len(shape) == 2 and shape[0] == len(self) and 1 < shape[1] <= _COLUMNS and dtype.kind in "iu"
+        ]
         sentence = f"no array of labels among {few(fitting, 8)}: --data.labels ARRAY takes one"
-        return (sentence,) if fitting else ()
+        return (*([sentence] if fitting else []), *tables)
+
+
+def _column(arrays: Mapping[str, Array], labels: str, address: str) -> Array:
+    """Return an array of labels: `ARRAY`, or a column of it, counted from 1, `ARRAY#2`."""
+    name, mark, column = labels.rpartition("#")
+    if labels in arrays or not (mark and name in arrays):
+        return arrays[choose(f"array of {address}", labels, [name for name in arrays if name])]
+    values = arrays[name]
+    count = values.shape[1] if values.ndim == 2 else 1
+    if not (column.isascii() and column.isdigit() and 1 <= int(column) <= count):
+        raise UserError(f"{address}: {name} has no column {column!r}: give a number from 1 to {count}")
+    return values.reshape(len(values), -1)[:, int(column) - 1]
+
+
+def _are_bits(pixels: NDArray[np.uint8]) -> bool:
+    """Return whether pixels are 0 and 1, as dSprites' are, which would all look black."""
+    some = pixels[:_LOOKED_AT]
+    return int(some.max(initial=0)) == 1 and int(some.min(initial=1)) == 0 and int(pixels.max()) == 1
 
 
 def _are_labels(values: Array) -> bool:
@@ -129,10 +160,15 @@ def _plain(value: Any) -> Any:
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
-def _remedy(values: Array) -> str:
+def _remedy(values: Array, name: str) -> str:
     if values.dtype.kind == "b" and values.ndim == 1:
         return "save them as numbers, labels.astype(int)"
     if values.ndim == 2 and values.shape[1] > 1:
+        if values.dtype.kind in "iu" and values.size and (values.astype(bool).sum(1) != 1).any():
+            return (
+                f"an image may have several of them: --data.labels '{name}#1' takes the first column for classes, "
+                "none leaves them out"
+            )
         return "save the class of each, such as labels.argmax(1)"
     return "give one for each image"
 
@@ -261,8 +297,28 @@ def _load(path: Path, address: str) -> tuple[Mapping[str, Array], list[str]]:
                 names.append(name)
         if not names:
             held = f"only Python objects ({', '.join(objects)})" if objects else "nothing"
-            raise ValueError(f"it holds {held}, and no arrays of numbers")
+            drawn = ", as QuickDraw's drawings by strokes are" if objects else ""
+            raise ValueError(f"it holds {held}, and no arrays of numbers{drawn}")
         return _Lazy(path, names, address), objects
+
+
+def arrays_in(raw: bytes) -> dict[str, Array]:
+    """Return the arrays in the bytes of an .npz.
+
+    Raises:
+        UserError: they are none, or an array declares more than there is, or needs pickle.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            for member in archive.infolist():
+                shape, dtype = _header(archive, member.filename)
+                most = min(member.file_size, max(_ALLOWED, RATIO * member.compress_size))
+                if dtype.hasobject or math.prod(shape) * dtype.itemsize > most:
+                    raise ValueError(f"{member.filename} declares an array of {dtype} {shape} in too few bytes")
+        with np.load(io.BytesIO(raw), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"no whole .npz ({error})") from None
 
 
 def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -278,14 +334,20 @@ def _choose_images(arrays: Mapping[str, Array], asked: str, address: str) -> tup
         if asked:
             raise UserError(f"{address}: an .npy holds one array without a name: leave #{asked} away")
         return "", []
+    if asked and asked in arrays:
+        return asked, []
+    about = arrays.about()
+    fitting = [name for name, (shape, dtype) in about.items() if dtype == np.uint8 and len(shape) in (3, 4)]
+    splits = {name: split_of(_without_images(name)) for name in fitting}
     if asked:
+        meant = [name for name in fitting if splits[name] and splits[name] == split_of(asked)]
+        if len(meant) == 1:
+            return meant[0], []
         return choose(f"array of {address.rpartition('#')[0]}", asked, arrays), []
     for name in _IMAGES:
         if name in arrays:
             return name, []
-    about = arrays.about()
-    fitting = [name for name, (shape, dtype) in about.items() if dtype == np.uint8 and len(shape) in (3, 4)]
-    training = [name for name in fitting if split_of(_without_images(name)) == "train"]
+    training = [name for name in fitting if splits[name] == "train"]
     if len(fitting) > 1 and len(training) == 1:
         others = ", ".join(name for name in fitting if name != training[0])
         return training[0], [f"the arrays {others} (to take one of them: {address}#{fitting[-1]})"]
@@ -302,7 +364,9 @@ def _choose_images(arrays: Mapping[str, Array], asked: str, address: str) -> tup
 def _without_images(name: str) -> str:
     """Return the name without the words for images: `train` for x_train and train_images."""
     words = [
-        word for word in name.lower().split("_") if word not in ("x", "images", "image", "data", "imgs", "img")
+        word
+        for word in re.split(r"[_/]", name.lower())
+        if word not in ("x", "images", "image", "data", "imgs", "img")
     ]
     return "_".join(words)
 

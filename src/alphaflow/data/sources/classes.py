@@ -124,6 +124,8 @@ def by_folder(paths: Sequence[str], where: str, beside: Beside | None = None, *,
         refuse_splits(names, where, beside.inside)
         refuse_inner_splits(paths, where)
         if len(names) == 1:
+            if are_buckets([path.partition("/")[2] for path in paths]):  # FFHQ's images1024x1024
+                return Labelled(passed_over=("the folders within it, which number images by thousands",))
             _doubt_lone_folder(paths, where, beside)
     return _numbered([first for first in firsts if first is not None], where, "labels from the folders")
 

@@ -10,8 +10,9 @@ from alphaflow.errors import UserError, missing
 
 from .base import Names, digest_of
 from .cache import key_of, stamp_of
-from .classes import NONE, Labelled
+from .classes import NONE, Labelled, few
 from .label_files import by_file, is_label_file
+from .splits import of_one_split
 
 _OPEN: WeakValueDictionary[str, Any] = WeakValueDictionary()
 """Environments by their paths: the library refuses to open one twice in a process."""
@@ -80,6 +81,32 @@ def _labelled(names: list[str], address: str, labels: str | None) -> Labelled:
 def is_lmdb(path: Path) -> bool:
     """Return whether a path is an LMDB environment: a folder with data.mdb in it, or a file with that ending."""
     return (path / "data.mdb").is_file() or (path.suffix.lower() in (".lmdb", ".mdb") and path.is_file())
+
+
+def open_lmdbs(path: Path, part: str, *, address: str, labels: str | None) -> LmdbImages | None:
+    """Open the LMDB of a split in a folder of several, as LSUN's bedroom_train_lmdb and bedroom_val_lmdb;
+    `None` if it holds none.
+
+    Args:
+        path: the folder.
+        part: the split; "" for the training one.
+        address: what messages call it.
+        labels: see `LmdbImages`.
+
+    Raises:
+        UserError: there is no such split, or several of them.
+    """
+    held = [inner for inner in sorted(path.iterdir()) if is_lmdb(inner)] if path.is_dir() else []
+    if not held:
+        return None
+    kept, rest = of_one_split(held, part, address)
+    if len(kept) > 1:
+        raise UserError(
+            f"{address} holds several LMDBs ({few([one.name for one in kept])}): give one, such as {kept[0]}"
+        )
+    source = LmdbImages(kept[0], address=address, labels=labels)
+    source.passed_over = (*rest, *source.passed_over)
+    return source
 
 
 def open_environment(path: Path, address: str) -> Any:

@@ -127,8 +127,9 @@ def from_pairs(pairs: Any, paths: Sequence[str], where: str, called: str, folder
             f"{missing[0]}): add them, or give labels from elsewhere (--data.labels, none for no classes)"
         )
     values = []
-    for path in paths:
-        word = word_of(table[path])
+    vectors = _by_single_ones([table[path] for path in paths])
+    for k, path in enumerate(paths):
+        word = vectors[k] if vectors else word_of(table[path])
         if word is None:
             label = table[path]
             kind = f"a vector of {len(label)} numbers" if isinstance(label, list) else repr(label)[:40]
@@ -138,6 +139,17 @@ def from_pairs(pairs: Any, paths: Sequence[str], where: str, called: str, folder
             )
         values.append(word)
     return from_values(values, where, Path(called).name.rpartition("!")[2], lambda k: paths[k])
+
+
+def _by_single_ones(labels: Sequence[Any]) -> list[str]:
+    """Return the classes of vectors of one length that hold a single 1 among zeros; none if they are others."""
+    classes = []
+    for label in labels:
+        whole = isinstance(label, list) and len(label) == len(labels[0]) and all(x in (0, 1) for x in label)
+        if not whole or sum(label) != 1:
+            return []
+        classes.append(str(label.index(1)))
+    return classes
 
 
 def by_side_json(paths: Sequence[str], where: str, beside: Beside, key: str | None) -> Labelled | None:

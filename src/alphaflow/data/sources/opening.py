@@ -11,14 +11,17 @@ from .archive import COMPRESSED, ENDINGS, Archive, plain
 from .archive_members import members_of
 from .arrays import HDF5, Arrays, is_hdf5
 from .base import Source
+from .class_arrays import open_class_arrays
 from .classes import FOLDERS, NONE, is_hidden, is_image
 from .hub import PREFIX, is_saved, open_hub
 from .label_files import is_label_file
-from .lmdb_images import LmdbImages, is_lmdb
+from .lmdb_images import LmdbImages, is_lmdb, open_lmdbs
+from .official.opening import open_official
 from .published import open_published
 from .remote import expand, fetch, is_remote
 from .shards import Shards, is_shard
-from .splits import of_one_split, split_of, tell_mixed
+from .splits import folder_meant, of_one_split, split_of, tell_mixed
+from .tfrecords import TfRecords, is_tfrecord, open_tfrecords
 from .tree import Tree
 
 _TABLES = (*table.PARQUET, *table.ARROW)
@@ -35,10 +38,11 @@ def open_source(address: str, *, labels: str | None = None) -> Source:
             a folder with one sub-folder for each class, or with images directly inside;
             a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz of one, with `#FOLDER` for a part of it;
             .parquet or .arrow files, or a folder of them, with `#SPLIT`;
-            tars in WebDataset's layout, or a folder of them, with `#SPLIT`;
-            a .npy, .npz or .h5, with `#ARRAY`;
-            the files, folder or archive of MNIST and its like (IDX), CIFAR-10 and -100, small ImageNet, SVHN or
-            STL-10, with `#SPLIT`; an LMDB of encoded images, as LSUN's;
+            tars in WebDataset's layout, TFRecords, or a folder of them (tfds), with `#SPLIT`;
+            a .npy, .npz or .h5, with `#ARRAY` or `#SPLIT`, or a folder of one .npy for each class;
+            the files, folder or archive of MNIST and its like (IDX), CIFAR-10 and -100, small ImageNet, SVHN,
+            STL-10, ImageNet, Tiny ImageNet, CelebA, CUB-200-2011, the Oxford pets or flowers, with `#SPLIT`;
+            an LMDB of encoded images, as LSUN's;
             a folder that `datasets` has saved, or `hf://OWNER/NAME`, with `#SPLIT`.
             Several files are named by a pattern (`data/*.parquet`) or by braces (`shard-{000..123}.tar`), files
             elsewhere by a URL that fsspec knows (http, https, s3, …). Of several splits train is taken.
@@ -62,10 +66,12 @@ def _open(address: str, labels: str | None) -> Source:
     place, part = _parted(address)
     if is_lmdb(Path(place)):
         return LmdbImages(Path(place), address=address, labels=labels)
-    if is_remote(place):
-        paths = fetch(_urls(place))
-    else:
-        paths = _files(place)
+    fetched = fetch(_urls(place)) if is_remote(place) else None
+    if fetched is None or len(fetched) == 1:
+        official = open_official(fetched[0] if fetched else Path(place), part, address=address, labels=labels)
+        if official is not None:
+            return official
+    paths = _files(place) if fetched is None else fetched
     many = any(mark in place for mark in "*?[") or Path(place).is_dir()
     if len(paths) > 1 and not (many or part):
         tell_mixed(paths, address)
@@ -75,6 +81,8 @@ def _open(address: str, labels: str | None) -> Source:
     if _all(paths, _TARS) and (len(paths) > 1 or (not part and _wants_shards(paths[0], address, labels))):
         paths, rest = of_one_split(paths, part, address) if many or part else (paths, [])
         return Shards(paths, address=address, labels=labels, passed_over=rest)
+    if len(paths) > 1 and all(map(is_tfrecord, paths)):
+        return TfRecords(paths, address=address, labels=labels)
     if len(paths) > 1:
         raise UserError(f"{address} names {len(paths)} files: several may be tars, or tables of one kind")
     if _all(paths, _ARRAYS) and not (_all(paths, HDF5) and not is_hdf5(paths[0])):
@@ -82,12 +90,13 @@ def _open(address: str, labels: str | None) -> Source:
     try:
         if _all(paths, ENDINGS):
             return Archive(paths[0], part, address=address, labels=labels)
-        return Tree(Path(place) / part if part else place, labels=labels)
+        return Tree(_below(Path(place), part) if part else place, labels=labels)
     except UserError:
-        published = open_published(paths[0], part, address=address, labels=labels)
-        if published is None:
-            raise
-        return published
+        for other in (open_published, open_tfrecords, open_lmdbs, open_class_arrays):
+            source = other(paths[0], part, address=address, labels=labels)
+            if source is not None:
+                return source
+        raise
 
 
 def _parted(address: str) -> tuple[str, str]:
@@ -97,6 +106,16 @@ def _parted(address: str) -> tuple[str, str]:
         return address, ""
     place, _, part = address.partition("#")
     return place, part
+
+
+def _below(folder: Path, part: str) -> Path:
+    """Return the folder that a part of an address means: one within, by its name or by its split."""
+    if (folder / part).is_dir() or not folder.is_dir():
+        return folder / part
+    shallow = sorted(path for path in folder.iterdir() if path.is_dir())
+    deep = [path for one in shallow[:_FOLDERS] for path in sorted(one.iterdir()) if path.is_dir()]
+    meant = folder_meant([path.relative_to(folder).as_posix() for path in (*shallow, *deep)], part)
+    return folder / (meant or part)
 
 
 def _all(paths: Sequence[Path], endings: Sequence[str]) -> bool:

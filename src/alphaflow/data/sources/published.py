@@ -19,6 +19,7 @@ from alphaflow.data.safe_pickles import load_plain
 from alphaflow.errors import UserError, choose
 
 from .archive import ENDINGS
+from .arrays import arrays_in
 from .base import Names, digest_of
 from .classes import NONE, Labelled, from_values
 from .held_files import HeldFiles, files_beside, files_of_archive, files_of_folder
@@ -213,22 +214,24 @@ def _idx_loader(held: HeldFiles, name: str, shape: tuple[int, ...], labels: str 
 
 
 def _cifar_subsets(held: HeldFiles) -> list[Subset]:
-    """Find batches as CIFAR's python version has them: a pickled dictionary of `data`, rows of three planes."""
+    """Find batches as CIFAR's python version has them: a pickled dictionary, or an .npz, of `data`, rows of three
+    planes."""
     batches: dict[str, list[str]] = {}
     for name in sorted(held.sizes, key=_by_number):
-        base = Path(name).name
-        if _BATCH.fullmatch(base) and held.head(name, 1) == b"\x80":
+        base = Path(name).name.removesuffix(".npz")
+        if _BATCH.fullmatch(base) and held.head(name, 4).startswith(_BEGINNINGS):
             kind = "validation" if base.startswith("val") else "test" if base.startswith("test") else "train"
             batches.setdefault(kind, []).append(name)
     metas = [name for name in held.sizes if Path(name).name in ("batches.meta", "meta")]
     return [Subset(kind, tuple(names), _cifar_loader(held, names, metas)) for kind, names in batches.items()]
 
 
+_BEGINNINGS = (b"\x80", b"PK\3\4")  # of a pickle, and of the .npz in which small ImageNet is kept, too
 _BATCH = re.compile(r"(train_|val_|test_)?(data|test)_batch(_\d+)?|train|test|val_data")
 
 
 def _by_number(name: str) -> tuple[str, int]:
-    digits = re.search(r"(\d+)$", name)
+    digits = re.search(r"(\d+)$", name.removesuffix(".npz"))
     return (name[: digits.start()], int(digits[1])) if digits else (name, 0)
 
 
@@ -255,7 +258,8 @@ def _cifar_loader(held: HeldFiles, names: Sequence[str], metas: Sequence[str]) -
 
 def _unpickled(held: HeldFiles, name: str) -> dict[str, Any]:
     try:
-        content = load_plain(held.read_raw(name), encoding="latin1")
+        raw = held.read_raw(name)
+        content = arrays_in(raw) if raw.startswith(b"PK") else load_plain(raw, encoding="latin1")
     except UserError as error:
         raise UserError(f"{held.called(name)}: {error}") from None
     if not isinstance(content, dict):

@@ -19,6 +19,7 @@ from .archive import plain
 from .archive_members import Members, members_of
 from .base import SUFFIXES, Names, digest_of
 from .cache import key_of, stamp_of
+from .captions import caption_in, caption_key
 from .classes import FOLDERS, NONE, Labelled, few, from_values
 from .label_files import by_file, is_label_file
 from .notes import LARGEST_NOTE, label_in, parse, usual_key
@@ -77,6 +78,22 @@ class Shards:
 
     def read(self, index: int) -> bytes:
         return self._read(int(self._shard[index]), int(self._image[index]))
+
+    def captions(self) -> list[str] | None:
+        """Return the captions in the .txt or the .json beside the images; see `captions_of`."""
+        for kind in ("txt", "json"):
+            if kind in self._samples[0]:
+                notes = [
+                    self._read(int(self._shard[k]), sample[kind]) if kind in sample else b""
+                    for k, sample in enumerate(self._samples)
+                ]
+                if kind == "txt":
+                    return [caption_in(note) for note in notes]
+                contents = [parse(note or b"{}", self.name(k)) for k, note in enumerate(notes)]
+                key = caption_key(list(contents[0])) if isinstance(contents[0], dict) else None
+                if key is not None:
+                    return [caption_in(one.get(key)) if isinstance(one, dict) else "" for one in contents]
+        return None
 
     def _name(self, index: int) -> str:
         return self._members[self._shard[index]].names[int(self._image[index])]
@@ -217,6 +234,9 @@ def _sample(names: Sequence[str], image: int, group: Sequence[int], called: str)
             )
         if notes:
             sample[kind] = notes[0]
+    texts = [k for k in group if names[k].lower().endswith(".txt") and _may_belong(names[k], stem)]
+    if len(texts) == 1:  # a caption; of several none is known to be it
+        sample["txt"] = texts[0]
     return sample
 
 
@@ -230,7 +250,7 @@ def _split(names: Sequence[str], images: Sequence[int], group: Sequence[int], ca
     by_stem: dict[str, list[int]] = {}
     for k in images:
         by_stem.setdefault(_stem(names[k]), []).append(k)
-    notes = [k for k in group if names[k].lower().endswith((".cls", ".json"))]
+    notes = [k for k in group if names[k].lower().endswith((".cls", ".json", ".txt"))]
     trunks = {_trunk(stem): stem for stem in by_stem}
     owner = {stem: stem for stem in by_stem} | (trunks if len(trunks) == len(by_stem) else {})
     mine = {k: next((owner[stem] for stem in _prefixes(names[k]) if stem in owner), None) for k in notes}

@@ -104,7 +104,9 @@ def _by_pairs(folders: Sequence[str]) -> dict[str, str]:
     return {folder: kind for same in pairs for folder, kind in same.items()}
 
 
-def of_one_split(paths: Sequence[Path], wanted: str, address: str) -> tuple[list[Path], list[str]]:
+def of_one_split(
+    paths: Sequence[Path], wanted: str, address: str, split: Callable[[Path], str] | None = None
+) -> tuple[list[Path], list[str]]:
     """Return the files of one split among those that an address names.
 
     Files belong to a split by a word in their name (`train-00000-of-00002.parquet`, `set_test.arrow`,
@@ -114,6 +116,7 @@ def of_one_split(paths: Sequence[Path], wanted: str, address: str) -> tuple[list
         paths: the files.
         wanted: the split; "" for train where there are several.
         address: the address, for messages.
+        split: a function from a file to its split; `None`: the one just said.
 
     Returns:
         the files, and what was passed over, in words.
@@ -123,7 +126,7 @@ def of_one_split(paths: Sequence[Path], wanted: str, address: str) -> tuple[list
     """
     groups: dict[str, list[Path]] = {}
     for path in paths:
-        groups.setdefault(_split_of_file(path), []).append(path)
+        groups.setdefault((split or _split_of_file)(path), []).append(path)
     if wanted:
         name = next((name for name in groups if wanted.lower() in (name.lower(), _KIND_OF.get(name))), None)
         if name is None:
@@ -143,6 +146,28 @@ def of_one_split(paths: Sequence[Path], wanted: str, address: str) -> tuple[list
             )
     rest = [f"{other or 'other'} ({len(files)} files)" for other, files in groups.items() if other != name]
     return groups[name], [f"the splits {', '.join(rest)}"] if rest else []
+
+
+def folder_meant(folders: Iterable[str], part: str) -> str | None:
+    """Return the folder that is meant by a part of an address that is none: `afhq/val` by val or by validation.
+
+    Args:
+        folders: paths of folders.
+        part: the name of one, or of a split.
+
+    Returns:
+        the least deep folder that has this name or, where none does, is named like this split; `None` if there is
+        none, or several.
+    """
+    kind = split_of(part)
+    best: dict[tuple[int, int], list[str]] = {}
+    for folder in folders:
+        last = folder.rpartition("/")[2]
+        rank = 0 if last.lower() == part.lower() else 1 if kind and split_of(last) == kind else None
+        if rank is not None:
+            best.setdefault((rank, folder.count("/")), []).append(folder)
+    found = best[min(best)] if best else []
+    return found[0] if len(found) == 1 else None
 
 
 def tell_mixed(paths: Sequence[Path], address: str) -> None:

@@ -15,6 +15,7 @@ from alphaflow.errors import UserError, choose, missing
 
 from .base import SUFFIXES, Names, digest_of
 from .cache import key_of, stamp_of
+from .captions import caption_in, caption_key
 from .classes import NONE, Labelled, few, from_values, shown, word_of
 from .decoding import other_format
 
@@ -117,6 +118,11 @@ class Table:
         if not path.is_relative_to(folder) or path.suffix.lower() not in SUFFIXES:
             raise OSError(f"the path {value} is no image below {folder}")
         return path.read_bytes()
+
+    def captions(self) -> list[str] | None:
+        """Return the captions in a column that is named so; see `captions_of`."""
+        name = caption_key([name for name in self._rows.schema.names if name != self._column])
+        return None if name is None else [caption_in(value) for value in self._rows.column(name)]
 
     def _image_column(self) -> str:
         columns = image_columns(self._rows.schema)

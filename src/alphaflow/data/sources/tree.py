@@ -20,6 +20,7 @@ from alphaflow.errors import UserError
 
 from .base import SUFFIXES, Names, digest_of
 from .cache import Arrays, key_of, load_index, store_index
+from .captions import captions_beside
 from .classes import Beside, in_order, is_hidden, is_image
 from .labels import TABLES, labels_of, nothing_in, passed_over, unread
 from .notes import holding
@@ -77,6 +78,15 @@ class Tree:
     def read(self, index: int) -> bytes:
         with open(f"{self.root}/{self._names[index]}", "rb", buffering=0) as file:  # noqa: PTH123  # half the time
             return file.readall()
+
+    def captions(self) -> list[str] | None:
+        """Return the captions that lie beside the images; see `captions_of`."""
+
+        def size(path: str) -> int | None:
+            file = self.root / path
+            return file.stat().st_size if file.is_file() else None
+
+        return captions_beside(self._names[:], size, self._note, called=self._inside)
 
     def _tables_above(self) -> tuple[str, ...]:
         """Return what to say of tables of labels that lie beside the folder, if it is a split."""

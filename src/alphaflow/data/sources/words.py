@@ -7,8 +7,9 @@ from .classes import few, shown
 READABLE = (
     "a folder of PNG, JPEG or WebP images, or of one such folder for each class; a .zip, .tar, .tar.gz, "
     ".tar.bz2 or .tar.xz of one; .parquet or .arrow tables, or a folder of them; WebDataset's .tar shards; "
-    "a .npy, .npz or .h5 of uint8; the files of MNIST and its like (IDX), CIFAR, SVHN or STL-10; an LMDB of "
-    "encoded images, as LSUN's; a data set that `datasets` has saved; or hf://OWNER/NAME"
+    "TFRecords, or a folder of tfds; a .npy, .npz or .h5 of uint8, or a folder of one .npy for each class; the "
+    "files of MNIST and its like (IDX), CIFAR, SVHN, STL-10, ImageNet, Tiny ImageNet, CelebA, CUB, or the Oxford "
+    "pets or flowers; an LMDB of encoded images, as LSUN's; a data set that `datasets` has saved; or hf://OWNER/NAME"
 )
 """Everything that images can be read from, in words."""
 

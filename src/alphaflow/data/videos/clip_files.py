@@ -1,11 +1,10 @@
 """Video files: which there are, and a number of frames of each at a given rate and size."""
 
 import csv
-import hashlib
 import logging
 import os
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -18,80 +17,86 @@ from numpy.typing import NDArray
 from alphaflow.data.shown import square
 from alphaflow.data.sources.base import Labels
 from alphaflow.data.sources.classes import by_value
-from alphaflow.data.sources.splits import refuse_splits
+from alphaflow.data.sources.splits import folder_meant, refuse_splits
 from alphaflow.errors import UserError, missing
 
-SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts"),
-    *(".flv", ".wmv", ".3gp"),
-)
+from .found import SUFFIXES, ClipFiles, frame_folders, videos_in
+from .pictures import ANIMATED, read_pictures
+from .published import is_kinetics, is_ucf, list_in, of_kinetics, of_ucf, text_of
 
 log = logging.getLogger("alphaflow")
 
 
-@dataclass(frozen=True)
-class ClipFiles:
-    """Video files in a fixed order."""
-
-    paths: tuple[Path, ...]
-    labels: NDArray[np.int64]
-    """Int64 (N,), zeros without classes."""
-    class_names: tuple[str, ...]
-    """One name for each class, in the order of the labels."""
-
-    @property
-    def digest(self) -> str:
-        """16 hexadecimal digits of names, sizes and labels. Nothing is decoded for it."""
-        return self._digest(lambda path: "")
-
-    @property
-    def stamp(self) -> str:
-        """16 hexadecimal digits as `digest`, and of places and times of change: caches are kept by it."""
-        return self._digest(lambda path: f"{path}|{path.stat().st_mtime_ns}")
-
-    def _digest(self, more: Callable[[Path], str]) -> str:
-        digest = hashlib.sha256(repr(self.class_names).encode("utf-8", "surrogateescape"))
-        for path, label in zip(self.paths, self.labels.tolist()):
-            line = f"{path.name}|{path.stat().st_size}|{more(path)}|{label}\n"
-            digest.update(line.encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()[:16]
-
-
 def find_clips(address: str | os.PathLike[str]) -> ClipFiles:
-    """List the video files at an address.
+    """List the clips at an address.
 
     Args:
-        address: a folder with one sub-folder a class, or with videos directly inside (no classes); or a list: a
-            `.txt` with one path a line, or a `.csv` with the columns `path` and, if there are classes, `label`.
-            Paths in a list are relative to it. Classes that are numbers are in their order, others in the
+        address: a folder with one sub-folder a class, or with clips directly inside (no classes), or one with the
+            lists of Kinetics or UCF-101, with `#SPLIT` for others than train; or a list: a `.txt` with one path a
+            line, a `.csv` with the columns `path` and, if there are classes, `label`, or one of Kinetics' or
+            UCF-101's. Paths in a list are relative to it. Clips are videos or, in a folder without any, animated
+            WebP and PNG files or folders of frames. Classes that are numbers are in their order, others in the
             alphabet's.
 
     Raises:
-        UserError: there are no videos, videos lie beside class folders, folders are train, val or test, or a list
+        UserError: there are no clips, clips lie beside class folders, folders are train, val or test, or a list
             cannot be read.
     """
-    root = Path(address)
+    place, part = os.fspath(address), ""
+    if "#" in place and not Path(place).exists():
+        place, _, part = place.partition("#")
+    root = Path(place)
     if root.is_dir():
-        return _in_folder(root)
-    if not root.exists():
-        raise UserError(f"no videos at {root}: it does not exist")
+        listed = list_in(root, part)
+        if listed is not None:
+            return of_ucf(listed) if is_ucf(listed) else of_kinetics(listed, root)
+        return _in_folder(_part_of(root, part) if part else root)
+    if not root.exists() or part:
+        raise UserError(f"no videos at {address}: it does not exist")
     if root.suffix not in (".txt", ".csv"):
         raise UserError(f"{root} is no list of videos: give a folder, a .txt with a path a line, or a .csv")
-    return _in_list(root)
+    if is_ucf(root):
+        return of_ucf(root)
+    return of_kinetics(root, _above(root)) if is_kinetics(root) else _in_list(root)
+
+
+def _above(file: Path) -> Path:
+    """Return the folder that holds the clips of a table: its own, or the one above a folder of tables alone."""
+    return file.parent if videos_in(file.parent) else file.parent.parent
+
+
+def _part_of(root: Path, part: str) -> Path:
+    inner = sorted(path.name for path in root.iterdir() if path.is_dir())
+    meant = part if (root / part).is_dir() else folder_meant(inner, part)
+    if meant is None:
+        raise UserError(f"{root} has no folder that {part!r} means: it has {_some(inner) or 'none'}")
+    return root / meant
 
 
 def _in_folder(root: Path) -> ClipFiles:
-    direct = _videos_in(root, "*")
+    direct = videos_in(root, "*")
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    by_class = {folder.name: files for folder in folders if (files := _videos_in(folder, "**/*"))}
+    by_class = {folder.name: files for folder in folders if (files := videos_in(folder))}
     if direct and by_class:
         raise UserError(
             f"{root} holds videos (such as {direct[0].name}) beside class folders (such as "
             f"{next(iter(by_class))}): put every video into a class folder, or all of them directly inside"
         )
     if not direct and not by_class:
-        raise UserError(f"{root} holds no videos: put {', '.join(SUFFIXES)} files into it")
+        by_class = frame_folders(root)
+        direct = by_class.pop("", [])
+        if direct and by_class:
+            raise UserError(
+                f"{root} holds folders of frames (such as {direct[0].name}) beside folders of such (such as "
+                f"{next(iter(by_class))}): put every clip into a class folder, or all of them directly inside"
+            )
+    if not direct and not by_class:
+        raise UserError(
+            f"{root} holds no videos: put {', '.join(SUFFIXES)} files into it, animated WebP or PNG files, or "
+            "folders of frames"
+        )
     if direct:
+        _refuse_folders(root, direct)
         return ClipFiles(tuple(direct), np.zeros(len(direct), np.int64), ())
     _refuse_splits(root, by_class)
     if empty := [folder.name for folder in folders if folder.name not in by_class]:
@@ -101,6 +106,14 @@ def _in_folder(root: Path) -> ClipFiles:
     paths = [path for files in by_class.values() for path in files]
     labels, names = by_value([name for name, files in by_class.items() for _ in files])
     return _with_classes(paths, labels, names)
+
+
+def _refuse_folders(root: Path, clips: Sequence[Path]) -> None:
+    """Refuse folders of frames that are named like splits, which are folders of single pictures."""
+    if clips[0].is_dir():
+        refuse_splits(
+            [clip.name for clip in clips], str(root), lambda name: str(root / name), option="", otherwise=""
+        )
 
 
 def _refuse_splits(root: Path, by_class: Mapping[str, Sequence[Path]]) -> None:
@@ -139,21 +152,8 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
 
 
-def _videos_in(folder: Path, pattern: str) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.glob(pattern)
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
-
-
 def _in_list(file: Path) -> ClipFiles:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the list {file} ({error})") from None
+    text = text_of(file)
     if file.suffix == ".txt":
         rows = [{"path": line.strip()} for line in text.splitlines() if line.strip()]
     else:
@@ -184,6 +184,11 @@ def require_av(what: str) -> Any:
     return av
 
 
+def needs_av(files: ClipFiles) -> bool:
+    """Return whether there are videos among clips, rather than animated pictures and folders of frames alone."""
+    return any(path.suffix.lower() in SUFFIXES for path in files.paths)
+
+
 def check_clip(frames: int, rate: float, size: int) -> None:
     """Raise a `UserError` for clips that cannot be: `frames` of `size` pixels, `rate` a second."""
     if frames < 1 or size < 1 or not 0 < rate < float("inf"):
@@ -197,12 +202,15 @@ def read_clip(path: Path, frames: int, rate: float, size: int) -> NDArray[np.uin
 
     Each is the frame that a viewer would see at its time, as it would see it: within the file's edit list, turned
     and mirrored as its display matrix says, with square pixels, transparency over white. The central square is cut
-    out and resized by Lanczos (`shown.square`).
+    out and resized by Lanczos (`shown.square`). For animated WebP and PNG files and folders of frames see
+    `pictures.read_pictures`.
 
     Raises:
         UserError: PyAV is not installed.
         OSError: the file is no video or a damaged one, or ends before the last frame.
     """
+    if path.is_dir() or path.suffix.lower() in ANIMATED:
+        return read_pictures(path, frames, rate, size)
     av = require_av(f"reading {path}")
     try:
         with av.open(str(path)) as container:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from alphaflow.data.dataset import fingerprint
 from alphaflow.data.sources.words import found_words
-from alphaflow.data.videos.clip_files import ClipFiles, check_clip, find_clips, read_clip, require_av
+from alphaflow.data.videos.clip_files import ClipFiles, check_clip, find_clips, needs_av, read_clip, require_av
 from alphaflow.errors import UserError, one_line
 from alphaflow.files import cache_folder, locked, write_whole
 from alphaflow.pixels import mirror, scale_pixels
@@ -68,7 +68,8 @@ class VideoClips:
         self._pixels, self._rows = pixels, torch.from_numpy(np.flatnonzero(kept))
         labels = files.labels[kept]
         self.class_names, self.num_classes = files.class_names, len(files.class_names)
-        for label in np.setdiff1d(np.arange(self.num_classes), labels):
+        # of the classes that some list names, many may have no video here
+        for label in np.setdiff1d(files.labels if self.num_classes else [], labels):
             raise UserError(
                 f"{address}: class {self.class_names[label]!r}: none of its videos can be read: remove it"
             )
@@ -76,7 +77,7 @@ class VideoClips:
         self.shape: tuple[int, ...] = (3, frames, size, size)
         settings = f"clips {frames} frames at {rate:g}, {size}, middle, lanczos, {self.class_names}, {hashed}"
         self.fingerprint: str = fingerprint(settings, labels)
-        self._address = str(address)
+        self._address, self._passed_over = str(address), files.passed_over
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -84,7 +85,14 @@ class VideoClips:
     @property
     def found(self) -> str:
         """One line for people about what the set holds: `films: 2,500 videos, 2 classes (cat, dog), 3 skipped`."""
-        return found_words(self._address, len(self), self.class_names, unit="videos", skipped=len(self.skipped))
+        return found_words(
+            self._address,
+            len(self),
+            self.class_names,
+            unit="videos",
+            skipped=len(self.skipped),
+            passed_over=self._passed_over,
+        )
 
     def batch(self, indices: Tensor, flip: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Return x, float32 (B, 3, frames, size, size) in [-1, 1], and y, int64 (B,), or `None`; see `Dataset`."""
@@ -124,7 +132,8 @@ def _decode_into(pixels: Path, record: Path, files: ClipFiles, shape: tuple[int,
     from rich.console import Console
     from rich.progress import Progress
 
-    require_av("reading videos")
+    if needs_av(files):
+        require_av("reading videos")
     part = pixels.with_suffix(".part")
     clips = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(files.paths), *shape))
     skipped: Skipped = []

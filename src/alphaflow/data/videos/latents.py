@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alphaflow.data.dataset import fingerprint
 from alphaflow.data.sources.words import found_words
-from alphaflow.data.videos.clip_files import check_clip, find_clips, read_clip, require_av
+from alphaflow.data.videos.clip_files import check_clip, find_clips, needs_av, read_clip, require_av
 from alphaflow.errors import UserError
 
 _KEPT = 64  # clips that stay decoded: a few for each thread that reads
@@ -34,11 +34,12 @@ class ClipFrames:
 
     def __init__(self, address: str | os.PathLike[str], *, frames: int, rate: float, size: int) -> None:
         check_clip(frames, rate, size)
-        require_av(f"reading videos at {address}")
         self.files, self.frames, self.rate, self.size = find_clips(address), frames, rate, size
+        if needs_av(self.files):
+            require_av(f"reading videos at {address}")
         self.address, self.class_names = str(address), self.files.class_names
         self.labels = self.files.labels.repeat(frames) if self.class_names else None
-        self.stamp = self.files.stamp
+        self.stamp, self.passed_over = self.files.stamp, self.files.passed_over
         self.digest = fingerprint(f"{frames} frames at {rate:g}, as shown, {self.files.digest}")
         self._clips: OrderedDict[int, NDArray[np.uint8] | OSError] = OrderedDict()
         self._locks: dict[int, threading.Lock] = {}

@@ -1,0 +1,61 @@
+"""A folder or an archive becomes a published set, if its lists are those of one."""
+
+from pathlib import Path
+
+from alphaflow.errors import UserError, choose
+
+from ..archive import ENDINGS
+from ..splits import split_of
+from . import annotated, imagenet
+from .layout import ALL, Layout, Official
+from .place import Place
+
+FINDERS = (*imagenet.FINDERS, *annotated.FINDERS)
+
+
+def open_official(path: Path, part: str, *, address: str, labels: str | None) -> Official | None:
+    """Open a published set that goes by lists: ImageNet, CelebA, CUB, …; `None` if it is none.
+
+    Args:
+        path: a folder or an archive.
+        part: the split, "all" for all of them, "" for the training one; a folder in it is left to others.
+        address: what messages call it.
+        labels: see `Official`.
+
+    Raises:
+        UserError: it is one, but damaged, or without such a part.
+    """
+    if not path.is_dir() and not (path.is_file() and path.name.lower().endswith(ENDINGS)):
+        return None
+    if part and path.is_dir() and (path / part).is_dir() and "/" in part.strip("/"):
+        return None
+    bare = address.rpartition("#")[0] if part else address
+    try:
+        place = Place(path, bare)
+    except UserError:  # whoever opens it as something else says what is wrong with it
+        return None
+    for find in FINDERS:
+        layout = find(place)
+        if layout is not None:
+            break
+    else:
+        return None
+    split = _chosen(layout, part, bare)
+    others = [name for name in layout.splits if name != split] if split != ALL else []
+    told = [f"the split{'s' * (len(others) > 1)} {', '.join(others)}"] if others else []
+    return Official(place, layout, split, address=address, labels=labels, passed_over=told)
+
+
+def _chosen(layout: Layout, part: str, address: str) -> str:
+    """Return the split that is asked for, by its name or another name of its kind."""
+    if not layout.splits:
+        if part and not (part == ALL and layout.whole):
+            raise UserError(f"{address} has no split {part!r}: its lists name none; leave #{part} away")
+        return ""
+    if not part:
+        return next((name for name in layout.splits if split_of(name) == "train"), layout.splits[0])
+    every = [*layout.splits, *([ALL] if layout.whole else [])]
+    if part in every:
+        return part
+    meant = [name for name in layout.splits if split_of(part) and split_of(name) == split_of(part)]
+    return meant[0] if len(meant) == 1 else choose(f"split of {address}", part, every)
