@@ -42,6 +42,7 @@ class Shards:
 
     labels: NDArray[np.int64] | None = None
     class_names: tuple[str, ...] = ()
+    second: str | None = None
     multiplied: float | None = None
 
     def __init__(self, address: str, names: Sequence[str], labels: str = "auto") -> None:
@@ -60,7 +61,6 @@ class Shards:
         self._keys = [keys for keys, _ in heads]
         self._ends = np.cumsum([count for _, count in heads])
         self.passed_over = ", ".join(f"{name} (statistics)" for name, _ in statistics_in(Path(address)))
-        self.second = None
         about = [(name, (Path(address) / name).stat().st_size, *head) for name, head in zip(self._names, heads)]
         self.digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 
