@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from ..errors import UserError, one_line
 
+Run = Callable[[Sequence[Tensor]], Tensor]
+"""u as a function of a list of tensors: z, r, t, and y where there are classes."""
+
 LARGEST_BATCH = 1 << 16
 TOLERANCE = 1e-4
 """The largest difference that an exported network may have from its original, where outputs are of size 1."""
@@ -78,7 +81,7 @@ def write_program(net: nn.Module, path: str | Path, *, shape: Sequence[int], num
 
 def compare(
     net: nn.Module,
-    other: Callable[[Sequence[Tensor]], Tensor],
+    other: Run,
     path: str | Path,
     *,
     shape: Sequence[int],

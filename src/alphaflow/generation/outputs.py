@@ -11,6 +11,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..files import beside
-from .pictures import cannot_write, enlargement, image_grid, save_image, scatter
+from .pictures import RUNTIME, cannot_write, enlargement, image_grid, noted, save_image, scatter
 
 ENDINGS = (".npz", ".png")
 VIDEO_ENDINGS = (".npz", ".gif", ".mp4", ".png")
@@ -151,8 +152,11 @@ def single_files(
 
 
 @contextlib.contextmanager
-def arrays(out: Path, name: str, shape: Sequence[int], dtype: Any, labels: NDArray[np.int64]) -> Iterator[Write]:
-    """`FILE.npz` with an array (N, *shape) under this name, and `labels` (N,), as `numpy.savez` writes them."""
+def arrays(
+    out: Path, name: str, shape: Sequence[int], dtype: Any, labels: NDArray[np.int64], runtime: str = ""
+) -> Iterator[Write]:
+    """`FILE.npz` with an array (N, *shape) under this name, and `labels` (N,), as `numpy.savez` writes them; and
+    `runtime`, a text, where there is one."""
     with replacing(out) as temporary, temporary.open("wb") as file:
         archive = zipfile.ZipFile(file, "w")
         try:
@@ -163,6 +167,9 @@ def arrays(out: Path, name: str, shape: Sequence[int], dtype: Any, labels: NDArr
                 yield lambda samples: _put(member, samples.astype(dtype, copy=False))
             with archive.open("labels.npy", "w", force_zip64=True) as member:
                 npy.write_array(member, labels, allow_pickle=False)
+            if runtime:
+                with archive.open("runtime.npy", "w") as member:
+                    npy.write_array(member, np.array(runtime), allow_pickle=False)
             archive.close()
         except BaseException:
             archive.fp = None  # nothing more is written to it, not even its end
@@ -188,6 +195,10 @@ class PNG:
         file.write(b"\x89PNG\r\n\x1a\n")
         self._chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, self.COLOURS[channels], 0, 0, 0))
 
+    def text(self, keyword: str, words: str) -> None:
+        """Write a text that viewers show beside the picture, before its rows; nothing where it is empty."""
+        self._chunk(b"tEXt", f"{keyword}\0{words}".encode("latin-1") if words else b"")
+
     def rows(self, pixels: NDArray[np.uint8]) -> None:
         """Write the next rows, uint8 (rows, width, channels) or (rows, width)."""
         flat = pixels.reshape(len(pixels), -1)
@@ -209,7 +220,9 @@ class PNG:
 
 
 @contextlib.contextmanager
-def grid(out: Path, shape: Sequence[int], count: int, columns: int | None = None) -> Iterator[Write]:
+def grid(
+    out: Path, shape: Sequence[int], count: int, columns: int | None = None, runtime: str = ""
+) -> Iterator[Write]:
     """`GRID.png`, the picture of `image_grid`, written a row of images at a time.
 
     shape: (H, W, C) of an image; small ones are enlarged less where the whole would be too large.
@@ -223,6 +236,7 @@ def grid(out: Path, shape: Sequence[int], count: int, columns: int | None = None
     tall, wide = sheet_size(count, height, width, columns)
     with replacing(out) as temporary, temporary.open("wb") as file:
         png = PNG(file, wide * scale, tall * scale, channels)
+        png.text(RUNTIME, runtime)
         held: list[NDArray[np.uint8]] = []
 
         def band() -> None:
@@ -280,13 +294,13 @@ def sheet_size(count: int, height: int, width: int, columns: int | None = None) 
 
 
 @contextlib.contextmanager
-def dots(out: Path, count: int) -> Iterator[Write]:
+def dots(out: Path, count: int, runtime: str = "") -> Iterator[Write]:
     """`FILE.png` of points (N, 2), which are held until all are there."""
     check_dots(out, count)
     held: list[NDArray[Any]] = []
     yield held.append
     with replacing(out) as temporary:
-        scatter(np.concatenate(held)).save(temporary, format="png")
+        scatter(np.concatenate(held)).save(temporary, format="png", pnginfo=noted(runtime))
 
 
 def check_dots(out: Path, count: int) -> None:
@@ -351,12 +365,17 @@ def check_samples(out: str | Path, shape: Sequence[int], count: int, columns: in
 
 @contextlib.contextmanager
 def samples_into(
-    out: str | Path, shape: Sequence[int], labels: NDArray[np.int64], columns: int | None = None
+    out: str | Path,
+    shape: Sequence[int],
+    labels: NDArray[np.int64],
+    columns: int | None = None,
+    *,
+    runtime: str = "",
 ) -> Iterator[Write]:
     """Give what takes images uint8 (B, H, W, C) or points (B, D) until each label has one, and writes them to
     `FILE.npz` (`images` or `points`, and `labels`), `GRID.png`, or `FOLDER/` with a PNG of each image.
 
-    shape: of one, (H, W, C) or (D,).
+    shape: of one, (H, W, C) or (D,). runtime: what drew them, which the files then say.
 
     Raises:
         UserError: see `check_samples`; a place that cannot be written.
@@ -365,10 +384,11 @@ def samples_into(
     ending, path = ending_of(out, ENDINGS), Path(out)
     image = len(shape) == 3
     if ending == ".npz":
-        opened = arrays(path, "images" if image else "points", shape, np.uint8 if image else np.float32, labels)
+        name, kind = ("images", np.uint8) if image else ("points", np.float32)
+        opened = arrays(path, name, shape, kind, labels, runtime)
     elif ending:
-        opened = grid(path, shape, len(labels), columns) if image else dots(path, len(labels))
+        opened = grid(path, shape, len(labels), columns, runtime) if image else dots(path, len(labels), runtime)
     else:
-        opened = single_files(path, labels, save_image, ".png")
+        opened = single_files(path, labels, partial(save_image, runtime=runtime), ".png")
     with opened as write:
         yield write
