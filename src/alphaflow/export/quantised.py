@@ -1,8 +1,8 @@
 """Weights of eight bits in an ONNX file: a quarter of the bytes, and quicker products on most processors.
 
-The weights of matrix products are stored as int8, one scale for each matrix, and activations are rounded to eight bits
-as they come, one scale for each tensor: rows of a batch are no longer apart, and what one is rounded to depends on the
-others. Convolutions and tables of classes stay float32.
+The weights of matrix products are stored as int8, one scale for each matrix, and activations are rounded to eight
+bits as they come, one scale for each tensor: rows of a batch are no longer apart, and what one is rounded to
+depends on the others. Convolutions and tables of classes stay float32.
 """
 
 import tempfile
@@ -42,8 +42,8 @@ def write_int8(net: nn.Module, path: str | Path, *, shape: Sequence[int], num_cl
 def quantise(source: str | Path, path: str | Path) -> None:
     """Write an ONNX file of `write_onnx` again with weights of eight bits.
 
-    Seven of them are used: with all eight, the sums of two products overflow their sixteen bits on processors without
-    VNNI, in silence (onnxruntime 1.31 on AVX2: an error of 5.8 % for a DiT-S/4 where seven bits have 2.4 %).
+    Seven of them are used: with all eight, sums of two products overflow their sixteen bits on processors without
+    VNNI, in silence (onnxruntime 1.31 on AVX2: an error of 5.8 % for a DiT-S/4, where seven bits have 2.4 %).
 
     Raises:
         UserError: the file has no products with weights, or cannot be written.

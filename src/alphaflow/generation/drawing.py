@@ -56,8 +56,8 @@ def draw_into(
     columns: int | None = None,
     rate: float = 8.0,
 ) -> None:
-    """Draw a sample for each label, and write each block of samples at once; the file names the runtime, where one was
-    chosen.
+    """Draw a sample for each label, and write each block of samples at once; the file names the runtime, where one
+    was chosen.
 
     out, columns, rate: see `samples_into`, `videos_into`.
 

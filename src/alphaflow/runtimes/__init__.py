@@ -1,7 +1,7 @@
 """Sampling with the network computed by another program than torch: onnxruntime, or OpenVINO.
 
-Only the network's evaluation changes hands. Noise, seeds, guidance, times and decoding stay alphaflow's own, so that
-samples in float32 are torch's up to rounding. This module loads nothing heavy, so that `--help` answers at once.
+Only the network's evaluation changes hands. Noise, seeds, guidance, times and decoding stay alphaflow's own, so
+that samples in float32 are torch's up to rounding. This module loads nothing heavy: `--help` answers at once.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,8 @@ def check_runtime(runtime: str, precision: str, device: str = "cpu") -> None:
     if runtime != "auto" and precision not in PRECISIONS[runtime]:
         able = [name for name, known in PRECISIONS.items() if precision in known]
         raise UserError(
-            f"--precision {precision}: {runtime} does not compute in it: choose --runtime {', '.join(able)}, or auto",
+            f"--precision {precision}: {runtime} does not compute in it: choose --runtime {', '.join(able)}, "
+            "or auto",
             status=2,
         )
     if device.startswith("cuda") and (runtime in ("onnx", "openvino") or precision == "int8"):
@@ -42,7 +43,7 @@ def check_runtime(runtime: str, precision: str, device: str = "cpu") -> None:
 
 
 def check_asked(runtime: str | None, precision: str | None, device: str = "cpu") -> None:
-    """Check what was asked for as `check_runtime` does: a precision alone asks for the quickest runtime that has it, and
-    a runtime alone for float32."""
+    """Check what was asked for as `check_runtime` does: a precision alone asks for the quickest runtime that has
+    it, and a runtime alone for float32."""
     if runtime or precision:
         check_runtime(runtime or "auto", precision or "float32", device)

@@ -14,8 +14,8 @@ from ..export.network_to_program import Run
 def open_openvino(path: str | Path, precision: str = "float32", threads: int = 0) -> Run:
     """Open an ONNX file in OpenVINO, on the processor.
 
-    OpenVINO computes in bfloat16 unasked where the processor can; here it is told which precision is meant, and what it
-    says it will do is compared with that.
+    OpenVINO computes in bfloat16 unasked where the processor can; here it is told which precision is meant, and
+    what it says it will do is compared with that.
 
     Args:
         precision: "float32", "bfloat16", or "int8" for a file of such weights, the rest of which is float32.

@@ -69,8 +69,8 @@ def in_runtime(generator: Generator, runtime: str, precision: str = "float32") -
     The generator then says so in `runtime`, and results with it.
 
     Raises:
-        UserError: see `check_runtime`, `exported`, `open_openvino`; what the runtime needs is not installed; the network
-            takes guidance as an input, which its file would not.
+        UserError: see `check_runtime`, `exported`, `open_openvino`; what the runtime needs is not installed; the
+            network takes guidance as an input, which its file would not.
     """
     check_runtime(runtime, precision, generator.device.type)
     net, words = generator.net, f"{runtime} {precision}"
@@ -113,9 +113,9 @@ def choose_runtime(
 ) -> str:
     """Return the runtime itself, or for "auto" the quickest of those that are installed and have the precision.
 
-    Each evaluates the network on `rows` rows a few times, in turn; the least time counts. Where the file for the others
-    is not in the cache and torch would be done within `WORTH` seconds, torch it is. What cannot take the network, a
-    message tells, and it is not considered.
+    Each evaluates the network on `rows` rows a few times, in turn; the least time counts. Where the file for the
+    others is not in the cache and torch would be done within `WORTH` seconds, torch it is. A message tells what
+    cannot take the network, which is then not considered.
 
     Args:
         generator: in torch, as it was loaded.
