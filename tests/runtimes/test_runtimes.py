@@ -1,5 +1,6 @@
 """Other runtimes draw what torch draws; which one and how precisely is said by whatever they made."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,19 @@ OTHERS = ("onnx", "openvino")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory):
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _shared_cache(_own_cache: None, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cache is this module's, so that its one network is written as ONNX once."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("ALPHAFLOW_CACHE", str(tmp_path_factory.mktemp("cache")))
-    yield small_model(tmp_path_factory.mktemp("models") / "model", guides=(0.0, 1.0))
-    patch.undo()
+    monkeypatch.setenv("ALPHAFLOW_CACHE", str(cache))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_model(tmp_path_factory.mktemp("models") / "model", guides=(0.0, 1.0))
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +44,10 @@ def generator(place: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def opened(generator: Any) -> dict[str, Any]:
-    return {f"{name} {precision}": in_runtime(generator, name, precision) for name, precision in WAYS}
+def opened(generator: Any, cache: Path) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALPHAFLOW_CACHE", str(cache))
+        return {f"{name} {precision}": in_runtime(generator, name, precision) for name, precision in WAYS}
 
 
 WAYS = [
@@ -117,30 +127,31 @@ def test_the_network_is_written_once(monkeypatch, generator, opened):
         in_runtime(generator, name, precision)
 
 
-def test_a_file_that_no_longer_computes_the_same_is_written_again(generator, opened):
+def test_a_file_that_no_longer_computes_the_same_is_written_again(monkeypatch, generator, opened):
     form = {"shape": generator.shape, "num_classes": generator.num_classes}
     path = cached.exported(generator.net, **form)
-    content = path.read_bytes()
-    other = af.models.DiT(8, 4, 1, 8, 1, 1, generator.num_classes)
-    from alphaflow.export.network_to_onnx import write_onnx
+    whole, other, written = path.read_bytes(), path.with_name("int8.onnx").read_bytes(), []
 
-    for broken in ("another network", "damaged"):
-        if broken == "damaged":
-            path.write_bytes(content[: len(content) // 2])
-        else:
-            write_onnx(other, path, shape=other.shape, num_classes=generator.num_classes)
+    def write(net: nn.Module, place: Path, **_: Any) -> None:  # what the exporter has written before
+        written.append(place)
+        place.write_bytes(whole)
+
+    monkeypatch.setattr(cached, "write_onnx", write)
+    for content in (other, whole[: len(whole) // 2]):  # what computes something else, and what cannot be read
+        path.write_bytes(content)
         assert cached.exported(generator.net, **form) == path
-        assert len(path.read_bytes()) == len(content)
+        assert path.read_bytes() == whole
+    assert len(written) == 2
 
 
-def test_the_cache_does_not_grow_without_end(monkeypatch, tmp_path):
-    monkeypatch.setenv("ALPHAFLOW_CACHE", str(tmp_path))
-    monkeypatch.setattr(cached, "KEPT", 1)
-    for width in (4, 8):
-        net = af.models.MLP(2, width, 1)
-        path = cached.exported(net, shape=(2,), num_classes=0)
-        assert path.is_file()
-    assert [one for one in cache_folder("onnx").iterdir() if one.is_dir()] == [path.parent]
+def test_the_cache_does_not_grow_without_end(cache, generator, opened):
+    folder = cache_folder("onnx")
+    for k in range(cached.KEPT + 2):
+        (folder / f"older-{k}").mkdir()
+        os.utime(folder / f"older-{k}", (1000 + k, 1000 + k))
+    path = cached.exported(generator.net, shape=generator.shape, num_classes=generator.num_classes)
+    kept = {one.name for one in folder.iterdir() if one.is_dir()}
+    assert kept == {path.parent.name, *(f"older-{k}" for k in range(3, cached.KEPT + 2))}
 
 
 def test_auto_takes_the_quickest_and_says_so(monkeypatch, generator, opened, caplog):
