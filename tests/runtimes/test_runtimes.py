@@ -1,5 +1,6 @@
 """Other runtimes draw what torch draws; which one and how precisely is said by whatever they made."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 import alphaflow as af
 from alphaflow import UserError
 from alphaflow.cli import run
+from alphaflow.evaluation.comparison import compare
 from alphaflow.files import cache_folder
 from alphaflow.runtimes import EVERY_PRECISION, PRECISIONS, cached, check_runtime, running
 from alphaflow.runtimes.running import InRuntime, choose_runtime, in_runtime, run_in
@@ -284,3 +286,20 @@ def test_inputs_are_completed_as_the_network_would(generator, opened):
         turned = net(z.mT.double(), r.double(), t.double())
         torch.testing.assert_close(turned.float(), generator.net(z.mT, r, t), rtol=1e-4, atol=1e-4)
     assert turned.dtype == torch.float64
+
+
+def test_evaluate_says_what_drew(tmp_path, capsys):
+    """Each precision is scored and kept for itself, and two of them can be compared."""
+    trained = tmp_path / "digits"
+    small = "--steps 3 --batch-size 16 --model.width 16 --model.depth 1 --model.heads 2"
+    assert run(["train", "digits", "--out", str(trained), *small.split()]) == 0
+    words = ["evaluate", str(trained), "--nfe", "1", "--metrics", "frechet", "--count", "128", "--json"]
+    assert run([*words, str(tmp_path / "a.json")]) == 0
+    capsys.readouterr()
+    assert run([*words, str(tmp_path / "b.json"), "--runtime", "torch", "--precision", "bfloat16"]) == 0
+    assert "1 NFE, ode, torch bfloat16" in capsys.readouterr().out
+    plain, half = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "ab")
+    assert [one["results"][0]["runtime"] for one in (plain, half)] == ["", "torch bfloat16"]
+    (row,) = compare(plain, half)
+    assert row.a != row.b and abs(row.a - row.b) < 0.05 * row.a
+    assert run([*words, str(tmp_path / "c.json"), "--from-folder", str(tmp_path), "--precision", "int8"]) == 2

@@ -125,15 +125,17 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """For a while, silence the exporters' messages to their own developers, such as that torchvision is not
-    there."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    """For a while, silence what exporters and quantisers say to their own developers, such as that torchvision is
+    not there."""
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "root")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels):
+            log.setLevel(level)
