@@ -4,9 +4,9 @@
 
 Each way draws the same samples once in each round, in turn; what counts is the median over rounds of the ratio to
 torch in the same round, and beside it the ratio of the least times. On one thread, unless more are asked for: on a
-machine that others share, threads wait for each other, torch's the longest. Of the digits also the Fréchet distance
-in each way with its interval, which says whether reduced precision costs anything. Networks of DiT sizes have random
-weights, and their error is the relative one of u (root mean square).
+machine that others share, threads wait for each other, torch's the longest. Of the digits also the Fréchet
+distance in each way with its interval, which says whether reduced precision costs anything. Networks of DiT sizes
+have random weights, and their error is the relative one of u (root mean square).
 """
 
 import argparse
