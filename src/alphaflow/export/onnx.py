@@ -1,6 +1,7 @@
 """A folder with model.onnx."""
 
 from pathlib import Path
+from typing import Any
 
 from .card import quoted, write_card
 from .model import Model
@@ -14,7 +15,7 @@ def write(model: Model, out: Path, *, int8: bool = False) -> str:
     """Write it, and compare it with the network. int8: with weights of eight bits; see `quantised`."""
     model.make_folder(out)
     generator = model.generator
-    form = {"shape": generator.shape, "num_classes": generator.num_classes}
+    form: dict[str, Any] = {"shape": generator.shape, "num_classes": generator.num_classes}
     if int8:
         error = write_int8(generator.net, out / FILE, **form)
         said = f"weights of 8 bits, differs from torch by {100 * error:.2g} % (root mean square)"

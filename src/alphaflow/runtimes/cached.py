@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -35,7 +36,7 @@ def exported(net: nn.Module, *, shape: Sequence[int], num_classes: int, int8: bo
     """
     folder = _folder(net)
     whole, path = folder / _name(False), folder / _name(int8)
-    form = {"shape": tuple(shape), "num_classes": num_classes}
+    form: dict[str, Any] = {"shape": tuple(shape), "num_classes": num_classes}
     with locked(folder.with_name(f"{folder.name}.lock")):
         if not _still_true(net, whole, **form):
             shutil.rmtree(folder, ignore_errors=True)

@@ -136,7 +136,7 @@ def choose_runtime(
                 f"--precision {precision}: no runtime has it for a network that takes guidance as an input"
             )
         raise missing(f"--precision {precision} needs onnxruntime", "onnx")
-    opened = {}
+    opened: dict[str, Generator] = {}
     for name in able:
         if opened and name != "torch" and not _worth(opened, generator, precision, calls, rows):
             break
