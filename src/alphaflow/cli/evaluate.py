@@ -15,6 +15,7 @@ from .sample import method_of, times_of
 from .words import add_runtime_options, check_apart, check_writable, share_of_run
 
 log = logging.getLogger("alphaflow")
+RUN_BY = ("runtime", "precision")
 
 if TYPE_CHECKING:
     from ..data import Dataset
@@ -266,8 +267,7 @@ def _parser() -> Parser:
 def _parse(words: list[str]) -> argparse.Namespace:
     """Read the words; refuse those that do not go together, before anything is loaded."""
     args = _parser().parse_args(words)
-    drawing = ("nfe", "method", "midpoint", "times", "guidance", "ema", "count", "labels", "seed", "out")
-    drawing += ("runtime", "precision")
+    drawing = ("nfe", "method", "midpoint", "times", "guidance", "ema", "count", "labels", "seed", "out", *RUN_BY)
     alone = ("device",) if args.detector is None else ()
     given = [name for name in (*drawing, *alone) if getattr(args, name) is not None]
     if args.from_folder and given:
