@@ -67,14 +67,7 @@ def export(
             these names that no export made; guidance does not suit the format or the model, or is missing.
     """
     choose("format", format, FORMATS, status=2)
-    if guidance is not None and format not in GRAPHS:
-        raise UserError(
-            f"guidance {guidance:g} goes with {', '.join(GRAPHS)}: where {format} is opened, a network that takes "
-            "guidance still takes it; leave --guidance out",
-            status=2,
-        )
-    if int8 and format != "onnx":
-        raise UserError(f"--int8 goes with --format onnx, and this is {format}: leave it out", status=2)
+    _check_options(format, guidance, int8)
     source, out = Path(source), Path(out)
     if out.suffix in (".onnx", ".pt2", ".safetensors", ".html"):
         raise UserError(f"{out} is where the folder would be: give a name without {out.suffix}", status=2)
@@ -98,6 +91,18 @@ def export(
     if push:
         said += f"\n{hub.push(out, push, private=private)}"
     return said
+
+
+def _check_options(format: str, guidance: float | None, int8: bool) -> None:
+    """Refuse what does not go with the format."""
+    if guidance is not None and format not in GRAPHS:
+        raise UserError(
+            f"guidance {guidance:g} goes with {', '.join(GRAPHS)}: where {format} is opened, a network that takes "
+            "guidance still takes it; leave --guidance out",
+            status=2,
+        )
+    if int8 and format != "onnx":
+        raise UserError(f"--int8 goes with --format onnx, and this is {format}: leave it out", status=2)
 
 
 def _check_push(out: Path, repo: str) -> None:
