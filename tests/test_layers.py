@@ -14,7 +14,7 @@ ORDER = (
     *("errors", "npy", "pixels", "rng", "path", "files", "fetched", "devices", "processes", "progress"),
     *("derivatives", "models", "data", "metrics", "method", "encoding", "generation", "runs", "parallel"),
     *("evaluation", "diagnostics", "observers", "training", "costs", "reports"),
-    *("export", "importing", "demo", "recipes", "cli", "__main__"),
+    *("export", "runtimes", "importing", "demo", "recipes", "cli", "__main__"),
 )
 """Along the way of the data. A module may import its own package and those before it."""
 

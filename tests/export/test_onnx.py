@@ -1,16 +1,24 @@
 """ONNX files compute what the network does, for every network we have and any batch."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import nn
 
-from alphaflow import UserError, models
-from alphaflow.export.network_to_onnx import load_runtime, write_onnx
-from alphaflow.export.network_to_program import export_program, write_program
+from alphaflow import UserError, load, models
+from alphaflow.cli import run
+from alphaflow.export.network_to_onnx import load_runtime, open_onnx, write_onnx
+from alphaflow.export.network_to_program import example_inputs, export_program, write_program
+from alphaflow.export.quantised import relative_error, write_int8
+from alphaflow.runtimes.openvino import open_openvino
+from browsing import small_model
 
 IMAGE, CLASSES = (1, 8, 8), 5
 NETWORKS = {
@@ -66,9 +74,9 @@ def test_a_program_is_read_back_without_the_network(kind, tmp_path):
 
 def test_large_weights_lie_beside_the_file(tmp_path, monkeypatch):
     """Protobuf ends at 2 GiB; here that is brought down to nothing."""
-    from alphaflow.export import network_to_onnx as onnx
+    from alphaflow.export import network_to_onnx
 
-    monkeypatch.setattr(onnx, "ONE_FILE", 0)
+    monkeypatch.setattr(network_to_onnx, "ONE_FILE", 0)
     net, shape, classes = make("dit")
     assert write_onnx(net, tmp_path / "net.onnx", shape=shape, num_classes=classes) <= 1e-4
     weights = sum(one.numel() * one.element_size() for one in net.parameters())
@@ -118,19 +126,40 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch, tmp_path)
     assert not list(Path(tmp_path).iterdir())
 
 
-def test_the_weights_can_be_quantised(tmp_path):
-    """onnxruntime turns them, and stumbled over shapes that were said a second time."""
-    import numpy as np
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+def test_the_weights_can_be_quantised(tmp_path, capsys):
+    """By the command; onnxruntime and OpenVINO then both compute nearly the same."""
+    model = small_model(tmp_path / "model")
+    assert run(["export", str(model), str(tmp_path / "net"), "--format", "onnx", "--int8"]) == 0
+    told = re.search(r"weights of 8 bits, differs from torch by ([\d.]+) %", capsys.readouterr().out)
+    assert told and 0.01 < float(told[1]) < 5
+    assert told[0] in (tmp_path / "net" / "README.md").read_text()
+    path = tmp_path / "net" / "model.onnx"
+    graph = onnx.load(path).graph
+    weights = [numpy_helper.to_array(one) for one in graph.initializer if one.data_type == onnx.TensorProto.INT8]
+    matrices = [one for one in weights if one.ndim == 2]
+    assert len(matrices) >= 6  # those of the blocks
+    assert max(np.abs(one.astype(int)).max() for one in matrices) <= 64  # seven bits: eight overflow on AVX2
+    net, rows = load(model), 9
+    inputs = example_inputs(net.shape, net.num_classes, rows)
+    with torch.no_grad():
+        plain = net.net(*inputs)
+    for run_it in (open_onnx(path), open_openvino(path, "int8")):
+        error = ((run_it(inputs) - plain).norm() / plain.norm()).item()
+        assert 1e-4 < error < 0.05
 
-    net, shape, classes = make("dit")
-    write_onnx(net, tmp_path / "net.onnx", shape=shape, num_classes=classes)
-    graph = onnx.load(tmp_path / "net.onnx").graph
-    assert not {one.name for one in graph.value_info} & {one.name for one in graph.initializer}
-    quantize_dynamic(tmp_path / "net.onnx", tmp_path / "int8.onnx", weight_type=QuantType.QInt8)
-    z = np.random.default_rng(0).standard_normal((2, *shape), np.float32)
-    feed = {"z": z, "r": np.zeros(2, np.float32), "t": np.ones(2, np.float32), "y": np.arange(2)}
-    sessions = [load_runtime().InferenceSession(tmp_path / f"{name}.onnx") for name in ("net", "int8")]
-    plain, quantised = (one.run(None, feed)[0] for one in sessions)
-    assert np.abs(plain - quantised).max() < 0.1 * np.abs(plain).max()
+
+def test_int8_goes_with_onnx_alone(tmp_path, capsys):
+    assert run(["export", str(tmp_path / "model"), str(tmp_path / "net"), "--format", "program", "--int8"]) == 2
+    assert "--int8 goes with --format onnx, and this is program" in capsys.readouterr().err
+
+
+def test_a_network_that_int8_does_not_suit_is_refused(tmp_path):
+    class NoProducts(nn.Module):
+        def forward(self, z, r, t):
+            return z * t[:, None]
+
+    with pytest.raises(UserError, match=r"no products of matrices"):
+        write_int8(NoProducts(), tmp_path / "net.onnx", shape=(2,), num_classes=0)
+    net, shape, classes = make("mlp")
+    with pytest.raises(UserError, match=r"differs from the network by 1e\+02 % .* eight bits are too few"):
+        relative_error(net, lambda inputs: 0 * inputs[0], "net.onnx", shape=shape, num_classes=classes)

@@ -2,23 +2,27 @@
 
 import argparse
 import logging
+import math
 import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
+from ..runtimes import check_asked
 from . import Parser
 from .sample import method_of, times_of
-from .words import check_apart, check_writable, share_of_run
+from .words import add_runtime_options, check_apart, check_writable, share_of_run
 
 log = logging.getLogger("alphaflow")
+RUN_BY = ("runtime", "precision")
 
 if TYPE_CHECKING:
     from ..data import Dataset
     from ..encoding.decoder import Decoder
     from ..evaluation.evaluate import Evaluation
     from ..evaluation.setup import EvaluationSetup
+    from ..generation.generator import Generator
     from ..parallel.share import Share
     from ..runs.folder import RunFolder
 
@@ -150,12 +154,23 @@ def _of_run(
     from ..evaluation.evaluate import evaluate, settings
     from ..runs.data_record import data_of
     from ..runs.loading import load
+    from ..runtimes.running import choose_runtime, run_in
 
     methods = [method_of(word) for word in args.method or ["ode"]]
     scales = args.guidance or [1.0]
     sweep = settings(args.nfe, methods, times_of(args.times), args.midpoint or [], scales, args.seed or 0)
     first, *others = args.ema or [None]
     generator = load(args.run, device=device, ema=first, vae=args.vae)  # mistakes show before data are read
+    runtime, precision = args.runtime, args.precision
+    if runtime or precision:  # one for all processes and weights
+        calls = (
+            sum(one.evaluations for one in sweep) * max(1, len(others) + 1) * math.ceil((args.count or 2000) / 64)
+        )
+        chosen = generator
+        runtime = share.from_main(
+            lambda: choose_runtime(chosen, runtime or "auto", precision or "float32", calls=calls)
+        )
+        generator = run_in(generator, runtime, precision)
     if args.labels is not None and generator.num_classes == 0:
         raise UserError(f"--labels {args.labels}: this model has no classes, leave it out", status=2)
     for scale in scales:
@@ -163,7 +178,7 @@ def _of_run(
     dataset = data_of(folder, args.data_path)
     setup = _setup(args, dataset, device, generator.decoder)
     return evaluate(
-        [lambda: generator, *(partial(load, args.run, device=device, ema=ema, vae=args.vae) for ema in others)],
+        [lambda: generator, *(partial(_other, args, ema, device, runtime) for ema in others)],
         dataset,
         run=str(args.run),
         sweep=sweep,
@@ -175,6 +190,14 @@ def _of_run(
         share=share,
         setup=setup,
     )
+
+
+def _other(args: argparse.Namespace, ema: float | None, device: str, runtime: str | None) -> "Generator":
+    """Open the run with other weights."""
+    from ..runs.loading import load
+    from ..runtimes.running import run_in
+
+    return run_in(load(args.run, device=device, ema=ema, vae=args.vae), runtime, args.precision)
 
 
 def _parser() -> Parser:
@@ -228,6 +251,7 @@ def _parser() -> Parser:
     parser.add_argument("--labels", help="their classes: data (the default), balanced, random")
     parser.add_argument("--seed", type=int, help="of the noise (0)")
     parser.add_argument("--device", help="cpu (the default) or cuda")
+    add_runtime_options(parser)
     parser.add_argument(
         "--from-folder", type=Path, metavar="DIR", help="score these images, or a .zip, .tar or .npz of them"
     )
@@ -243,7 +267,7 @@ def _parser() -> Parser:
 def _parse(words: list[str]) -> argparse.Namespace:
     """Read the words; refuse those that do not go together, before anything is loaded."""
     args = _parser().parse_args(words)
-    drawing = ("nfe", "method", "midpoint", "times", "guidance", "ema", "count", "labels", "seed", "out")
+    drawing = ("nfe", "method", "midpoint", "times", "guidance", "ema", "count", "labels", "seed", "out", *RUN_BY)
     alone = ("device",) if args.detector is None else ()
     given = [name for name in (*drawing, *alone) if getattr(args, name) is not None]
     if args.from_folder and given:
@@ -252,6 +276,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
         raise UserError("--nfe and --times both say which evaluations: give one of them", status=2)
     if args.plot and args.plot.suffix != ".png":
         raise UserError(f"--plot {args.plot} is drawn as PNG: end its name in .png", status=2)
+    check_asked(args.runtime, args.precision, args.device or "cpu")
     check_apart(out=args.out, json=args.json, csv=args.csv, plot=args.plot)
     for name in ("json", "csv", "plot"):
         check_writable(f"--{name}", getattr(args, name))

@@ -30,6 +30,7 @@ def run(words: list[str]) -> None:
         metavar="SCALE",
         help="onnx, program, web: the scale that a graph is told for good",
     )
+    parser.add_argument("--int8", action="store_true", help="onnx: weights of eight bits; its error is told")
     parser.add_argument("--vae", help="of a run on latents: where the autoencoder is, if not where it was")
     parser.add_argument(
         "--push", default="", metavar="OWNER/NAME", help="publish it on the Hugging Face hub as well"
@@ -42,4 +43,5 @@ def run(words: list[str]) -> None:
     from ..export import export
 
     options = {"ema": known.ema, "vae": known.vae, "licence": known.licence, "guidance": known.guidance}
+    options |= {"int8": known.int8}
     print(export(known.run, known.out, known.format, push=known.push, private=known.private, **options))

@@ -1,6 +1,8 @@
 """`alphaflow sample`."""
 
 import contextlib
+import logging
+import math
 import signal
 import sys
 import threading
@@ -9,8 +11,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from ..errors import UserError
+from ..runtimes import check_asked
 from . import Parser
-from .words import share_of_run
+from .words import add_runtime_options, share_of_run
+
+log = logging.getLogger("alphaflow")
 
 
 def run(words: list[str]) -> None:
@@ -25,14 +30,16 @@ def run(words: list[str]) -> None:
             raise UserError(f"--{name} {value} must be at least 1, and at most {most:,}", status=2)
 
     from ..generation.drawing import check_draw, draw_into
-    from ..generation.generator import choose_labels
+    from ..generation.generator import CHUNK, choose_labels
     from ..generation.outputs import ending_of
     from ..generation.sampler import Sampler
     from ..generation.videos import check_rate
     from ..runs.loading import data_record, load
+    from ..runtimes.running import run_in
 
     # All that can be wrong is found before the network is loaded.
     check_ema(args.ema)
+    check_asked(args.runtime, args.precision, args.device)
     ending_of(args.out)
     if args.rate is not None:
         check_rate(args.rate)
@@ -48,6 +55,10 @@ def run(words: list[str]) -> None:
     labels = choose_labels(args.labels or "balanced", args.count, classes, args.seed, data["class_names"])
 
     generator = load(args.run, device=args.device, ema=args.ema, vae=args.vae)
+    if args.runtime or args.precision:
+        calls = sampler.evaluations * math.ceil(args.count / CHUNK)
+        generator = run_in(generator, args.runtime, args.precision, calls=calls)
+        log.info("drawn by %s", generator.runtime)
     with _ended_in_order():
         draw_into(
             generator,
@@ -86,6 +97,7 @@ def _parser() -> Parser:
     parser.add_argument("--rate", type=float, help="of videos, frames a second (8)")
     parser.add_argument("--vae", help="of a run on latents: where the autoencoder is, if not where it was")
     add_sampler_options(parser)
+    add_runtime_options(parser)
     return parser
 
 

@@ -15,6 +15,7 @@ from typing import TypeVar
 from ..errors import UserError
 from ..runs.conditions import WIDEST
 from ..runs.constraints import Range
+from ..runtimes import EVERY_PRECISION, RUNTIMES
 
 log = logging.getLogger("alphaflow")
 Number = TypeVar("Number", int, float)
@@ -119,6 +120,12 @@ def _place(word: str) -> str:
             f"whole name; a place that is called so is ./{word}"
         )
     return word
+
+
+def add_runtime_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what computes the network."""
+    parser.add_argument("--runtime", help=f"what computes the network: {', '.join(RUNTIMES)} (torch)")
+    parser.add_argument("--precision", help=f"and how precisely: {', '.join(EVERY_PRECISION)} (float32)")
 
 
 def check_apart(**files: Path | None) -> None:

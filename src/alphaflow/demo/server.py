@@ -83,7 +83,8 @@ def make_app(service: Service, host: str = "127.0.0.1") -> Any:
             return JSONResponse({"error": "the model failed: the demo's own output says why"}, 500)
         if drawn is None:
             return Response(status_code=499)  # to nobody
-        return Response(drawn.png, media_type="image/png", headers={"X-Seconds": f"{drawn.seconds:.6f}"})
+        headers = {"X-Seconds": f"{drawn.seconds:.6f}", "X-Runtime": drawn.runtime}
+        return Response(drawn.png, media_type="image/png", headers=headers)
 
     answers = {path: fixed(*content) for path, content in _PAGE.items()}
     answers |= {"/api/about": about, "/api/generate": generate}

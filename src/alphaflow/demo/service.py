@@ -15,6 +15,7 @@ from ..generation import pictures
 from ..generation.generator import CHUNK, Generator, draw_chunks
 from ..path import Network
 from ..runs.loading import load
+from ..runtimes.running import run_in
 from .line import Line
 from .requests import IN_TURN, MOST_GUIDANCE, Bounds, Request, labels_of
 
@@ -37,6 +38,8 @@ class DrawnGrid:
     """The picture as a PNG."""
     seconds: float
     """The time that the network took."""
+    runtime: str
+    """What computed it, and how precisely, in words."""
 
 
 class Service:
@@ -105,7 +108,7 @@ class Service:
         columns = many if request.label == IN_TURN and 1 < many <= 20 else None
         memory = io.BytesIO()
         pictures.picture(generator.pictures(samples), columns).save(memory, format="png", compress_level=1)
-        return DrawnGrid(memory.getvalue(), seconds)
+        return DrawnGrid(memory.getvalue(), seconds, generator.runtime or "torch")
 
     def close(self) -> None:
         """Let the thread go; requests that wait are dropped."""
@@ -125,10 +128,16 @@ def _watched(net: Network, go_on: Callable[[], None]) -> Network:
     return watched
 
 
-def open_model(path: Path, device: str = "cpu", vae: str | None = None) -> Shown:
-    """Open a model for the demo as `alphaflow.load` does.
+def open_model(
+    path: Path,
+    device: str = "cpu",
+    vae: str | None = None,
+    runtime: str | None = None,
+    precision: str | None = None,
+) -> Shown:
+    """Open a model for the demo as `alphaflow.load` does, to be computed as `run_in` says.
 
     Raises:
-        UserError: see `alphaflow.load`.
+        UserError: see `alphaflow.load`, `run_in`.
     """
-    return Shown(path.resolve().name, load(path, device=device, vae=vae))
+    return Shown(path.resolve().name, run_in(load(path, device=device, vae=vae), runtime, precision))

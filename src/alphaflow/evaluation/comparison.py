@@ -106,9 +106,9 @@ def table(rows: Sequence[Difference]) -> str:
 
 
 def _protocol(result: Mapping[str, Any]) -> str:
-    """Return what must be the same in two evaluations; seeds and weights may differ."""
+    """Return what must be the same in two evaluations; seeds, weights and runtimes may differ."""
     given = {"guidance": 1.0, **result}  # which older records do not name
-    return str([given.get(key) for key in SETTING if key not in ("seed", "weights")])
+    return str([given.get(key) for key in SETTING if key not in ("seed", "weights", "runtime")])
 
 
 def _settings(record: Mapping[str, Any]) -> str:

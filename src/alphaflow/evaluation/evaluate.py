@@ -290,6 +290,7 @@ class _Sweep:
             "seed": sampler.seed,
             "weights": self.generator.weights,
             "rounding": self.session.rounding(),
+            **({"runtime": self.generator.runtime} if self.generator.runtime else {}),
         }
 
     def _file_name(self, protocol: dict[str, Any]) -> str:

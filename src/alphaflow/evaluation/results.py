@@ -14,7 +14,7 @@ from ..files import write_bytes, write_text
 LARGEST = 1 << 25
 """Bytes of an evaluation's JSON."""
 SHARED = ("run", "step", "detector", "preprocessing", "distance", "shape", "crop", "against", "data", "real_count")
-SETTING = ("weights", "method", "nfe", "times", "guidance", "labels", "count", "seed", "rounding")
+SETTING = ("weights", "method", "nfe", "times", "guidance", "labels", "count", "seed", "rounding", "runtime")
 
 
 def figure_title(name: str, distance: str) -> str:
@@ -31,6 +31,7 @@ class Result:
     errors: standard errors of the figures, where they can be told. intervals: the ends of their 95 % intervals,
         over other samples of the same generator; the real samples and the training count as fixed.
     rounding: what was done to the samples before they were looked at. guidance: its scale; 1: none.
+    runtime: what computed the network and how precisely, where that was chosen.
     """
 
     nfe: int
@@ -42,6 +43,7 @@ class Result:
     weights: str
     rounding: str
     guidance: float = 1.0
+    runtime: str = ""
     figures: dict[str, float]
     errors: dict[str, float] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -179,7 +181,8 @@ def setting_words(result: Mapping[str, Any], unsaid: str = "") -> str:
     if result.get("times"):
         words += f", t = {' → '.join(f'{t:g}' for t in result['times'])}"
     scale = result.get("guidance", 1.0)
-    return words + (f", guidance {scale:g}" if scale != 1 else "")
+    words += f", guidance {scale:g}" if scale != 1 else ""
+    return words + (f", {result['runtime']}" if result.get("runtime") else "")
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -45,6 +45,7 @@ def export(
     guidance: float | None = None,
     push: str = "",
     private: bool = False,
+    int8: bool = False,
 ) -> str:
     """Write the model of a run, or of a model's folder, to the folder `out` in one of `FORMATS`.
 
@@ -54,6 +55,7 @@ def export(
         out: made if need be; files of an earlier export are replaced, and others left alone: see `placing`.
         guidance: for a graph of a network that takes guidance as an input: the scale that it gets for good.
         licence: of the weights, an SPDX name such as "apache-2.0", for the model card.
+        int8: for ONNX: weights of eight bits; see `quantised`.
         push: OWNER/NAME on the Hugging Face hub, where the folder is published, or kept `private`.
 
     Returns:
@@ -65,12 +67,7 @@ def export(
             these names that no export made; guidance does not suit the format or the model, or is missing.
     """
     choose("format", format, FORMATS, status=2)
-    if guidance is not None and format not in GRAPHS:
-        raise UserError(
-            f"guidance {guidance:g} goes with {', '.join(GRAPHS)}: where {format} is opened, a network that takes "
-            "guidance still takes it; leave --guidance out",
-            status=2,
-        )
+    _check_options(format, guidance, int8)
     source, out = Path(source), Path(out)
     if out.suffix in (".onnx", ".pt2", ".safetensors", ".html"):
         raise UserError(f"{out} is where the folder would be: give a name without {out.suffix}", status=2)
@@ -88,10 +85,24 @@ def export(
     weights = weights_hash(model.generator.net)
     if format in GRAPHS:
         model = model.with_guidance(guidance)
-    said = place(out, lambda folder: import_module(f".{format}", __name__).write(model, folder), weights)
+    options = {"int8": True} if int8 else {}
+    write = import_module(f".{format}", __name__).write
+    said = place(out, lambda folder: write(model, folder, **options), weights)
     if push:
         said += f"\n{hub.push(out, push, private=private)}"
     return said
+
+
+def _check_options(format: str, guidance: float | None, int8: bool) -> None:
+    """Refuse what does not go with the format."""
+    if guidance is not None and format not in GRAPHS:
+        raise UserError(
+            f"guidance {guidance:g} goes with {', '.join(GRAPHS)}: where {format} is opened, a network that takes "
+            "guidance still takes it; leave --guidance out",
+            status=2,
+        )
+    if int8 and format != "onnx":
+        raise UserError(f"--int8 goes with --format onnx, and this is {format}: leave it out", status=2)
 
 
 def _check_push(out: Path, repo: str) -> None:

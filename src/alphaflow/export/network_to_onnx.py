@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, missing
-from .network_to_program import compare, export_program, quiet
+from .network_to_program import Run, compare, export_program, quiet
 
 INPUTS = ("z", "r", "t", "y")
 OPSET = 18
@@ -45,7 +45,7 @@ def write_onnx(net: nn.Module, path: str | Path, *, shape: Sequence[int], num_cl
             computes something else.
     """
     path, program = Path(path), export_program(net, shape=shape, num_classes=num_classes)
-    runtime = load_runtime()
+    load_runtime()  # not there: said before the work
     names = INPUTS[: 4 if num_classes else 3]
     weights = sum(one.numel() * one.element_size() for one in net.state_dict().values())
     with quiet():
@@ -63,12 +63,32 @@ def write_onnx(net: nn.Module, path: str | Path, *, shape: Sequence[int], num_cl
             model.save(path, external_data=weights > ONE_FILE)
         except OSError as error:
             raise UserError(f"cannot write {path} ({error.strerror}): choose another place") from None
-    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return compare(net, open_onnx(path), path, shape=shape, num_classes=num_classes)
+
+
+def open_onnx(path: str | Path, threads: int = 0) -> Run:
+    """Open a file that `write_onnx` or `quantise` wrote in onnxruntime, on the processor.
+
+    threads: how many compute one evaluation; 0: as many as onnxruntime chooses.
+
+    Returns:
+        u as a function of a list of tensors: z, r, t, and y where the file has it.
+
+    Raises:
+        UserError: onnxruntime is not installed.
+    """
+    runtime = load_runtime()
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only: the rest is for its developers
+    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
 
     def run(inputs: Sequence[Tensor]) -> Tensor:
-        return torch.from_numpy(session.run(["u"], dict(zip(names, (one.cpu().numpy() for one in inputs))))[0])
+        given = {name: one.cpu().numpy() for name, one in zip(names, inputs, strict=True)}
+        return torch.from_numpy(session.run(["u"], given)[0])
 
-    return compare(net, run, path, shape=shape, num_classes=num_classes)
+    return run
 
 
 def load_runtime() -> Any:

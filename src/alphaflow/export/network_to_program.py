@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from ..errors import UserError, one_line
 
+Run = Callable[[Sequence[Tensor]], Tensor]
+"""u as a function of a list of tensors: z, r, t, and y where there are classes."""
+
 LARGEST_BATCH = 1 << 16
 TOLERANCE = 1e-4
 """The largest difference that an exported network may have from its original, where outputs are of size 1."""
@@ -78,7 +81,7 @@ def write_program(net: nn.Module, path: str | Path, *, shape: Sequence[int], num
 
 def compare(
     net: nn.Module,
-    other: Callable[[Sequence[Tensor]], Tensor],
+    other: Run,
     path: str | Path,
     *,
     shape: Sequence[int],
@@ -122,15 +125,17 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """For a while, silence the exporters' messages to their own developers, such as that torchvision is not
-    there."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    """For a while, silence what exporters and quantisers say to their own developers, such as that torchvision is
+    not there."""
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "root")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels):
+            log.setLevel(level)

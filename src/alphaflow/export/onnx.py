@@ -1,19 +1,26 @@
 """A folder with model.onnx."""
 
 from pathlib import Path
+from typing import Any
 
 from .card import quoted, write_card
 from .model import Model
 from .network_to_onnx import write_onnx
+from .quantised import write_int8
 
 FILE = "model.onnx"
 
 
-def write(model: Model, out: Path) -> str:
-    """Write it, and compare it with the network."""
+def write(model: Model, out: Path, *, int8: bool = False) -> str:
+    """Write it, and compare it with the network. int8: with weights of eight bits; see `quantised`."""
     model.make_folder(out)
     generator = model.generator
-    difference = write_onnx(generator.net, out / FILE, shape=generator.shape, num_classes=generator.num_classes)
+    form: dict[str, Any] = {"shape": generator.shape, "num_classes": generator.num_classes}
+    if int8:
+        error = write_int8(generator.net, out / FILE, **form)
+        said = f"weights of 8 bits, differs from torch by {100 * error:.2g} % (root mean square)"
+    else:
+        said = f"differs from torch by {write_onnx(generator.net, out / FILE, **form):.1g} at most"
     labels = ', "y": y' if generator.num_classes else ""
     classes = (
         f"y = np.arange(rows) % {generator.num_classes}  # int64; {generator.num_classes}: no class\n"
@@ -33,5 +40,5 @@ z = np.random.default_rng(0).standard_normal((rows, {", ".join(map(str, generato
 (u,) = session.run(["u"], {{"z": z, "r": r, "t": t{labels}}})
 x = z - u  # one step from noise, t = 1, to data, r = 0; in general z - (t - r) u
 """
-    write_card(model, out, usage)
-    return f"{out / FILE}: differs from torch by {difference:.1g} at most"
+    write_card(model, out, f"# {FILE}: {said}\n{usage}" if int8 else usage)
+    return f"{out / FILE}: {said}"

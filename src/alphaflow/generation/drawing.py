@@ -56,7 +56,8 @@ def draw_into(
     columns: int | None = None,
     rate: float = 8.0,
 ) -> None:
-    """Draw a sample for each label, and write each block of samples at once.
+    """Draw a sample for each label, and write each block of samples at once; the file names the runtime, where one
+    was chosen.
 
     out, columns, rate: see `samples_into`, `videos_into`.
 
@@ -68,12 +69,13 @@ def draw_into(
         for chunk in generator.chunks(labels, sampler):
             shown = generator.pictures(chunk)
             if write is None:
-                write = opened.enter_context(_file(out, shown.shape[1:], labels.numpy(), columns, rate))
+                file = _file(out, shown.shape[1:], labels.numpy(), columns, rate, generator.runtime)
+                write = opened.enter_context(file)
             write(shown)
             bar.update(bar.done + len(shown))
 
 
-def _file(out: str, shape: Sequence[int], labels: Any, columns: int | None, rate: float) -> Any:
+def _file(out: str, shape: Sequence[int], labels: Any, columns: int | None, rate: float, runtime: str) -> Any:
     if len(shape) == 4:
-        return videos_into(out, shape, labels.astype(np.int64), columns, rate=rate)
-    return samples_into(out, shape, labels.astype(np.int64), columns)
+        return videos_into(out, shape, labels.astype(np.int64), columns, rate=rate, runtime=runtime)
+    return samples_into(out, shape, labels.astype(np.int64), columns, runtime=runtime)

@@ -107,6 +107,9 @@ class Generator:
     """The device of the network."""
     weights: str = "ema"
     """Which weights the network has, in words."""
+    runtime: str = ""
+    """What computes the network and how precisely, in words, where that was chosen: "onnx int8"; else torch does,
+    as precisely as the weights are."""
     decoder: Decoder | None = None
     """It makes pictures of samples that are latents."""
     guides: tuple[float, float] | None = None

@@ -7,12 +7,11 @@ that holds something is left alone; what breaks off leaves nothing.
 import contextlib
 import math
 import os
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -20,7 +19,8 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..files import beside
-from .pictures import cannot_write, enlargement, image_grid, save_image, scatter
+from .pictures import RUNTIME, cannot_write, enlargement, image_grid, noted, save_image, scatter
+from .png import PNG
 
 ENDINGS = (".npz", ".png")
 VIDEO_ENDINGS = (".npz", ".gif", ".mp4", ".png")
@@ -155,8 +155,11 @@ def single_files(
 
 
 @contextlib.contextmanager
-def arrays(out: Path, name: str, shape: Sequence[int], dtype: Any, labels: NDArray[np.int64]) -> Iterator[Write]:
-    """`FILE.npz` with an array (N, *shape) under this name, and `labels` (N,), as `numpy.savez` writes them.
+def arrays(
+    out: Path, name: str, shape: Sequence[int], dtype: Any, labels: NDArray[np.int64], runtime: str = ""
+) -> Iterator[Write]:
+    """`FILE.npz` with an array (N, *shape) under this name, and `labels` (N,), as `numpy.savez` writes them; and
+    `runtime`, a text, where there is one.
 
     Images lie there a second time as `arr_0`, the only name that ADM's evaluator reads.
     """
@@ -172,6 +175,9 @@ def arrays(out: Path, name: str, shape: Sequence[int], dtype: Any, labels: NDArr
                 size = file.tell() - first
             with archive.open("labels.npy", "w", force_zip64=True) as member:
                 npy.write_array(member, labels, allow_pickle=False)
+            if runtime:
+                with archive.open("runtime.npy", "w") as member:
+                    npy.write_array(member, np.array(runtime), allow_pickle=False)
             if name == IMAGES:
                 file.flush()
                 with archive.open("arr_0.npy", "w", force_zip64=True) as member, temporary.open("rb") as written:
@@ -188,43 +194,10 @@ def _put(member: Any, samples: NDArray[Any]) -> None:
     member.write(np.ascontiguousarray(samples).reshape(-1).view(np.uint8).data)
 
 
-class PNG:
-    """A PNG, row after row: each is told by its difference to the one above it, and deflated.
-
-    Source: PNG specification, third edition (W3C, 2025), 9.2 (filter type 2) and 11.2 (chunks).
-    """
-
-    COLOURS: ClassVar = {1: 0, 2: 4, 3: 2, 4: 6}
-    """Channels -> colour type."""
-
-    def __init__(self, file: BinaryIO, width: int, height: int, channels: int) -> None:
-        self._file, self._packer = file, zlib.compressobj(6)
-        self._above = np.zeros(width * channels, np.uint8)
-        file.write(b"\x89PNG\r\n\x1a\n")
-        self._chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, self.COLOURS[channels], 0, 0, 0))
-
-    def rows(self, pixels: NDArray[np.uint8]) -> None:
-        """Write the next rows, uint8 (rows, width, channels) or (rows, width)."""
-        flat = pixels.reshape(len(pixels), -1)
-        told = np.empty((len(flat), flat.shape[1] + 1), np.uint8)
-        told[:, 0] = 2
-        np.subtract(flat, np.concatenate([self._above[None], flat[:-1]]), out=told[:, 1:])
-        self._above = flat[-1].copy()
-        self._chunk(b"IDAT", self._packer.compress(told.tobytes()))
-
-    def end(self) -> None:
-        """No more rows come."""
-        self._chunk(b"IDAT", self._packer.flush())
-        self._chunk(b"IEND", b"")
-
-    def _chunk(self, kind: bytes, content: bytes) -> None:
-        if content or kind == b"IEND":
-            check = zlib.crc32(content, zlib.crc32(kind))
-            self._file.write(struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check))
-
-
 @contextlib.contextmanager
-def grid(out: Path, shape: Sequence[int], count: int, columns: int | None = None) -> Iterator[Write]:
+def grid(
+    out: Path, shape: Sequence[int], count: int, columns: int | None = None, runtime: str = ""
+) -> Iterator[Write]:
     """`GRID.png`, the picture of `image_grid`, written a row of images at a time.
 
     shape: (H, W, C) of an image; small ones are enlarged less where the whole would be too large.
@@ -238,6 +211,7 @@ def grid(out: Path, shape: Sequence[int], count: int, columns: int | None = None
     tall, wide = sheet_size(count, height, width, columns)
     with replacing(out) as temporary, temporary.open("wb") as file:
         png = PNG(file, wide * scale, tall * scale, channels)
+        png.text(RUNTIME, runtime)
         held: list[NDArray[np.uint8]] = []
 
         def band() -> None:
@@ -295,13 +269,13 @@ def sheet_size(count: int, height: int, width: int, columns: int | None = None) 
 
 
 @contextlib.contextmanager
-def dots(out: Path, count: int) -> Iterator[Write]:
+def dots(out: Path, count: int, runtime: str = "") -> Iterator[Write]:
     """`FILE.png` of points (N, 2), which are held until all are there."""
     check_dots(out, count)
     held: list[NDArray[Any]] = []
     yield held.append
     with replacing(out) as temporary:
-        scatter(np.concatenate(held)).save(temporary, format="png")
+        scatter(np.concatenate(held)).save(temporary, format="png", pnginfo=noted(runtime))
 
 
 def check_dots(out: Path, count: int) -> None:
@@ -366,13 +340,18 @@ def check_samples(out: str | Path, shape: Sequence[int], count: int, columns: in
 
 @contextlib.contextmanager
 def samples_into(
-    out: str | Path, shape: Sequence[int], labels: NDArray[np.int64], columns: int | None = None
+    out: str | Path,
+    shape: Sequence[int],
+    labels: NDArray[np.int64],
+    columns: int | None = None,
+    *,
+    runtime: str = "",
 ) -> Iterator[Write]:
     """Give what takes images uint8 (B, H, W, C) or points (B, D) until each label has one, and writes them to
     `FILE.npz` (`images`, again as `arr_0`, or `points`; and `labels`), `GRID.png`, or `FOLDER/` with a PNG of each
     image.
 
-    shape: of one, (H, W, C) or (D,).
+    shape: of one, (H, W, C) or (D,). runtime: what drew them, which the files then say.
 
     Raises:
         UserError: see `check_samples`; a place that cannot be written.
@@ -381,10 +360,11 @@ def samples_into(
     ending, path = ending_of(out, ENDINGS), Path(out)
     image = len(shape) == 3
     if ending == ".npz":
-        opened = arrays(path, IMAGES if image else "points", shape, np.uint8 if image else np.float32, labels)
+        name, kind = (IMAGES, np.uint8) if image else ("points", np.float32)
+        opened = arrays(path, name, shape, kind, labels, runtime)
     elif ending:
-        opened = grid(path, shape, len(labels), columns) if image else dots(path, len(labels))
+        opened = grid(path, shape, len(labels), columns, runtime) if image else dots(path, len(labels), runtime)
     else:
-        opened = single_files(path, labels, save_image, ".png")
+        opened = single_files(path, labels, partial(save_image, runtime=runtime), ".png")
     with opened as write:
         yield write

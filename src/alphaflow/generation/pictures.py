@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..data.sources import Source, open_source
@@ -25,6 +26,9 @@ from ..files import write_bytes
 from ..rng import seeded
 
 log = logging.getLogger("alphaflow")
+
+RUNTIME = "Runtime"
+"""The keyword in a PNG of what drew it."""
 
 
 def image_grid(
@@ -167,9 +171,18 @@ def _image(image: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
 
 
-def save_image(image: NDArray[np.uint8], path: Path) -> None:
-    """Write an image uint8 (H, W, C) as PNG."""
-    _image(image).save(path, format="png")
+def save_image(image: NDArray[np.uint8], path: Path, runtime: str = "") -> None:
+    """Write an image uint8 (H, W, C) as PNG, with what drew it, where that is given."""
+    _image(image).save(path, format="png", pnginfo=noted(runtime))
+
+
+def noted(runtime: str) -> PngInfo | None:
+    """Return what goes into a PNG beside its pixels."""
+    if not runtime:
+        return None
+    info = PngInfo()
+    info.add_text(RUNTIME, runtime)
+    return info
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..method.sampling import grid
+from ..method.sampling import grid, plan
 
 WHOLE = (0.0, 1.0)
 """All times: guidance is not confined to an interval."""
@@ -35,3 +35,8 @@ class Sampler:
             ValueError: `nfe` is below 1.
         """
         return tuple(self.times) if self.times is not None else grid(self.nfe)
+
+    @property
+    def evaluations(self) -> int:
+        """How often the network is evaluated for one sample, without what guidance adds."""
+        return sum(2 if name == "heun" else 1 for _, _, name in plan(self.grid, self.method))

@@ -97,12 +97,13 @@ def videos_into(
     columns: int | None = None,
     *,
     rate: float = 8.0,
+    runtime: str = "",
 ) -> Iterator[Write]:
     """Give what takes videos uint8 (B, T, H, W, C) until there is one for each label, and writes them.
 
     out: `FILE.gif` or `FILE.mp4`, all in one moving grid; `FILE.png`, each as a row of frames; `FILE.npz` with
         `videos` and `labels`; `FOLDER/`, one GIF for each.
-    shape: of one, (T, H, W, C). rate: frames a second.
+    shape: of one, (T, H, W, C). rate: frames a second. runtime: what drew them, which .npz and .png then say.
 
     Raises:
         UserError: see `check_videos`; a place that cannot be written.
@@ -110,10 +111,10 @@ def videos_into(
     check_videos(out, shape, len(labels), columns, rate=rate)
     ending, path = ending_of(out, VIDEO_ENDINGS, what="videos"), Path(out)
     if ending == ".npz":
-        with arrays(path, "videos", shape, np.uint8, labels) as write:
+        with arrays(path, "videos", shape, np.uint8, labels, runtime) as write:
             yield write
     elif ending == ".png":
-        with grid(path, shape[1:], len(labels) * shape[0], shape[0]) as write:
+        with grid(path, shape[1:], len(labels) * shape[0], shape[0], runtime) as write:
             yield lambda videos: write(videos.reshape(-1, *videos.shape[2:]))
     elif ending:
         held: list[NDArray[np.uint8]] = []

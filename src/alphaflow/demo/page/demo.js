@@ -58,7 +58,7 @@ function place(name, k) {
       link.download = `${name}-seed${request.seed}.png`;
       if (old) URL.revokeObjectURL(old);
       const each = request.count > 1 ? `, ${(milliseconds / request.count).toFixed(2)} ms each` : "";
-      time.textContent = `${milliseconds.toFixed(1)} ms${each}`;
+      time.textContent = `${milliseconds.toFixed(1)} ms${each}, ${reply.headers.get("X-Runtime")}`;
     } catch (error) {
       if (error.name !== "AbortError") throw error;
     } finally {
