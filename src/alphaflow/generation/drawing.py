@@ -53,11 +53,13 @@ def draw_into(
     out: str,
     sampler: Sampler,
     *,
+    prompts: Sequence[str] = (),
     columns: int | None = None,
     rate: float = 8.0,
 ) -> None:
     """Draw a sample for each label, and write each block of samples at once.
 
+    prompts: in words, what the labels say in numbers; none of a model that is told no words.
     out, columns, rate: see `samples_into`, `videos_into`.
 
     Raises:
@@ -68,12 +70,16 @@ def draw_into(
         for chunk in generator.chunks(labels, sampler):
             shown = generator.pictures(chunk)
             if write is None:
-                write = opened.enter_context(_file(out, shown.shape[1:], labels.numpy(), columns, rate))
+                write = opened.enter_context(_file(out, shown.shape[1:], labels.numpy(), prompts, columns, rate))
             write(shown)
             bar.update(bar.done + len(shown))
 
 
-def _file(out: str, shape: Sequence[int], labels: Any, columns: int | None, rate: float) -> Any:
+def _file(
+    out: str, shape: Sequence[int], labels: Any, prompts: Sequence[str], columns: int | None, rate: float
+) -> Any:
+    if prompts:
+        return samples_into(out, shape, np.zeros(len(labels), np.int64), columns, prompts=prompts)
     if len(shape) == 4:
         return videos_into(out, shape, labels.astype(np.int64), columns, rate=rate)
     return samples_into(out, shape, labels.astype(np.int64), columns)

@@ -7,6 +7,7 @@ that holds something is left alone; what breaks off leaves nothing.
 import contextlib
 import math
 import os
+import re
 import struct
 import zipfile
 import zlib
@@ -118,9 +119,14 @@ def check_empty(out: Path) -> None:
 
 @contextlib.contextmanager
 def single_files(
-    out: Path, labels: NDArray[np.int64], save: Callable[[NDArray[Any], Path], None], ending: str
+    out: Path,
+    labels: NDArray[np.int64],
+    save: Callable[[NDArray[Any], Path], None],
+    ending: str,
+    prompts: Sequence[str] = (),
 ) -> Iterator[Write]:
-    """Write a folder with a file of each sample, named by its number and class: `000012-class7.png`.
+    """Write a folder with a file of each sample, named by its number and class: `000012-class7.png`, or by its
+    prompt: `000012-a-red-circle.png`.
 
     Raises:
         UserError: the folder holds something, or cannot be written; what was written by then is removed.
@@ -129,7 +135,10 @@ def single_files(
     begun = 0
 
     def path(k: int) -> Path:
-        return out / f"{k:06d}-class{labels[k]}{ending}"
+        told = f"class{labels[k]}"
+        if prompts:
+            told = re.sub(r"[^\w]+", "-", prompts[k].lower()).strip("-")[:60] or "no-words"
+        return out / f"{k:06d}-{told}{ending}"
 
     def write(samples: NDArray[Any]) -> None:
         nonlocal begun
@@ -151,8 +160,16 @@ def single_files(
 
 
 @contextlib.contextmanager
-def arrays(out: Path, name: str, shape: Sequence[int], dtype: Any, labels: NDArray[np.int64]) -> Iterator[Write]:
-    """`FILE.npz` with an array (N, *shape) under this name, and `labels` (N,), as `numpy.savez` writes them."""
+def arrays(
+    out: Path,
+    name: str,
+    shape: Sequence[int],
+    dtype: Any,
+    labels: NDArray[np.int64],
+    prompts: Sequence[str] = (),
+) -> Iterator[Write]:
+    """`FILE.npz` with an array (N, *shape) under this name, `labels` (N,), and `prompts` (N,) where there are any,
+    as `numpy.savez` writes them."""
     with replacing(out) as temporary, temporary.open("wb") as file:
         archive = zipfile.ZipFile(file, "w")
         try:
@@ -163,6 +180,9 @@ def arrays(out: Path, name: str, shape: Sequence[int], dtype: Any, labels: NDArr
                 yield lambda samples: _put(member, samples.astype(dtype, copy=False))
             with archive.open("labels.npy", "w", force_zip64=True) as member:
                 npy.write_array(member, labels, allow_pickle=False)
+            if prompts:
+                with archive.open("prompts.npy", "w", force_zip64=True) as member:
+                    npy.write_array(member, np.array(prompts), allow_pickle=False)
             archive.close()
         except BaseException:
             archive.fp = None  # nothing more is written to it, not even its end
@@ -351,12 +371,16 @@ def check_samples(out: str | Path, shape: Sequence[int], count: int, columns: in
 
 @contextlib.contextmanager
 def samples_into(
-    out: str | Path, shape: Sequence[int], labels: NDArray[np.int64], columns: int | None = None
+    out: str | Path,
+    shape: Sequence[int],
+    labels: NDArray[np.int64],
+    columns: int | None = None,
+    prompts: Sequence[str] = (),
 ) -> Iterator[Write]:
     """Give what takes images uint8 (B, H, W, C) or points (B, D) until each label has one, and writes them to
     `FILE.npz` (`images` or `points`, and `labels`), `GRID.png`, or `FOLDER/` with a PNG of each image.
 
-    shape: of one, (H, W, C) or (D,).
+    shape: of one, (H, W, C) or (D,). prompts: of a model that is told in words, one for each label.
 
     Raises:
         UserError: see `check_samples`; a place that cannot be written.
@@ -365,10 +389,11 @@ def samples_into(
     ending, path = ending_of(out, ENDINGS), Path(out)
     image = len(shape) == 3
     if ending == ".npz":
-        opened = arrays(path, "images" if image else "points", shape, np.uint8 if image else np.float32, labels)
+        name, dtype = ("images", np.uint8) if image else ("points", np.float32)
+        opened = arrays(path, name, shape, dtype, labels, prompts)
     elif ending:
         opened = grid(path, shape, len(labels), columns) if image else dots(path, len(labels))
     else:
-        opened = single_files(path, labels, save_image, ".png")
+        opened = single_files(path, labels, save_image, ".png", prompts)
     with opened as write:
         yield write
