@@ -11,7 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "alphaflow"
 
 ORDER = (
-    *("errors", "npy", "pixels", "rng", "path", "files", "fetched", "devices", "processes", "progress"),
+    *("errors", "npy", "pixels", "rng", "condition", "path"),
+    *("files", "fetched", "devices", "processes", "progress"),
     *("derivatives", "models", "data", "metrics", "method", "encoding", "generation", "runs", "parallel"),
     *("evaluation", "diagnostics", "observers", "training", "costs", "reports"),
     *("export", "runtimes", "importing", "demo", "recipes", "cli", "__main__"),

@@ -18,11 +18,13 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor
 
+from .condition import Condition, map_condition
 from .errors import UserError
 
 Network: TypeAlias = Callable[..., Tensor]
-"""net(z, r, t, y=None) -> u. z and u: (B, *shape) float; r, t: (B,) in [0, 1], r <= t; y: (B,) int64 or None, or
-(B, 4) as `method.guidance.with_guidance` makes it for networks that take guidance as an input."""
+"""net(z, r, t, y=None) -> u. z and u: (B, *shape) float; r, t: (B,) in [0, 1], r <= t; y: a condition of B rows
+(see `condition`) such as classes, (B,) int64, or None; or (B, 4) as `method.guidance.with_guidance` makes it for
+networks that take guidance as an input."""
 
 
 Regime = Literal["flow", "between", "derivative"]
@@ -41,7 +43,7 @@ class Points:
     """The points at which a network is trained or looked at: the rows of a batch on their paths.
 
     z, v: points on the paths and velocities there (B, *shape), the samples' or the teacher's, guided or not.
-    r, t: times (B,), r <= t. y: classes (B,), or (B, 4), or None.
+    r, t: times (B,), r <= t. y: classes (B,), (B, 4), or another condition of B rows, or None.
     alpha: a number, or a tensor: () for all rows or (B,) row by row. At 0, as here, du/dt is what is asked for.
     flow_rows: the number of first rows that were drawn to have r = t.
     trust: a number or a tensor (): targets are v + trust (target - v).
@@ -51,7 +53,7 @@ class Points:
     v: Tensor
     r: Tensor
     t: Tensor
-    y: Tensor | None = None
+    y: Condition | None = None
     alpha: float | Tensor = 0.0
     flow_rows: int = 0
     trust: float | Tensor = 1.0
@@ -70,7 +72,7 @@ class Points:
         """Return the points with each tensor of rows changed."""
         z, v, r, t = (change(part) for part in (self.z, self.v, self.r, self.t))
         alpha = change(self.alpha) if isinstance(self.alpha, Tensor) and self.by_row else self.alpha
-        y = None if self.y is None else change(self.y)
+        y = None if self.y is None else map_condition(self.y, change)
         return replace(self, z=z, v=v, r=r, t=t, y=y, alpha=alpha)
 
     def rows(self, start: int, end: int | None = None) -> "Points":
@@ -78,7 +80,7 @@ class Points:
         return replace(self.map(lambda part: part[start:end]), flow_rows=max(0, self.flow_rows - start))
 
 
-def predict(net: Network, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+def predict(net: Network, z: Tensor, r: Tensor, t: Tensor, y: Condition | None = None) -> Tensor:
     """u(z, r, t, y), (B, *shape), once it is seen to be what was asked for.
 
     Raises:

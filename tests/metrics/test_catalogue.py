@@ -40,7 +40,7 @@ def pillow(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
 
 
 def test_every_published_detector_names_an_address_and_a_hash() -> None:
-    assert DETECTORS == ("digits", "fashion", "inception", "dinov2", "clip", "clip-l", "i3d")
+    assert DETECTORS == ("digits", "fashion", "shapes", "inception", "dinov2", "clip", "clip-l", "i3d")
     for entry in PUBLISHED.values():
         assert entry.weights.url.startswith("https://") and len(bytes.fromhex(entry.weights.sha256)) == 32
     for name in ("clip", "clip-l"):  # OpenAI's addresses hold the hash

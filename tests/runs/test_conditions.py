@@ -14,6 +14,7 @@ SETTINGS = {setting.name: setting for setting in settings_of(Config)}
 UNHEEDED = {  # a setting that a person gives, where nothing would heed it: recipe, words
     "data.path": ("digits", "--data.path x"),
     "data.labels": ("toy", "--data.labels x.csv"),
+    "data.captions": ("shapes", "--data.captions txt"),
     "data.size": ("toy", "--data.size 64"),  # the default, said all the same
     "data.frames": ("folder", "--data.frames 8"),
     "data.rate": ("folder", "--data.rate 8"),
@@ -27,6 +28,8 @@ UNHEEDED = {  # a setting that a person gives, where nothing would heed it: reci
     "model.patch": ("digits", "--model.name unet --model.patch 4"),
     "model.activation": ("toy", "--model.activation silu"),
     "model.attention": ("digits", "--model.attention factorised"),
+    "model.text_width": ("digits", "--model.text-width 64"),
+    "model.text_depth": ("folder", "--data.path x --model.text-depth 1"),
     "model.guided": ("toy", "--model.guided"),
     "objective.derivative": ("digits", "--objective.alpha 0.5 --objective.derivative reverse"),
     "objective.alpha": ("digits", "--objective.name fm --objective.alpha 0.5"),

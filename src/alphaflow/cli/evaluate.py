@@ -171,6 +171,11 @@ def _of_run(
             lambda: choose_runtime(chosen, runtime or "auto", precision or "float32", calls=calls)
         )
         generator = run_in(generator, runtime, precision)
+    if args.labels is not None and generator.vocabulary:
+        raise UserError(
+            f"--labels {args.labels}: this model is told in words, and is given the data's captions: leave it out",
+            status=2,
+        )
     if args.labels is not None and generator.num_classes == 0:
         raise UserError(f"--labels {args.labels}: this model has no classes, leave it out", status=2)
     for scale in scales:
@@ -224,12 +229,12 @@ def _parser() -> Parser:
     parser.add_argument(
         "--metrics",
         nargs="+",
-        help="frechet accuracy manifold neighbours energy sliced kernel inception density limit",
+        help="frechet accuracy words manifold neighbours energy sliced kernel inception density limit",
     )
     parser.add_argument(
         "--detector",
         metavar="NAME",
-        help="inception dinov2 clip clip-l i3d digits fashion (what comes with the package)",
+        help="inception dinov2 clip clip-l i3d digits fashion shapes (what comes with the package)",
     )
     parser.add_argument(
         "--detector-path", type=Path, metavar="PATH", help="its file, or a folder with it (the cache)"

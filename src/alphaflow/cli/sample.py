@@ -6,9 +6,10 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from ..runtimes import check_asked
@@ -29,6 +30,7 @@ def run(words: list[str]) -> None:
         if not 1 <= value <= most:
             raise UserError(f"--{name} {value} must be at least 1, and at most {most:,}", status=2)
 
+    from ..data import Vocabulary
     from ..generation.drawing import check_draw, draw_into
     from ..generation.generator import CHUNK, choose_labels
     from ..generation.outputs import ending_of
@@ -47,12 +49,17 @@ def run(words: list[str]) -> None:
     sampler = Sampler(nfe, args.seed, method, times, args.guidance, interval)
     check_plan(sampler.grid, method)
     data = data_record(args.run)
-    classes = data["num_classes"]
+    prompts = _prompts(args.prompt, args.labels, args.count, data)
+    classes = len(set(prompts)) if prompts else data["num_classes"]
     if args.labels is not None and classes == 0:
         raise UserError(f"--labels {args.labels}: this model has no classes, leave it out", status=2)
     columns = classes if args.labels in (None, "balanced") and 1 < classes <= 20 else None
     check_draw(data, args.out, args.count, columns=columns, rate=args.rate)
-    labels = choose_labels(args.labels or "balanced", args.count, classes, args.seed, data["class_names"])
+    vocabulary = Vocabulary.from_record(data.get("vocabulary"))
+    if vocabulary and prompts:
+        labels = vocabulary.encode(prompts)
+    else:
+        labels = choose_labels(args.labels or "balanced", args.count, classes, args.seed, data["class_names"])
 
     generator = load(args.run, device=args.device, ema=args.ema, vae=args.vae)
     if args.runtime or args.precision:
@@ -65,10 +72,36 @@ def run(words: list[str]) -> None:
             labels,
             args.out,
             sampler,
+            prompts=prompts,
             columns=columns,
             rate=8.0 if args.rate is None else args.rate,
         )
     print(args.out)
+
+
+def _prompts(given: list[str] | None, labels: str | None, count: int, data: Mapping[str, Any]) -> list[str]:
+    """Return a prompt for each sample, of those given in turn, or of the examples that the run keeps; none where
+    the model reads none.
+
+    Raises:
+        UserError: prompts for a model that is told classes or nothing, or labels for one that is told in words.
+    """
+    words = data.get("vocabulary")
+    if given and not words:
+        told = (
+            f"is told one of {data['num_classes']} classes, by --labels"
+            if data["num_classes"]
+            else "is told nothing"
+        )
+        raise UserError(f"--prompt {given[0]!r}: this model reads no words, it {told}", status=2)
+    if not words:
+        return []
+    if labels is not None:
+        raise UserError(
+            f'--labels {labels}: this model is told in words: give --prompt "{words["examples"][0]}"', status=2
+        )
+    turn = given or words["examples"]
+    return [turn[k % len(turn)] for k in range(count)]
 
 
 def _parser() -> Parser:
@@ -83,6 +116,12 @@ def _parser() -> Parser:
     parser.add_argument("--count", type=int, default=64, help="how many (64)")
     parser.add_argument(
         "--labels", help="balanced (the default), random, or classes to go round in: 0,1 or cat,dog"
+    )
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        metavar="WORDS",
+        help="what to draw, for a model that reads words; of several in turn",
     )
     parser.add_argument("--nfe", type=int, help="network evaluations (1)")
     parser.add_argument("--guidance", type=float, default=1.0, help="its scale (1: none)")

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -183,15 +184,16 @@ def _plan(known: argparse.Namespace, settings: list[str]) -> None:
     recipe, config = RECIPES[known.recipe], parse_settings(known.recipe, settings)
     _tell(recipe.name, config)
     from ..costs import estimate
-    from ..data import Images
+    from ..data import Images, Told, told_of
     from ..runs.build import build_dataset
 
-    shape, classes = recipe.shape, recipe.num_classes
+    shape: Sequence[int] | None = recipe.shape
+    classes: Told = recipe.num_classes
     if shape is None or config.data != recipe.config.data:
         data = build_dataset(config.data)
         if isinstance(data, Images):
             print(data.found)
-        shape, classes = data.shape, data.num_classes
+        shape, classes = data.shape, told_of(data)
     given = {"gpus": known.gpus or _dividing(config, estimate.Machine.gpus), "mfu": known.mfu}
     if known.gpus is None and given["gpus"] != estimate.Machine.gpus:
         print(

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..data import Told
+from ..data.vocabulary import some_condition
 from ..derivatives.dual import Dual
 from ..errors import UserError
 from ..method.objective import AlphaFlow
@@ -93,13 +95,13 @@ class CostEstimate:
         return self.step_flops * self.config.steps / (machine.gpus * self.tflops * 1e12 * machine.mfu)
 
 
-def plan(config: Config, shape: Sequence[int], num_classes: int, machine: Machine | None = None) -> CostEstimate:
+def plan(config: Config, shape: Sequence[int], num_classes: Told, machine: Machine | None = None) -> CostEstimate:
     """Estimate what a run costs.
 
     Args:
         config: the run's settings.
         shape: that of a sample.
-        num_classes: the data's number of classes.
+        num_classes: the data's number of classes, or the vocabulary of their captions.
         machine: the machine to plan for.
 
     Raises:
@@ -135,7 +137,7 @@ def plan(config: Config, shape: Sequence[int], num_classes: int, machine: Machin
     )
 
 
-def evaluations(config: Config, num_classes: int) -> float:
+def evaluations(config: Config, num_classes: Told) -> float:
     """Return forward passes a sample and step, averaged over the schedules of the run.
 
     A tangent counts as one more pass over its rows, which is what the fused derivative takes, and computing the
@@ -147,7 +149,7 @@ def evaluations(config: Config, num_classes: int) -> float:
         objective = dataclasses.replace(objective, alpha=0.0)
     rows, total = config.batch_size, 0
     x = torch.zeros(rows, 1)
-    y = torch.zeros(rows, dtype=torch.int64) if num_classes else None
+    y = some_condition(num_classes, rows)
     steps = np.linspace(0, config.steps - 1, COUNTED_STEPS).astype(int)
     for step in steps:
         counting = _Counting()
@@ -168,7 +170,7 @@ class _Counting:
         return z * 0.5
 
 
-def activations(config: Config, shape: Sequence[int], num_classes: int) -> tuple[int, float]:
+def activations(config: Config, shape: Sequence[int], num_classes: Told) -> tuple[int, float]:
     """Return bytes kept for the backward pass: those that do not depend on the batch, and those of each row.
 
     The network runs on tensors without storage, in the precision of the settings, and what autograd saves is
@@ -179,7 +181,7 @@ def activations(config: Config, shape: Sequence[int], num_classes: int) -> tuple
     return max(0, round(few - 2 * per_row)), per_row
 
 
-def _saved(config: Config, shape: Sequence[int], num_classes: int, rows: int) -> int:
+def _saved(config: Config, shape: Sequence[int], num_classes: Told, rows: int) -> int:
     sizes: dict[int, int] = {}
 
     def pack(x: Tensor) -> Tensor:
@@ -198,7 +200,7 @@ def _saved(config: Config, shape: Sequence[int], num_classes: int, rows: int) ->
             recompute_blocks(net)
             for block in blocks_of(net):
                 block.register_forward_pre_hook(keep_input)
-        y = torch.empty(rows, dtype=torch.int64) if num_classes else None
+        y = some_condition(num_classes, rows)
         with hooks, half:
             kept = net(torch.empty(rows, *shape), torch.empty(rows), torch.empty(rows), y)
         for weight in net.parameters():

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..data import Batch
+from ..data import Batch, Told
+from ..data.vocabulary import some_condition
 from ..devices import choose_device, prepare
 from ..method.self_steering import SelfSteering
 from ..models.ema import EMA
@@ -50,13 +51,13 @@ class MeasuredTime:
         )
 
 
-def measure(config: Config, shape: Sequence[int], num_classes: int, plan: CostEstimate) -> MeasuredTime | str:
+def measure(config: Config, shape: Sequence[int], num_classes: Told, plan: CostEstimate) -> MeasuredTime | str:
     """Take a few steps of the run on random samples, all through its schedule.
 
     Args:
         config: the run's settings. A teacher is left out of account: with one, nothing is measured.
         shape: that of a sample.
-        num_classes: the data's number of classes.
+        num_classes: the data's number of classes, or the vocabulary of their captions.
         plan: what the run costs by arithmetic.
 
     Returns:
@@ -81,7 +82,7 @@ def measure(config: Config, shape: Sequence[int], num_classes: int, plan: CostEs
         return "not measured: a step does not fit into the device's memory"
 
 
-def _measure(config: Config, shape: Sequence[int], num_classes: int, device: torch.device) -> MeasuredTime:
+def _measure(config: Config, shape: Sequence[int], num_classes: Told, device: torch.device) -> MeasuredTime:
     step = _step_of(config, shape, num_classes, device)
     most = config.batch_size // config.accumulate
     last, rows = config.steps - 1, min(4, most)  # of four rows the usual shares of r = t are whole
@@ -99,7 +100,7 @@ def _measure(config: Config, shape: Sequence[int], num_classes: int, device: tor
 
 
 def _step_of(
-    config: Config, shape: Sequence[int], num_classes: int, device: torch.device
+    config: Config, shape: Sequence[int], num_classes: Told, device: torch.device
 ) -> Callable[[int, int], object]:
     """Return what takes one step as `Trainer.train_step` does, on so many random samples, at a step of the run."""
     net = build_model(config.model, shape, num_classes, config.seed).to(device)
@@ -113,7 +114,7 @@ def _step_of(
     average = EMA(net, config.ema.half_life, config.ema.ramp)
 
     def take(rows: int, step: int) -> None:
-        y = torch.arange(rows, device=device) % num_classes if num_classes else None
+        y = some_condition(num_classes, rows, device)
         x, _, ids = Batch(torch.randn(rows, *shape, device=device), y, torch.arange(rows))
         optimizer.zero_grad(set_to_none=True)
         loss(x, y, ids, step, loss.objective.flow_rows(rows, step)).loss.backward()

@@ -49,7 +49,8 @@ class Dataset(Protocol):
             flip: bool (B,); mirrors those rows left-right. Images and videos only.
 
         Returns:
-            x, float32 (B, *shape), and the labels y, int64 (B,), or `None` without classes.
+            x, float32 (B, *shape), and the labels y, int64 (B,), or captions, int64 (B, L), where the data set has
+            a `vocabulary`; `None` without either.
 
         Raises:
             ValueError: `flip` was given for a data set of points.

@@ -12,6 +12,7 @@ from alphaflow.data.class_words import class_of
 from alphaflow.data.dataset import Dataset
 from alphaflow.data.order import Balanced, Epochs, Order, Runs
 from alphaflow.data.sources.classes import few
+from alphaflow.data.vocabulary import vocabulary_of
 from alphaflow.errors import UserError
 
 
@@ -21,7 +22,7 @@ class Batch(NamedTuple):
     x: Tensor
     """Samples, float32 (B, *shape)."""
     y: Tensor | None
-    """Classes, int64 (B,), or `None` without classes."""
+    """Classes, int64 (B,), or captions, int64 (B, L) of a `Vocabulary`; `None` without either."""
     sample_ids: Tensor
     """Positions in the infinite stream of samples, int64 (B,), unique over the whole run."""
 
@@ -73,6 +74,10 @@ class Batches:
             raise UserError(f"batch size {batch_size} is not positive: give at least 1")
         if flip and dataset.kind == "points":
             raise UserError("flip mirrors images, and this data set holds points: leave flip off")
+        if flip and vocabulary_of(dataset):
+            raise UserError(
+                "flip mirrors images, and what captions say of left and right would be wrong: leave it off"
+            )
         if flip and not getattr(dataset, "mirrored", True):
             raise UserError(
                 "data.flip needs mirrored images, and this set of latents was encoded without them: leave it off "

@@ -50,11 +50,17 @@ class Service:
         models: one model or more, with the same number of classes.
 
     Raises:
-        UserError: the numbers of classes differ.
+        UserError: the numbers of classes differ, or a model is told in words.
     """
 
     def __init__(self, models: Sequence[Shown]) -> None:
         first = models[0].generator
+        for one in models:
+            if one.generator.vocabulary:
+                raise UserError(
+                    f"{one.name} is told in words, and the page asks for classes only: draw with alphaflow sample "
+                    f'--prompt "{one.generator.vocabulary.examples[0]}"'
+                )
         for other in models[1:]:
             if other.generator.num_classes != first.num_classes:
                 raise UserError(

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from ..condition import Condition
 from ..errors import choose
 from ..path import Network, Points, checked
 from .agreement import DerivativeError
@@ -49,7 +50,7 @@ def total_derivative(
     v: Tensor,
     r: Tensor,
     t: Tensor,
-    y: Tensor | None = None,
+    y: Condition | None = None,
     *,
     method: Method = "auto",
 ) -> tuple[Tensor, Tensor]:
@@ -61,7 +62,7 @@ def total_derivative(
         net: the network u(z, r, t, y).
         z, v: (B, *shape).
         r, t: (B,), r <= t.
-        y: classes (B,) or None.
+        y: classes (B,) or another condition of B rows (see `condition`), or None.
         method: one of the ways in the docstring of `alphaflow.derivatives.total`.
 
     Returns:
@@ -173,7 +174,7 @@ def check_derivative(
     v: Tensor,
     r: Tensor,
     t: Tensor,
-    y: Tensor | None = None,
+    y: Condition | None = None,
     *,
     method: Method = "auto",
     tolerance: float | None = None,

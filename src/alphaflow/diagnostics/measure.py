@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..data import Batches, Dataset
+from ..data import Batches, Dataset, told_of
 from ..derivatives.total import choose_method
 from ..devices import autocast, choose_device, prepare
 from ..errors import UserError
@@ -81,7 +81,7 @@ def open_subject(path: Path, step: int | None = None, device: str = "", data_pat
     stored = _checkpoint(folder, step)
     dataset = data_of(folder, data_path)
     objective = build_taught(config, dataset, where, folder)
-    net = build_model(config.model, dataset.shape, dataset.num_classes, config.seed).to(where)
+    net = build_model(config.model, dataset.shape, told_of(dataset), config.seed).to(where)
     if objective.derivative == "auto":  # tried while the network is whole
         method = choose_method(net, _few_points(dataset, objective, where))
         objective = dataclasses.replace(objective, derivative=method)

@@ -39,6 +39,8 @@ class Collector:
         pixels: whether samples are rounded to uint8, as a PNG would hold them.
         decode: a function that makes pictures (B, C, …) in [-1, 1] of latents; the pictures are then collected.
         labels: (N,), the class of each sample by its number.
+        judge: a function of the number of a block's first sample and its logits, which tells of each sample what
+            of its caption is right, (B, A); None: nobody judges.
         whole: whether features and logits are kept whatever the metrics, as real samples need: halves of them are
             scored too.
         write: a function that gets each block besides.
@@ -52,14 +54,16 @@ class Collector:
         pixels: bool,
         decode: Callable[[Tensor], Tensor] | None = None,
         labels: Tensor | None = None,
+        judge: Callable[[int, Tensor], Tensor] | None = None,
         whole: bool = False,
         write: Writer | None = None,
     ) -> None:
         self._names, self._detector, self._pixels, self._write = set(names), detector, pixels, write
-        self._labels, self._whole, self._decode = labels, whole, decode
+        self._labels, self._whole, self._decode, self._judge = labels, whole, decode, judge
         self._values: dict[int, Tensor] = {}
         self._features: dict[int, Tensor] = {}
         self._logits: dict[int, Tensor] = {}
+        self._judged: dict[int, Tensor] = {}
         self._moments = metrics.Accumulator()
         self._guesses: metrics.Guesses | None = None
         self._rest: list[Any] = []
@@ -104,12 +108,14 @@ class Collector:
         values = share.collect(self._values)
         features = share.collect(self._features)
         logits = share.collect(self._logits)
+        judged = share.collect(self._judged) if self._judge else None
         return Samples(
             count=count,
             labels=None if self._labels is None else self._labels[:KEPT],
             values=None if values is None else self._scaled(values),
             features=features,
             logits=logits if widths[1] else None,
+            judged=judged,
             moments=self._reduced_moments(widths[0], share),
             guesses=self._reduced_guesses(widths[1], share),
         )
@@ -140,7 +146,9 @@ class Collector:
         features, logits = detector(images)
         labels = None if self._labels is None else self._labels[first : first + len(images)]
         self._moments.update(features, first)
-        if logits.shape[1]:
+        if self._judge:
+            self._judged[first] = self._judge(first, logits)
+        if logits.shape[1] and detector.classes != "attributes":
             self._guesses = self._guesses or metrics.Guesses(logits.shape[1])
             self._guesses.add(logits, first, labels)
         if first < KEPT and (self._whole or self._names & OF_FEATURES):

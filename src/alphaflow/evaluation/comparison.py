@@ -5,13 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.shapes import ATTRIBUTES
 from ..errors import UserError, one_line
 from ..metrics.estimates import FEWEST_GROUPS, group_counts, t_quantile
 from ..runs.folder import RunFolder
 from .results import SETTING, figure_title, read, setting_words
 
 LESS_IS_BETTER = ("frechet", "frechet_limit", "kernel", "energy", "sliced_wasserstein")
-MORE_IS_BETTER = ("accuracy", "precision", "recall", "density", "coverage", "inception_score")
+MORE_IS_BETTER = (
+    *("accuracy", "precision", "recall", "density", "coverage", "inception_score"),
+    *("words", *ATTRIBUTES, "unseen_words", "unseen_pairs"),
+)
 
 
 @dataclass(frozen=True)

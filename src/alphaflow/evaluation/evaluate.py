@@ -7,7 +7,6 @@ scale to read it by.
 """
 
 import hashlib
-import itertools
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data import Dataset
+from ..data import Dataset, told_of
 from ..errors import UserError, choose
 from ..files import write_text
 from ..generation.generator import CHUNK, Generator, choose_labels
@@ -30,11 +29,13 @@ from ..parallel.share import Share
 from ..progress import ProgressBar
 from ..rng import seeded
 from .collecting import Collector, Pixels, Writer
-from .results import Evaluation, Result, read
+from .obedience import Judge, Unseen, judge_of
+from .results import Evaluation, Result, from_record, kept, read
 from .scoring import METRICS, Samples, Scores, between_halves, choose_metrics, score
 from .setup import EvaluationSetup, prepare
+from .sweep import sampler_words, settings
 
-__all__ = ["METRICS", "Evaluation", "Result", "evaluate", "evaluate_images", "read"]
+__all__ = ["METRICS", "Evaluation", "Result", "evaluate", "evaluate_images", "read", "settings"]
 
 log = logging.getLogger("alphaflow")
 
@@ -42,32 +43,12 @@ LABELS = {"data": "from the data", "balanced": "balanced", "random": "random by 
 """The ways to choose the classes of the samples; Fréchet distances under different protocols do not compare."""
 
 
-def settings(
-    nfes: Sequence[int] = (1, 2),
-    methods: Sequence[str | Sequence[str]] = ("ode",),
-    times: Sequence[float] | None = None,
-    midpoints: Sequence[float] = (),
-    guidance: Sequence[float] = (1.0,),
-    seed: int = 0,
-) -> list[Sampler]:
-    """List the samplers of a sweep: each method at each number of evaluations and with two around each
-    midpoint, or at `times`; all of that under each scale of `guidance`."""
-    for middle in midpoints:
-        if not 0 < middle < 1:
-            raise UserError(f"midpoint {middle:g} must lie between 0 and 1, where data and noise are", status=2)
-    grids: list[tuple[int, tuple[float, ...] | None]] = [(nfe, None) for nfe in nfes]
-    if times is not None:
-        grids = [(len(times) - 1, tuple(times))]
-    grids += [(2, (1.0, middle, 0.0)) for middle in midpoints]
-    samplers = [
-        Sampler(nfe, seed, method if isinstance(method, str) else tuple(method), grid, scale)
-        for method, (nfe, grid), scale in itertools.product(methods, grids, guidance)
-    ]
-    return list(dict.fromkeys(samplers))
+Draw = Callable[[Tensor, list[int]], Iterable[Tensor]]
+"""A function that yields samples of these conditions (N, …), of the blocks with these first numbers."""
 
 
 class _Session:
-    """A session holds the real samples, collected once, or their statistics, and scores others against them."""
+    """Holds the real samples, collected once, or their statistics, and scores others against them."""
 
     def __init__(self, setup: EvaluationSetup, names: Sequence[str] | None, share: Share) -> None:
         self.setup, self.share, self.size = setup, share, setup.sample_count
@@ -77,7 +58,7 @@ class _Session:
         self.real = Samples(reference.count, given=reference.statistics) if reference else self._real()
 
     def _real(self) -> Samples:
-        collector = self._collector(whole=True)
+        collector = self._collector(whole=True, judge=self.judge)
         labels = self._go_through("real samples", collector.add)
         return replace(collector.samples(self.share), labels=labels)
 
@@ -85,7 +66,7 @@ class _Session:
         """Give `take` this process's blocks of the first `size` data in a fixed random order; return the labels of
         all, (size,)."""
         dataset, classes = self.setup.dataset, dict[int, list[int]]()
-        rows = torch.randperm(len(dataset), generator=seeded("real"))[: self.size]
+        rows = self._rows
         with ProgressBar(title, 0, self.size, unit="samples", shown=self.share.main) as bar:
             for first in self.share.blocks(self.size):
                 x, y = dataset.batch(rows[first : first + CHUNK])
@@ -96,6 +77,17 @@ class _Session:
         labels = self.share.collect_everywhere(classes)
         return torch.tensor(labels) if labels else None
 
+    @property
+    def _rows(self) -> Tensor:
+        """The data that are looked at, in a fixed random order."""
+        return torch.randperm(len(self.setup.dataset), generator=seeded("real"))[: self.size]
+
+    @property
+    def judge(self) -> Judge | None:
+        """Return who judges samples with the data's captions, if anybody can."""
+        asked = "words" in self.names
+        return judge_of(self.setup.dataset, self.setup.detector, self._rows) if asked else None
+
     def _collector(self, **options: Any) -> Collector:
         setup = self.setup
         return Collector(self.names, setup.detector, pixels=setup.pixels, decode=setup.decoder, **options)
@@ -104,7 +96,7 @@ class _Session:
     def _classes(self) -> Tensor:
         """The classes of the data, which a reference does not hold."""
         labels = self.real.labels
-        if self.setup.reference and self.setup.dataset.num_classes:
+        if self.setup.reference and told_of(self.setup.dataset):
             labels = self._go_through("labels of the data", lambda first, x: None)
         return torch.zeros(self.size, dtype=torch.int64) if labels is None else labels
 
@@ -115,21 +107,36 @@ class _Session:
         return self._classes[torch.arange(count) % self.size]
 
     def collect(
-        self, blocks: Iterable[tuple[int, Tensor | Pixels]], labels: Tensor | None, write: Writer | None = None
+        self,
+        blocks: Iterable[tuple[int, Tensor | Pixels]],
+        labels: Tensor | None,
+        write: Writer | None = None,
+        *,
+        judge: Judge | None = None,
     ) -> Samples:
         """Collect the blocks of this process, samples (B, C, …) or images uint8 (B, H, W, C), each with
         the number of its first sample."""
-        collector = self._collector(labels=labels, write=write)
+        collector = self._collector(labels=labels, write=write, judge=judge)
         for first, chunk in blocks:
             collector.add(first, chunk)
         return collector.samples(self.share)
+
+    def unseen(self, draw: Draw, count: int) -> Tensor | None:
+        """Judge samples of pairs that training kept out; see `Unseen`."""
+        if self.judge is None:
+            return None
+        others = Unseen(count, self.setup.detector)
+        collector, firsts = self._collector(judge=others.judge), self.share.blocks(len(others.y))
+        for first, chunk in zip(firsts, draw(others.y, firsts)):
+            collector.add(first, chunk)
+        return collector.samples(self.share).judged
 
     def result(self, fake: Samples, protocol: dict) -> Result:
         """Score the samples; the main process does so for all."""
         if self.share.main and fake.moments is not None:
             self._warn_of_few(fake.count, len(fake.moments[0].mean))
         record = self.share.from_main(lambda: asdict(_result(score(self.real, fake, self.names), protocol)))
-        return _from_record(record)
+        return from_record(record)
 
     def _warn_of_few(self, count: int, width: int) -> None:
         """Warn once of fewer samples than features: their covariance then has no full rank."""
@@ -242,17 +249,15 @@ class _Sweep:
 
     def result(self, sampler: Sampler) -> Result:
         """Return the result under one sampler: as it was kept, or drawn and scored now."""
-        session, share, generator = self.session, self.session.share, self.generator
+        session, share, classes = self.session, self.session.share, self.generator.num_classes
         protocol = self._protocol(sampler)
-        labels = session.labels(self.label_words, self.count, generator.num_classes, sampler.seed)
+        labels = session.labels(self.label_words, self.count, classes, sampler.seed)
         file = self.keep / self._file_name(protocol) if self.keep else None
-        pictures = None
-        if self.out:
-            pictures = Pictures(self.out, protocol, self._digest, labels, generator.num_classes)
-        kept, written = share.from_main(lambda: [_kept(file), pictures.begin() if pictures else True])
-        if kept is not None and written:
+        pictures = Pictures(self.out, protocol, self._digest, labels, classes) if self.out else None
+        found, written = share.from_main(lambda: [kept(file), pictures.begin() if pictures else True])
+        if found is not None and written:
             self.bar.less(self.count)
-            return _from_record(kept)
+            return from_record(found)
         result = session.result(self._draw(sampler, labels, pictures), protocol)
         if share.main:
             if file:
@@ -266,7 +271,10 @@ class _Sweep:
         blocks = zip(firsts, self.generator.chunks(labels, sampler, firsts))
         classes = labels if self.generator.num_classes else None
         write = partial(self._write, pictures) if pictures else None
-        return self.session.collect(self._shown(blocks, _words(sampler, self.generator)), classes, write)
+        session, shown = self.session, self._shown(blocks, sampler_words(sampler, self.generator))
+        drawn = session.collect(shown, classes, write, judge=session.judge)
+        others = session.unseen(lambda y, firsts: self.generator.chunks(y, sampler, firsts), self.count)
+        return replace(drawn, unseen=others)
 
     def _shown(self, blocks: Iterable[tuple[int, Tensor]], note: str) -> Iterator[tuple[int, Tensor]]:
         """Yield the blocks, and move the bar."""
@@ -369,22 +377,3 @@ def _result(scores: Scores, protocol: dict) -> Result:
         },
         **protocol,
     )
-
-
-def _kept(file: Path | None) -> dict[str, Any] | None:
-    if file is None or not file.exists():
-        return None
-    log.info("found %s: this setting was scored before", file)
-    return json.loads(file.read_text())
-
-
-def _from_record(record: dict[str, Any]) -> Result:
-    """Make a result of what has been through JSON."""
-    intervals = {name: (low, high) for name, (low, high) in record["intervals"].items()}
-    return Result(**{**record, "times": record["times"] and tuple(record["times"]), "intervals": intervals})
-
-
-def _words(sampler: Sampler, generator: Generator) -> str:
-    """Word a sampler for the progress bar."""
-    scale = f", guidance {sampler.guidance:g}" if sampler.guidance != 1 else ""
-    return f"{sampler.nfe} NFE, {sampler.method}{scale}, {generator.weights}"

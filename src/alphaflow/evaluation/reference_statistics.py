@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..data import Dataset, Digits, Fashion, Images, VideoClips
+from ..data import CaptionedShapes, Dataset, Digits, Fashion, Images, VideoClips
 from ..data.sources import Crop, open_source
 from ..errors import UserError
 from ..metrics.detectors.base import Detector
@@ -23,6 +23,7 @@ SIZE, FRAMES, RATE = 256, 16, 8.0
 _OWN: dict[str, Callable[[], Dataset]] = {
     "digits": Digits,
     "fashion": Fashion,
+    "shapes": CaptionedShapes,
     "fashion#test": partial(Fashion, part="test"),
 }
 

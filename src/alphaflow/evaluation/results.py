@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import write_bytes, write_text
+
+log = logging.getLogger("alphaflow")
 
 LARGEST = 1 << 25
 """Bytes of an evaluation's JSON."""
@@ -102,7 +105,9 @@ class Evaluation:
         rows = [[r.name(sweep), *(_cell(r, name) for name in names)] for r in self.results]
         rows = [["", *map(self.title, names)], *rows]
         if self.halves:
-            rows.append(["real halves", *(f"{self.halves[name]:.4g}" for name in names)])
+            rows.append(
+                ["real halves", *(f"{self.halves[name]:.4g}" if name in self.halves else "–" for name in names)]
+            )
         widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
         return "\n".join([*lines, self._against()])
@@ -202,6 +207,20 @@ def read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} holds no evaluation ({error}): remove it, or run `alphaflow evaluate`") from None
     return found
+
+
+def from_record(record: dict[str, Any]) -> Result:
+    """Make a result of what has been through JSON."""
+    intervals = {name: (low, high) for name, (low, high) in record["intervals"].items()}
+    return Result(**{**record, "times": record["times"] and tuple(record["times"]), "intervals": intervals})
+
+
+def kept(file: Path | None) -> dict[str, Any] | None:
+    """Return the result, as JSON, that a sweep which was broken off has left in this file; None without one."""
+    if file is None or not file.exists():
+        return None
+    log.info("found %s: this setting was scored before", file)
+    return json.loads(file.read_text())
 
 
 def _cell(result: Result, name: str) -> str:

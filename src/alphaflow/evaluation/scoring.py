@@ -13,6 +13,7 @@ from ..errors import UserError, choose
 from ..metrics import Estimate
 from ..metrics.statistics import Moments, merged
 from ..rng import seeded
+from .obedience import obeyed
 
 KEPT = 10_000
 """The number of first samples that metrics of pairs compare; the other metrics see all."""
@@ -34,6 +35,10 @@ class Samples:
     """(n, F) float64, the features of the first samples, where a metric asks for them."""
     logits: Tensor | None = None
     """(n, K) float64, the logits of the first samples, where a metric asks for them."""
+    judged: Tensor | None = None
+    """(N, A) float64, what of their captions is right of all samples, where one can judge; see `obedience`."""
+    unseen: Tensor | None = None
+    """(M, A) float64, the same of samples of pairs that training kept out."""
     moments: list[Moments] | None = None
     """The moments of all features, by groups."""
     guesses: metrics.Guesses | None = None
@@ -47,12 +52,13 @@ class Samples:
             None if part is None else part[index] for part in (self.labels, self.features, self.logits)
         )
         values = None if self.values is None else self.values[index[index < len(self.values)]]
+        judged = None if self.judged is None else self.judged[index]
         guesses = None
-        if logits is not None:
+        if logits is not None and self.judged is None:
             guesses = metrics.Guesses(logits.shape[1])
             guesses.add_all(logits, labels)
         moments = None if features is None else [merged(_moments(features))]
-        return Samples(len(index), labels, values, features, logits, moments, guesses)
+        return Samples(len(index), labels, values, features, logits, judged, None, moments, guesses)
 
     @cached_property
     def statistics(self) -> metrics.Statistics:
@@ -87,6 +93,10 @@ def _limit(real: Samples, fake: Samples) -> Scores:
 def _accuracy(real: Samples, fake: Samples) -> Scores:
     assert fake.guesses is not None
     return {} if fake.labels is None else {"accuracy": fake.guesses.accuracy()}
+
+
+def _words(real: Samples, fake: Samples) -> Scores:
+    return {} if fake.judged is None else obeyed(fake.judged, fake.unseen)
 
 
 def _kernel(real: Samples, fake: Samples) -> Scores:
@@ -145,6 +155,7 @@ def _sliced(real: Samples, fake: Samples) -> Scores:
 METRICS: dict[str, Metric] = {
     "frechet": _frechet,
     "accuracy": _accuracy,
+    "words": _words,
     "manifold": _manifold,
     "neighbours": _neighbours,
     "energy": _energy,
@@ -155,11 +166,11 @@ METRICS: dict[str, Metric] = {
     "limit": _limit,
 }
 """What `alphaflow evaluate --metrics` can name, each a function of real and generated samples."""
-NEEDS_DETECTOR = ("frechet", "accuracy", "manifold", "kernel", "inception", "density", "limit")
+NEEDS_DETECTOR = ("frechet", "accuracy", "words", "manifold", "kernel", "inception", "density", "limit")
 OF_FEATURES = {"manifold", "kernel", "density"}
 OF_VALUES = {"neighbours", "energy", "sliced"}
 """Metrics of pairs, and what they compare."""
-OF_REFERENCE = ("frechet", "accuracy", "inception", "limit")
+OF_REFERENCE = ("frechet", "accuracy", "words", "inception", "limit")
 """Metrics that need no real samples, or of those only mean and covariance."""
 FEWEST_REAL = 12
 """For neighbourhoods of five: in either half of the real samples each has five others."""
@@ -204,7 +215,9 @@ def _why_not(name: str, dataset: Dataset, detector: metrics.Detector | None, ref
         return ""
     if detector is None:
         return f"needs a detector for samples of shape {dataset.shape}: name one with --detector"
-    if name == "inception" and detector.classes == "none":
+    if name == "words" and detector.classes != "attributes":
+        return "needs captions and a detector of what they tell, as the data shapes have: leave it out"
+    if name == "inception" and detector.classes in ("none", "attributes"):
         return f"needs a detector that knows classes, as {detector.name} does not: take --detector inception"
     if name == "accuracy" and detector.classes != "the data's":
         return f"needs a detector that knows the classes of the data, as {detector.name} does not: leave it out"

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from .. import metrics
-from ..data import Dataset, Images, MovingDigits, VideoClips
+from ..data import CaptionedShapes, Dataset, Images, MovingDigits, VideoClips
 from ..data.safe_pickles import load_plain
 from ..encoding.decoder import Decoder, decoder_of
 from ..errors import UserError
@@ -175,6 +175,8 @@ def _detector(
         return metrics.load_moving_digits_detector(dataset.frames, dataset.size)
     if name is None:
         shapes: dict[tuple[int, ...], str] = {(1, 8, 8): "digits", (1, 28, 28): "fashion"}
+        if isinstance(dataset, CaptionedShapes):
+            return metrics.load_shapes_detector(device)
         own = shapes.get(dataset.shape)
         return metrics.load_detector(own) if own else None
     return metrics.load_detector(name, path=path, device=device)

@@ -82,6 +82,11 @@ def export(
     from .model import open_model
 
     model = open_model(source, ema, vae, licence)
+    if model.generator.vocabulary and format != "safetensors":
+        raise UserError(
+            f"{source} is told in words, which the format safetensors alone keeps: leave --format {format} out",
+            status=2,
+        )
     weights = weights_hash(model.generator.net)
     if format in GRAPHS:
         model = model.with_guidance(guidance)

@@ -88,6 +88,7 @@ def _summary(model: Model) -> str:
     weights = sum(weight.numel() for weight in generator.net.parameters())
     steps = f", after {record.step} steps of training" if record.step else ""
     classes = f", for {generator.num_classes} classes" if generator.num_classes else ""
+    classes = ", from words" if generator.vocabulary else classes
     return (
         f"A generator in one step or a few: a network u(z, r, t, y) for the average velocity over [r, t] "
         f"({_code(record.network['name'])}, {weights / 1e6:.3g} M weights: {plain(record.weights)}{steps}) of "

@@ -86,7 +86,7 @@ def open_model(source: Path, ema: float | None = None, vae: str | None = None, l
     settings, data = to_dict(folder.read_config()), dict(run["data"])
     data["class_names"] = list(generator.class_names)  # as they can be written anywhere
     settings["init"] = _last(settings["init"])
-    settings["data"] |= {key: _last(settings["data"][key]) for key in ("path", "labels")}
+    settings["data"] |= {key: _last(settings["data"][key]) for key in ("path", "labels", "captions")}
     if "latents" in data:
         data["latents"] = {**data["latents"], "address": _last(data["latents"]["address"])}
     record = ModelRecord(

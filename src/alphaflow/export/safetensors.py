@@ -12,7 +12,10 @@ _CALL = "images = generator(labels=[0, 1], nfe=1, seed=0)  # uint8 (2, H, W, C),
 def write(model: Model, out: Path) -> str:
     """Write it; `alphaflow.load(out)` generates the same samples."""
     model_folder.write_model(out, model.record, model.generator.net.state_dict())
-    call = "points = generator.samples(64)" if model.generator.kind == "points" else _CALL
+    vocabulary = model.generator.vocabulary
+    shown = quoted(vocabulary.examples[0]) if vocabulary else ""
+    prompted = f"images = generator(prompts=[{shown}], nfe=1, seed=0)" if vocabulary else ""
+    call = "points = generator.samples(64)" if model.generator.kind == "points" else prompted or _CALL
     usage = f"""\
 import alphaflow as af  # pip install alphaflow
 

@@ -53,12 +53,14 @@ def draw_into(
     out: str,
     sampler: Sampler,
     *,
+    prompts: Sequence[str] = (),
     columns: int | None = None,
     rate: float = 8.0,
 ) -> None:
     """Draw a sample for each label, and write each block of samples at once; the file names the runtime, where one
     was chosen.
 
+    prompts: in words, what the labels say in numbers; none of a model that is told no words.
     out, columns, rate: see `samples_into`, `videos_into`.
 
     Raises:
@@ -69,13 +71,25 @@ def draw_into(
         for chunk in generator.chunks(labels, sampler):
             shown = generator.pictures(chunk)
             if write is None:
-                file = _file(out, shown.shape[1:], labels.numpy(), columns, rate, generator.runtime)
+                rows = (labels.numpy(), prompts)
+                file = _file(out, shown.shape[1:], *rows, columns, rate, generator.runtime)
                 write = opened.enter_context(file)
             write(shown)
             bar.update(bar.done + len(shown))
 
 
-def _file(out: str, shape: Sequence[int], labels: Any, columns: int | None, rate: float, runtime: str) -> Any:
+def _file(
+    out: str,
+    shape: Sequence[int],
+    labels: Any,
+    prompts: Sequence[str],
+    columns: int | None,
+    rate: float,
+    runtime: str,
+) -> Any:
+    if prompts:
+        none = np.zeros(len(labels), np.int64)
+        return samples_into(out, shape, none, columns, prompts=prompts, runtime=runtime)
     if len(shape) == 4:
         return videos_into(out, shape, labels.astype(np.int64), columns, rate=rate, runtime=runtime)
     return samples_into(out, shape, labels.astype(np.int64), columns, runtime=runtime)

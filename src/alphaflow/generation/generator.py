@@ -14,7 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..data import Told, Vocabulary
 from ..data.class_words import class_of
+from ..data.vocabulary import BLANK, some_condition
 from ..encoding.decoder import Decoder
 from ..errors import UserError
 from ..method.guidance import GuidanceConditioned, Guided
@@ -28,7 +30,8 @@ from .sampler import WHOLE, Sampler
 CHUNK = 64
 """Samples are drawn in blocks of so many."""
 Labels = Sequence[int] | NDArray[Any] | Tensor | int
-"""A class for each sample, or how many samples of no class."""
+"""A class for each sample, or how many samples of no class; of a network that reads words, a prompt for each as
+its `Vocabulary` encodes it, int64 (N, L)."""
 
 
 def draw_chunks(
@@ -46,7 +49,7 @@ def draw_chunks(
 
     Args:
         net: the network, already under the sampler's guidance (`Generator.guided`).
-        labels: (count,) int64, or None without classes.
+        labels: (count,) int64, or (count, L) of prompts; None where the network is told nothing.
         firsts: the first samples, multiples of 64, of the only blocks to draw.
         chunk: how many rows are computed at a time; samples then differ by the network's rounding errors.
     """
@@ -57,7 +60,7 @@ def draw_chunks(
         noise = random.normal("start", shape, device)
         y = None
         if labels is not None:
-            y = torch.zeros(chunk, dtype=torch.int64, device=device)
+            y = torch.zeros(chunk, *labels.shape[1:], dtype=torch.int64, device=device)
             given = labels[first : first + chunk]
             y[: len(given)] = given.to(device)
         z = sample(net, noise, y, times=times, method=sampler.method, generator=random)
@@ -120,21 +123,31 @@ class Generator:
     """Whether the network also takes the interval of guidance as an input."""
     name: str = "this model"
     """The folder or address of the model, for messages."""
+    vocabulary: Vocabulary | None = None
+    """The words that the network reads; None: it reads none."""
+
+    @property
+    def told(self) -> Told:
+        """What the network is told: the number of classes, or the vocabulary."""
+        return self.vocabulary or self.num_classes
 
     def __call__(
         self,
-        labels: Labels,
+        labels: Labels | None = None,
         nfe: int = 1,
         seed: int = 0,
         method: str | Sequence[str] = "ode",
         times: Sequence[float] | None = None,
         guidance: float = 1.0,
         interval: tuple[float, float] = WHOLE,
+        *,
+        prompts: Sequence[str] | None = None,
     ) -> NDArray[np.uint8]:
-        """Draw images uint8 (N, H, W, C), or videos (N, T, H, W, C), one for each label; see `samples`."""
+        """Draw images uint8 (N, H, W, C), or videos (N, T, H, W, C), one a label or prompt; see `samples`."""
         if self.kind == "points":
             raise UserError("this run generates points, not images: use generator.samples(...)")
-        return self.pictures(self.samples(labels, nfe, seed, method, times, guidance, interval))
+        drawn = self.samples(labels, nfe, seed, method, times, guidance, interval, prompts=prompts)
+        return self.pictures(drawn)
 
     def pictures(self, samples: Tensor) -> NDArray[Any]:
         """Make pictures of samples: images uint8 (N, H, W, C), videos (N, T, H, W, C), decoded where samples are
@@ -145,13 +158,15 @@ class Generator:
 
     def samples(
         self,
-        labels: Labels,
+        labels: Labels | None = None,
         nfe: int = 1,
         seed: int = 0,
         method: str | Sequence[str] = "ode",
         times: Sequence[float] | None = None,
         guidance: float = 1.0,
         interval: tuple[float, float] = WHOLE,
+        *,
+        prompts: Sequence[str] | None = None,
     ) -> Tensor:
         """Draw samples as the network makes them, (N, *shape) float32.
 
@@ -161,14 +176,18 @@ class Generator:
             nfe, seed, method, times, interval: see `Sampler`.
             guidance: its scale, 1 for none. A network that takes the scale as an input is given it; others are
                 evaluated twice, with and without the class.
+            prompts: in place of labels, words for each sample; for networks that read them.
 
         Raises:
             UserError: labels out of range, a time grid or method that doesn't fit, guidance of a network that was
                 not trained for it, or not for this scale or interval.
         """
-        count = int(labels) if isinstance(labels, int | np.integer) else len(torch.as_tensor(labels).reshape(-1))
+        if (labels is None) == (prompts is None):
+            raise UserError("give labels or prompts: one of them says what to draw, and how many")
+        told: Labels = self.encode(prompts or []) if labels is None else labels
+        count = int(told) if isinstance(told, int | np.integer) else len(torch.as_tensor(told))
         sampler = Sampler(nfe, seed, method, times, guidance, interval)
-        return _joined(self.chunks(labels, sampler), self.shape, count)
+        return _joined(self.chunks(told, sampler), self.shape, count)
 
     def chunks(self, labels: Labels, sampler: Sampler, firsts: Iterable[int] | None = None) -> Iterator[Tensor]:
         """Yield the samples of `samples` 64 at a time, for callers that need not hold them all.
@@ -190,7 +209,7 @@ class Generator:
 
     def check(self) -> None:
         """Draw one sample, and raise `UserError` where it is not finite."""
-        y = torch.zeros(1, dtype=torch.int64) if self.num_classes else None
+        y = some_condition(self.told, 1)
         for chunk in draw_chunks(self.net, self.shape, y, Sampler(), count=1, device=self.device, chunk=1):
             self._check(chunk)
 
@@ -221,13 +240,14 @@ class Generator:
         if not 0 <= scale < math.inf:
             raise UserError(f"guidance {scale:g} must be a number of at least 0: 1 guides nothing", status=2)
         if self.guides is None:
-            reason = "its data have no classes" if self.num_classes == 0 else "it was trained without label_drop"
+            reason = "it was trained without label_drop" if self.told else "its data have no classes"
             raise UserError(
                 f"guidance {scale:g} needs a network that knows samples without a class, and {reason}: leave "
                 "--guidance out, or train with --objective.label-drop 0.1",
                 status=2,
             )
-        return Guided(self.net, self.num_classes, scale, *self.guides)
+        null = BLANK if self.vocabulary else self.num_classes
+        return Guided(self.net, null, scale, *self.guides)
 
     def _conditioned(self, scale: float, interval: tuple[float, float]) -> GuidanceConditioned:
         assert self.scales is not None
@@ -246,12 +266,35 @@ class Generator:
             )
         return GuidanceConditioned(self.net, self.num_classes, scale, start, end)
 
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Return prompts as the network reads them, int64 (N, L).
+
+        Raises:
+            UserError: the network reads no words, or not so many.
+        """
+        if self.vocabulary is None:
+            told = f"classes, 0 … {self.num_classes - 1}: give labels" if self.num_classes else "nothing"
+            raise UserError(f"{self.name} reads no prompts: it is told {told}", status=2)
+        return self.vocabulary.encode(prompts)
+
+    def _prompts(self, vocabulary: Vocabulary, y: Tensor) -> tuple[int, Tensor]:
+        if y.shape[1:] != (vocabulary.length,) or y.dtype != torch.int64:
+            raise UserError(
+                f"{self.name} is told in words, and labels of shape {tuple(y.shape)} are none: give prompts=[…]",
+                status=2,
+            )
+        return len(y), y
+
     def _labels(self, labels: Any) -> tuple[int, Tensor | None]:
         if isinstance(labels, int | np.integer):
             if labels < 0:
                 raise UserError(f"cannot make {labels} samples: give a number of at least 0")
+            if self.vocabulary:
+                return int(labels), self.vocabulary.encode([""] * int(labels))
             null = torch.full((int(labels),), self.num_classes)
             return int(labels), null if self.num_classes else None
+        if self.vocabulary:
+            return self._prompts(self.vocabulary, torch.as_tensor(labels))
         y = torch.as_tensor(labels).reshape(-1)
         if y.is_complex() or y.dtype == torch.bool or bool((y != y.round()).any()):
             wrong = next((label for label in y.tolist() if not isinstance(label, float) or label % 1), y[0].item())

@@ -7,6 +7,7 @@ that holds something is left alone; what breaks off leaves nothing.
 import contextlib
 import math
 import os
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -122,9 +123,14 @@ def check_empty(out: Path) -> None:
 
 @contextlib.contextmanager
 def single_files(
-    out: Path, labels: NDArray[np.int64], save: Callable[[NDArray[Any], Path], None], ending: str
+    out: Path,
+    labels: NDArray[np.int64],
+    save: Callable[[NDArray[Any], Path], None],
+    ending: str,
+    prompts: Sequence[str] = (),
 ) -> Iterator[Write]:
-    """Write a folder with a file of each sample, named by its number and class: `000012-class7.png`.
+    """Write a folder with a file of each sample, named by its number and class: `000012-class7.png`, or by its
+    prompt: `000012-a-red-circle.png`.
 
     Raises:
         UserError: the folder holds something, or cannot be written; what was written by then is removed.
@@ -133,7 +139,10 @@ def single_files(
     begun = 0
 
     def path(k: int) -> Path:
-        return out / f"{k:06d}-class{labels[k]}{ending}"
+        told = f"class{labels[k]}"
+        if prompts:
+            told = re.sub(r"[^\w]+", "-", prompts[k].lower()).strip("-")[:60] or "no-words"
+        return out / f"{k:06d}-{told}{ending}"
 
     def write(samples: NDArray[Any]) -> None:
         nonlocal begun
@@ -156,10 +165,16 @@ def single_files(
 
 @contextlib.contextmanager
 def arrays(
-    out: Path, name: str, shape: Sequence[int], dtype: Any, labels: NDArray[np.int64], runtime: str = ""
+    out: Path,
+    name: str,
+    shape: Sequence[int],
+    dtype: Any,
+    labels: NDArray[np.int64],
+    prompts: Sequence[str] = (),
+    runtime: str = "",
 ) -> Iterator[Write]:
     """`FILE.npz` with an array (N, *shape) under this name, and `labels` (N,), as `numpy.savez` writes them; and
-    `runtime`, a text, where there is one.
+    `prompts` (N,) and `runtime`, a text, where there are any.
 
     Images lie there a second time as `arr_0`, the only name that ADM's evaluator reads.
     """
@@ -175,6 +190,9 @@ def arrays(
                 size = file.tell() - first
             with archive.open("labels.npy", "w", force_zip64=True) as member:
                 npy.write_array(member, labels, allow_pickle=False)
+            if prompts:
+                with archive.open("prompts.npy", "w", force_zip64=True) as member:
+                    npy.write_array(member, np.array(prompts), allow_pickle=False)
             if runtime:
                 with archive.open("runtime.npy", "w") as member:
                     npy.write_array(member, np.array(runtime), allow_pickle=False)
@@ -345,13 +363,15 @@ def samples_into(
     labels: NDArray[np.int64],
     columns: int | None = None,
     *,
+    prompts: Sequence[str] = (),
     runtime: str = "",
 ) -> Iterator[Write]:
     """Give what takes images uint8 (B, H, W, C) or points (B, D) until each label has one, and writes them to
     `FILE.npz` (`images`, again as `arr_0`, or `points`; and `labels`), `GRID.png`, or `FOLDER/` with a PNG of each
     image.
 
-    shape: of one, (H, W, C) or (D,). runtime: what drew them, which the files then say.
+    shape: of one, (H, W, C) or (D,). prompts: of a model that is told in words, one for each label. runtime: what
+    drew them, which the files then say.
 
     Raises:
         UserError: see `check_samples`; a place that cannot be written.
@@ -361,10 +381,10 @@ def samples_into(
     image = len(shape) == 3
     if ending == ".npz":
         name, kind = (IMAGES, np.uint8) if image else ("points", np.float32)
-        opened = arrays(path, name, shape, kind, labels, runtime)
+        opened = arrays(path, name, shape, kind, labels, prompts, runtime)
     elif ending:
         opened = grid(path, shape, len(labels), columns, runtime) if image else dots(path, len(labels), runtime)
     else:
-        opened = single_files(path, labels, partial(save_image, runtime=runtime), ".png")
+        opened = single_files(path, labels, partial(save_image, runtime=runtime), ".png", prompts)
     with opened as write:
         yield write

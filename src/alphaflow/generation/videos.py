@@ -111,7 +111,7 @@ def videos_into(
     check_videos(out, shape, len(labels), columns, rate=rate)
     ending, path = ending_of(out, VIDEO_ENDINGS, what="videos"), Path(out)
     if ending == ".npz":
-        with arrays(path, "videos", shape, np.uint8, labels, runtime) as write:
+        with arrays(path, "videos", shape, np.uint8, labels, runtime=runtime) as write:
             yield write
     elif ending == ".png":
         with grid(path, shape[1:], len(labels) * shape[0], shape[0], runtime) as write:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..condition import Condition
 from ..derivatives.behind import look_behind, standing_in
 from ..derivatives.total import DerivativeError, Method, choose_method, du_dt, full_precision
 from ..derivatives.trial import draws, is_lowered
@@ -51,7 +52,7 @@ class Compiled:
         self,
         net: Network,
         x: Tensor,
-        y: Tensor | None = None,
+        y: Condition | None = None,
         *,
         step: int = 0,
         generator: torch.Generator | Random | None = None,

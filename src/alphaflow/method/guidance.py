@@ -16,6 +16,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ..condition import Condition, Null, join_conditions, map_condition, with_null
 from ..errors import choose
 from ..path import Network, expand, predict
 from ..rng import Random, send
@@ -27,7 +28,7 @@ DropWhere = Literal["interval", "everywhere", "flow"]
 class Guidance:
     """Guidance in training: the velocity of the module's formula, and dropped labels.
 
-    null: the class index that means "no class" (a DiT's `num_classes`).
+    null: what means "no condition": a class index (a DiT's `num_classes`), or one row of another condition.
     omega, kappa: the weights ω and κ. ω = 1, κ = 0 guides nothing and only drops labels.
     t_min, t_max: the interval of t in which to guide.
     drop: the share of labels replaced by `null`, where `drop_where` says:
@@ -51,7 +52,7 @@ class Guidance:
             called, no labels.
     """
 
-    null: int
+    null: Null
     omega: float = 1.0
     kappa: float = 0.0
     t_min: float = 0.0
@@ -76,6 +77,8 @@ class Guidance:
                 raise ValueError(f"guidance scales ({low:g}, {high:g}) must rise from 1 or more: 1 guides nothing")
             if self.omega != 1:
                 raise ValueError(f"guidance omega {self.omega:g} is drawn where scales are given: leave it at 1")
+        if self.scales is not None and not isinstance(self.null, int):
+            raise ValueError("guidance scales go with classes: with another condition leave them out")
         if self.intervals and (self.scales is None or (self.t_min, self.t_max) != (0, 1)):
             raise ValueError("guidance intervals go with scales, and without t_min and t_max: they are drawn")
 
@@ -95,17 +98,17 @@ class Guidance:
         z: Tensor,
         v: Tensor,
         t: Tensor,
-        y: Tensor | None,
+        y: Condition | None,
         random: Random,
         *,
         flow: tuple[Tensor, float] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Guided velocities (B, *shape) and labels with some dropped; t is (B,) on the CPU.
+    ) -> tuple[Tensor, Condition]:
+        """Guided velocities (B, *shape) and y with some rows dropped; t is (B,) on the CPU.
 
         flow: which rows have r = t, (B,) on the CPU, and which share of all rows that is meant to be; needed where
         labels drop on those only.
 
-        Labels are (B,), or with scales (B, 4), see `with_guidance`.
+        With scales, classes (B,) become (B, 4), see `with_guidance`.
 
         The network is evaluated only on the rows that need it, both branches in one batch. Which rows those are
         is known from `t` on the host, so no device is waited for. If none does, the first one is evaluated and not
@@ -115,15 +118,13 @@ class Guidance:
             raise ValueError("guidance needs labels y: give them, or train without guidance")
         inside = (t > self.t_min) & (t < self.t_max)
         dropped = self._drop(random.uniform("drop"), inside, flow)
-        labels, none = torch.where(send(dropped, y.device), self.null, y), torch.full_like(y, self.null)
+        labels, none = with_null(y, self.null, send(dropped, z.device)), with_null(y, self.null)
         omega: float | Tensor = self.omega
         if self.scales is not None:
             scale, start, end = self._draw(random)
             inside = inside & (t > start) & (t < end)
-            labels, none = (
-                with_guidance(one, scale, *((start, end) if self.intervals else ()), null=self.null, dtype=v.dtype)
-                for one in (labels, none)
-            )
+            interval = (start, end) if self.intervals else ()
+            labels, none = (self._told(one, scale, interval, v.dtype) for one in (labels, none))
             omega = labels[:, 1] * (1 - self.kappa)
         unaware = self.scales is None and self.omega == 1  # then ω v + (1 - ω) u_∅ is v itself
         rows = torch.nonzero(inside if self.guide_dropped and not unaware else inside & ~dropped)[:, 0]
@@ -134,14 +135,14 @@ class Guidance:
         needed = len(rows)
         rows = send(rows if needed else torch.zeros(1, dtype=torch.int64), z.device)
         times = send(t, z)[rows]
-        classes = {"class": labels[rows], "null": none[rows]}
+        told = {"class": labels, "null": none}
         many = len(branches)
         velocity = predict(
             net,
             z[rows].repeat(many, *(1,) * (z.ndim - 1)),
             times.repeat(many),
             times.repeat(many),
-            torch.cat([classes[name] for name in branches]),
+            join_conditions([map_condition(told[name], lambda part: part[rows]) for name in branches]),
         )
         if not needed:
             return v, labels
@@ -153,6 +154,14 @@ class Guidance:
         for name, part in zip(branches, velocity.chunk(many)):
             guided = guided + of_rows(weights[name]) * part
         return v.index_copy(0, rows, guided.to(v)), labels
+
+    def _told(
+        self, y: Condition, scale: Tensor, interval: tuple[Tensor, Tensor] | tuple[()], dtype: torch.dtype
+    ) -> Tensor:
+        """Classes (B,) with their rows' guidance, (B, 4)."""
+        if not isinstance(y, Tensor) or y.ndim != 1 or not isinstance(self.null, int):
+            raise ValueError("guidance scales go with classes (B,): with another condition leave them out")
+        return with_guidance(y, scale, *interval, null=self.null, dtype=dtype)
 
     def _drop(self, drawn: Tensor, inside: Tensor, flow: tuple[Tensor, float] | None) -> Tensor:
         """Which rows lose their label, (B,), by uniform numbers (B,)."""
@@ -244,7 +253,7 @@ class Autoguided:
                 f"autoguidance scale {self.scale:g} must be at least 1: 1 is the strong network alone"
             )
 
-    def __call__(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+    def __call__(self, z: Tensor, r: Tensor, t: Tensor, y: Condition | None = None) -> Tensor:
         strong = predict(self.strong, z, r, t, y)
         return strong + (self.scale - 1) * (strong - predict(self.weak, z, r, t, y))
 
@@ -256,7 +265,7 @@ class Guided:
     For sampling from models trained without built-in guidance, in many steps. Called like the network.
     Source: classifier-free guidance (arXiv 2207.12598); in an interval of t, arXiv 2404.07724.
 
-    net: u(z, r, t, y). null: the class index that means "no class".
+    net: u(z, r, t, y). null: what means "no condition", as in `Guidance`.
     scale: 1 is no guidance. t_min, t_max: where t lies outside of them only the conditional branch counts.
 
     Raises:
@@ -264,15 +273,15 @@ class Guided:
     """
 
     net: Network
-    null: int
+    null: Null
     scale: float
     t_min: float = 0.0
     t_max: float = 1.0
 
-    def __call__(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+    def __call__(self, z: Tensor, r: Tensor, t: Tensor, y: Condition | None = None) -> Tensor:
         if y is None:
             raise ValueError("guidance needs labels y: give them, or sample without guidance")
-        both = torch.cat([y, torch.full_like(y, self.null)])
+        both = join_conditions([y, with_null(y, self.null)])
         twice = predict(self.net, z.repeat(2, *(1,) * (z.ndim - 1)), r.repeat(2), t.repeat(2), both)
         conditional, unconditional = twice.chunk(2)
         scale = torch.where((t >= self.t_min) & (t <= self.t_max), self.scale, 1.0)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..condition import Condition
 from ..derivatives.total import Method
 from ..path import Network, Points, expand, interpolate, predict
 from ..rng import Random, as_random, send
@@ -123,7 +124,7 @@ class AlphaFlow:
         self,
         net: Network,
         x: Tensor,
-        y: Tensor | None = None,
+        y: Condition | None = None,
         *,
         step: int = 0,
         generator: torch.Generator | Random | None = None,
@@ -134,7 +135,7 @@ class AlphaFlow:
 
         Args:
             net: u(z, r, t, y), any callable; gradients flow to it once.
-            x: data (B, *shape). y: classes (B,) int64 or None.
+            x: data (B, *shape). y: classes (B,) int64, or another condition of B rows (see `condition`), or None.
             step: the training step, for the schedules.
             generator: where noise, times and label drops come from.
             flow_rows: how many of the first rows have r = t, where this is part of a batch; None: by `flow_ratio`.
@@ -148,7 +149,7 @@ class AlphaFlow:
         self,
         net: Network,
         x: Tensor,
-        y: Tensor | None = None,
+        y: Condition | None = None,
         *,
         step: int = 0,
         generator: torch.Generator | Random | None = None,

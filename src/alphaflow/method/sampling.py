@@ -14,6 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ..condition import Condition
 from ..errors import choose
 from ..path import Network, move, predict
 from ..rng import Random, as_random
@@ -24,7 +25,7 @@ METHODS = ("ode", "consistency", "euler", "heun")
 def sample(
     net: Network,
     noise: Tensor,
-    y: Tensor | None = None,
+    y: Condition | None = None,
     *,
     times: Sequence[float] = (1.0, 0.0),
     method: str | Sequence[str] = "ode",
@@ -34,7 +35,7 @@ def sample(
 
     Args:
         net: u(z, r, t, y). noise: (B, *shape), where the path begins, at time `times[0]`.
-        y: classes (B,) or None.
+        y: classes (B,) or another condition of B rows (see `condition`), or None.
         times: falling, within [0, 1]. One network evaluation for each interval (heun: two).
         method: one of `METHODS` for all intervals, or one for each: `("heun", "heun", "ode")`.
         generator: the fresh noise of `consistency`.
@@ -77,11 +78,11 @@ def plan(times: Sequence[float], method: str | Sequence[str] = "ode") -> list[tu
     return [(t, s, name) for (t, s), name in zip(intervals, methods)]
 
 
-def jump(net: Network, z: Tensor, t: float | Tensor, r: float | Tensor, y: Tensor | None = None) -> Tensor:
+def jump(net: Network, z: Tensor, t: float | Tensor, r: float | Tensor, y: Condition | None = None) -> Tensor:
     """One evaluation from time t to an earlier or equal time r: z_r = z_t - (t - r) u(z_t, r, t).
 
     Args:
-        net: u(z, r, t, y). z: (B, *shape), at time t. y: classes (B,) or None.
+        net: u(z, r, t, y). z: (B, *shape), at time t. y: classes (B,), another condition, or None.
         t, r: numbers or (B,) tensors; rows may go between different times.
 
     Returns:
@@ -104,7 +105,7 @@ def invert(
     z: Tensor,
     r: float,
     t: float,
-    y: Tensor | None = None,
+    y: Condition | None = None,
     *,
     iterations: int = 50,
     tolerance: float = 1e-4,
@@ -154,7 +155,9 @@ def grid(nfe: int, *, start: float = 1.0, midpoint: float | None = None) -> tupl
     return (*(start * (1 - k / nfe) for k in range(nfe)), 0.0)
 
 
-def _velocity_step(net: Network, z: Tensor, t: float, s: float, y: Tensor | None, *, second_order: bool) -> Tensor:
+def _velocity_step(
+    net: Network, z: Tensor, t: float, s: float, y: Condition | None, *, second_order: bool
+) -> Tensor:
     rows_t, rows_s = _rows(t, z), _rows(s, z)
     velocity = predict(net, z, rows_t, rows_t, y)
     if second_order:

@@ -17,6 +17,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ..condition import Condition
 from ..derivatives.total import METHODS, Method, choose_method, du_dt
 from ..errors import choose
 from ..path import Network, Points, expand, move, predict
@@ -120,7 +121,7 @@ def differentiated(net: Network, points: Points, shift: Shift) -> tuple[Network,
     return partial(_exchanged, net), replace(points, r=points.t, t=points.r)
 
 
-def _exchanged(net: Network, z: Tensor, t: Tensor, r: Tensor, y: Tensor | None = None) -> Tensor:
+def _exchanged(net: Network, z: Tensor, t: Tensor, r: Tensor, y: Condition | None = None) -> Tensor:
     return net(z, r, t, y)
 
 
@@ -145,7 +146,7 @@ def _two_point_target(net: Network, points: Points, rule: Rule) -> Tensor:
     return torch.where(lost, v, share * near + (1 - share) * far)  # far may be 0 / 0 at s = 0
 
 
-def _mean_velocity(net: Network, z: Tensor, r: Tensor, s: Tensor, y: Tensor | None, jumps: int) -> Tensor:
+def _mean_velocity(net: Network, z: Tensor, r: Tensor, s: Tensor, y: Condition | None, jumps: int) -> Tensor:
     """Return the velocity that leads over [r, s] as so many equal jumps do: the mean of theirs."""
     velocities = []
     for k in range(1, jumps + 1):
@@ -162,7 +163,7 @@ def average_velocity_target(
     r: Tensor,
     t: Tensor,
     alpha: float | Tensor,
-    y: Tensor | None = None,
+    y: Condition | None = None,
     *,
     shift: Shift = "data",
     derivative: Method = "auto",
@@ -177,7 +178,7 @@ def average_velocity_target(
         alpha: in [0, 1]; a tensor, () or (B,) for a value per row, in (0, 1]. At 1 the target is v and no network
             is evaluated, whatever `shift` (at s = r the network's own velocity would teach nothing); between 0
             and 1 it is evaluated at (z_s, r, s), at 0 its derivative is taken.
-        y: classes (B,) or None.
+        y: classes (B,) or another condition of B rows (see `condition`), or None.
         shift: the velocity ṽ that leads from z_t to z_s. "data": v. "model": u⁻(z_t, s, t), as in Shortcut models;
             at α = 0, u⁻(z_t, t, t). "velocity": z_s by u⁻(z_t, t, t) but v in the target; at α = 0 improved
             MeanFlow (2512.02012). "end": as "model" with s = r + α (t - r), so that α shrinks the last part of the

@@ -4,6 +4,7 @@ from alphaflow.metrics.detectors.base import Detector, DigitsClassifier, Feature
 from alphaflow.metrics.detectors.catalogue import DETECTORS, load_detector
 from alphaflow.metrics.detectors.fashion import FashionClassifier, load_fashion_detector
 from alphaflow.metrics.detectors.moving_digits import load_moving_digits_detector
+from alphaflow.metrics.detectors.shapes import load_shapes_detector
 from alphaflow.metrics.distances import energy_distance, sliced_wasserstein
 from alphaflow.metrics.estimates import (
     Estimate,
@@ -54,6 +55,7 @@ __all__ = [
     "load_digits_detector",
     "load_fashion_detector",
     "load_moving_digits_detector",
+    "load_shapes_detector",
     "manifold_estimates",
     "mean_estimate",
     "median_estimate",

@@ -7,6 +7,7 @@ from alphaflow.models.improved_dit import ImprovedDiT
 from alphaflow.models.mlp import MLP
 from alphaflow.models.unet import UNet
 from alphaflow.models.video_dit import VideoDiT
+from alphaflow.models.worded import WordedDiT
 from alphaflow.models.wrappers import DataPrediction
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Transformer",
     "UNet",
     "VideoDiT",
+    "WordedDiT",
     "dit",
     "forward_macs",
     "sinusoids",

@@ -106,7 +106,7 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """A transformer block with adaLN-zero: x (B, N, width), c (B, width) to (B, N, width).
 
-    attention: a module over (B, N, width); None: `Attention` with these heads.
+    attention: a module over (B, N, width), and what else the block is given; None: `Attention` with these heads.
     """
 
     def __init__(
@@ -119,9 +119,9 @@ class Block(nn.Module):
         self.mlp = Mlp(width, hidden, activation)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor, *seen: Tensor) -> Tensor:
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c).chunk(6, -1)
-        y = self.attn(_modulate(self.norm1(x), shift_attn, scale_attn))
+        y = self.attn(_modulate(self.norm1(x), shift_attn, scale_attn), *seen)
         x = torch.addcmul(x, gate_attn.unsqueeze(1), y)
         y = self.mlp(_modulate(self.norm2(x), shift_mlp, scale_mlp))
         return torch.addcmul(x, gate_mlp.unsqueeze(1), y)
@@ -209,15 +209,20 @@ class Transformer(Network):
         them."""
         self.pos_embed = self._positions(self.pos_embed.shape[1]).to(device)
 
+    def conditions(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
+        """Return what each block is given beside the tokens: the sum of all embeddings (B, width), and what its
+        attention sees besides."""
+        return (self.condition(z, r, t, y),)
+
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         if z.shape[1:] != self.shape:
             raise ValueError(
                 f"z has shape {tuple(z.shape)} but this DiT takes (B, {', '.join(map(str, self.shape))})"
             )
-        c = self.condition(z, r, t, y)
+        c, *seen = self.conditions(z, r, t, y)
         x = self.x_embedder(z) + self.pos_embed
         for block in self.blocks:
-            x = block(x, c)
+            x = block(x, c, *seen)
         return self._unpatchify(self.final_layer(x, c)).to(z.dtype)
 
 

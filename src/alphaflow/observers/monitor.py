@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import metrics
-from ..data import Dataset
+from ..data import Dataset, told_of
 from ..data.latents import Manifest
 from ..encoding.decoder import Decoder, decoder_of
 from ..errors import UserError
@@ -88,7 +88,7 @@ class Monitor(Observer):
     def _prepare(self) -> None:
         """Look at the real samples, once; all processes share them out."""
         rows = torch.randperm(len(self.dataset), generator=seeded("real"))
-        if self.dataset.num_classes:
+        if told_of(self.dataset):
             chosen = rows[torch.arange(self.count) % len(rows)]
             parts = [self.dataset.batch(indices)[1] for indices in chosen.split(1024)]
             self._labels = torch.cat([part for part in parts if part is not None])

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..data import Dataset
+from ..data import Dataset, vocabulary_of
 from ..files import write_whole
 from ..generation.generator import choose_labels, draw
 from ..generation.pictures import picture
@@ -50,11 +50,13 @@ def sample_for_picture(net: nn.Module, dataset: Dataset, seed: int) -> Tensor:
     count = count if dataset.kind != "points" else 4096
     device = next(net.parameters()).device
     labels = choose_labels("balanced", count, dataset.num_classes) if dataset.num_classes else None
+    if vocabulary := vocabulary_of(dataset):
+        labels = vocabulary.encode([vocabulary.examples[k % len(vocabulary.examples)] for k in range(count)])
     return draw(net, dataset.shape, labels, Sampler(seed=seed), count=count, device=device)
 
 
 def save_picture(samples: Tensor, dataset: Dataset, folder: Path, step: int) -> None:
-    """Write `step-00000600.png`: a column for each class (of videos a row).
+    """Write `step-00000600.png`: a column for each class (of videos a row), or for each of the captions' examples.
 
     Latents are shown in false colours: decoding them would need the autoencoder's memory beside the training's.
 
@@ -69,5 +71,6 @@ def save_picture(samples: Tensor, dataset: Dataset, folder: Path, step: int) -> 
 
 
 def _columns(dataset: Dataset) -> int:
-    classes = dataset.num_classes
+    vocabulary = vocabulary_of(dataset)
+    classes = len(vocabulary.examples) if vocabulary else dataset.num_classes
     return classes * max(1, 8 // classes) if 0 < classes <= 16 else 8

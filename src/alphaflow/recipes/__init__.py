@@ -12,11 +12,23 @@ from .imagenet import IMAGENET
 from .kinetics import KINETICS
 from .latents import LATENTS
 from .moving import MOVING_DIGITS
+from .shapes import SHAPES
 from .toy import TOY
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
-    for recipe in (DIGITS, FASHION, TOY, FOLDER, LATENTS, MOVING_DIGITS, *IMAGENET, *AUTOENCODERS, KINETICS)
+    for recipe in (
+        DIGITS,
+        FASHION,
+        SHAPES,
+        TOY,
+        FOLDER,
+        LATENTS,
+        MOVING_DIGITS,
+        *IMAGENET,
+        *AUTOENCODERS,
+        KINETICS,
+    )
 }
 """All recipes by their names on the command line."""
 

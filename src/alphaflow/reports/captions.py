@@ -3,6 +3,13 @@
 METRICS = {
     "frechet": "Fréchet distance ↓",
     "accuracy": "Class accuracy ↑",
+    "words": "Words obeyed ↑",
+    "colour": "Colour ↑",
+    "shape": "Shape ↑",
+    "size": "Size ↑",
+    "place": "Place ↑",
+    "unseen_words": "Words of unseen pairs ↑",
+    "unseen_pairs": "Unseen pairs ↑",
     "precision": "Precision ↑",
     "recall": "Recall ↑",
     "neighbour": "Nearest neighbour ≈",

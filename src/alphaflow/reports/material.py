@@ -40,7 +40,8 @@ class Maybe:
 class Material:
     """All that the report shows. metrics: the lines of metrics.jsonl. fresh: the evaluation was made for it.
 
-    classes: that of each column, at most `COLUMNS`; empty without classes.
+    classes: that of each column, at most `COLUMNS`; empty without classes. prompts: the same of a model that is
+        told in words.
     rows: images in a column, fewer where they are large or move.
     samples: by number of evaluations, all from the same noise: uint8 (N, H, W, C), videos (N, T, H, W, C), or
         points (N, 2).
@@ -56,6 +57,7 @@ class Material:
     scores: Maybe
     samples: Maybe
     classes: list[int]
+    prompts: list[str]
     rows: int
     fresh: bool
     seed: int
@@ -63,12 +65,12 @@ class Material:
 
     @property
     def columns(self) -> int:
-        return len(self.classes) or COLUMNS
+        return len(self.classes or self.prompts) or COLUMNS
 
     @property
     def names(self) -> list[str]:
         """Headings of the columns of images."""
-        return [self.generator.class_names[k] for k in self.classes]
+        return self.prompts or [self.generator.class_names[k] for k in self.classes]
 
 
 def gather(folder: RunFolder, seed: int, device: torch.device | str) -> Material:
@@ -84,7 +86,8 @@ def gather(folder: RunFolder, seed: int, device: torch.device | str) -> Material
     size *= 8 if generator.kind == "latent" else 1  # decoded
     rows = 10 if size <= 32 else 4 if size <= 64 else 2
     rows = (rows + 1) // 2 if len(generator.shape) == 4 else rows
-    labels: Any = classes * rows or COLUMNS * rows
+    prompts = list(generator.vocabulary.examples) if generator.vocabulary else []
+    labels: Any = generator.encode(prompts * rows) if prompts else classes * rows or COLUMNS * rows
     if generator.kind == "points":
         labels = torch.arange(POINTS) % generator.num_classes if generator.num_classes else POINTS
     dataset = attempt("the training data", lambda: data_of(folder))
@@ -94,7 +97,7 @@ def gather(folder: RunFolder, seed: int, device: torch.device | str) -> Material
     samples = attempt("the samples", lambda: {n: shown.value(generator.samples(labels, n, seed)) for n in NFES})
     metrics = _read_metrics(folder.metrics_file)
     scored = (metrics, dataset, scores, samples)
-    return Material(folder, config, record, generator, *scored, classes, rows, fresh, seed, shown)
+    return Material(folder, config, record, generator, *scored, classes, prompts, rows, fresh, seed, shown)
 
 
 def _pictures(generator: Generator) -> Maybe:

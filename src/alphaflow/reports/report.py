@@ -97,6 +97,8 @@ def _panels(m: Material) -> dict[str, Any]:
 def _classes_shown(m: Material) -> str:
     """Return what the columns are, in words."""
     shown, all_of_them = len(set(m.classes)), m.generator.num_classes
+    if m.prompts:
+        return "A column for each prompt"
     if not shown:
         return "No classes"
     return (
@@ -112,11 +114,13 @@ def _summary(m: Material) -> str:
         "toy": f"the toy {config.data.toy}",
         "digits": "scikit-learn's digits",
         "fashion": "Fashion-MNIST",
+        "shapes": "drawn shapes with captions",
         "moving-digits": "scikit-learn's digits in motion",
     }.get(config.data.name, config.data.path)
     shape = " × ".join(map(str, data["shape"]))
     kind = "points in the plane" if data["kind"] == "points" else f"{data['kind']}s of {shape}"
     classes = f"{data['num_classes']} classes" if data["num_classes"] else "no classes"
+    classes = "with captions" if data.get("vocabulary") else classes
     took = _duration(m.metrics, config.batch_size)
     return (
         f"Recipe {config.recipe}: {model} with {size:,} parameters, trained from scratch with the objective "
@@ -196,11 +200,12 @@ def _real_points(m: Material) -> NDArray[Any] | None:
 def _real_columns(m: Material, rows: int) -> list[list[NDArray[np.uint8]]]:
     """Real images for each column, drawn at random."""
     wanted: list[Any] = m.classes or [None] * COLUMNS
+    classes = m.dataset.value.num_classes
     found: list[list[Any]] = [[] for _ in wanted]
     for some in _order(m.dataset.value).split(256):
         x, y = m.dataset.value.batch(some)
         for k, image in enumerate(x):
-            label = None if y is None else int(y[k])
+            label = int(y[k]) if y is not None and classes else None
             free = (images for images, of in zip(found, wanted) if of == label and len(images) < rows)
             next(free, []).append(image)
         if all(len(images) == rows for images in found):
@@ -221,7 +226,7 @@ def _snapshots(m: Material) -> list[tuple[int, str]]:
 def _alpha_plan(m: Material) -> plots.Line | None:
     """Return the schedule of α over the whole run; None where α is drawn row by row, or steers itself."""
     steps = np.linspace(0, m.config.steps, 201)
-    objective = attempt("the schedule of α", lambda: build_objective(m.config, m.generator.num_classes)).value
+    objective = attempt("the schedule of α", lambda: build_objective(m.config, m.generator.told)).value
     if objective is None or isinstance(objective.alpha, SelfSteering):
         return None
     values = [objective.alpha_at(int(step)) for step in steps]

@@ -11,10 +11,26 @@ import torch
 from torch import nn
 
 from .. import models
-from ..data import TOYS, Dataset, Digits, Fashion, Images, Latents, MovingDigits, Toy, VideoClips
+from ..data import (
+    TOYS,
+    CaptionedShapes,
+    Dataset,
+    Digits,
+    Fashion,
+    Images,
+    Latents,
+    MovingDigits,
+    Told,
+    Toy,
+    VideoClips,
+    Vocabulary,
+    told_in,
+)
+from ..data.captioned import CaptionedImages
 from ..data.images import IN_MEMORY
 from ..data.sources import open_source
 from ..data.videos.latents import ClipLatents
+from ..data.vocabulary import BLANK
 from ..derivatives.total import METHODS
 from ..errors import UserError, choose
 from ..method import schedules, times
@@ -40,18 +56,7 @@ def build_dataset(config: DataConfig, class_names: Sequence[str] | None = None) 
     if config.name == "folder":
         if not config.path:
             raise UserError("no images given: add --data.path DIR, or another address of images", status=2)
-        source = open_source(config.path, labels=config.labels or None)
-        alone = (
-            int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == 1
-        )  # on its machine; others share a file of the cache
-        return Images(
-            source,
-            config.size,
-            crop=config.crop,
-            tolerance=config.tolerance,
-            memory=IN_MEMORY if alone else 0,
-            class_names=class_names,
-        )
+        return _images(config, class_names)
     if config.name == "clips":
         if not config.path:
             raise UserError("no videos given: add --data.path DIR, or a list of them", status=2)
@@ -60,6 +65,8 @@ def build_dataset(config: DataConfig, class_names: Sequence[str] | None = None) 
         )
     if config.name == "fashion":
         return Fashion(config.path)
+    if config.name == "shapes":
+        return CaptionedShapes()
     if config.name == "moving-digits":
         return MovingDigits(config.frames, config.size)
     if config.name in ("latents", "clip-latents"):
@@ -70,9 +77,26 @@ def build_dataset(config: DataConfig, class_names: Sequence[str] | None = None) 
     return Digits()
 
 
-def build_model(config: ModelConfig, shape: Sequence[int], num_classes: int, seed: int = 0) -> nn.Module:
-    """Return the network for samples of `shape`, initialised from `seed` on the CPU."""
-    if config.guided and num_classes == 0:
+def _images(config: DataConfig, class_names: Sequence[str] | None) -> Images:
+    alone = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == 1  # on its machine; others share a file of the cache
+    settings: dict[str, Any] = {
+        "crop": config.crop,
+        "tolerance": config.tolerance,
+        "memory": IN_MEMORY if alone else 0,
+    }
+    if config.captions:
+        source = open_source(config.path, labels="none")
+        return CaptionedImages(source, config.size, config.captions, **settings)
+    source = open_source(config.path, labels=config.labels or None)
+    return Images(source, config.size, class_names=class_names, **settings)
+
+
+def build_model(config: ModelConfig, shape: Sequence[int], num_classes: Told, seed: int = 0) -> nn.Module:
+    """Return the network for samples of `shape`, initialised from `seed` on the CPU.
+
+    num_classes: how many there are, or the vocabulary of the captions in their place.
+    """
+    if config.guided and (num_classes == 0 or isinstance(num_classes, Vocabulary)):
         raise UserError("model.guided needs classes, and this data set has none: leave it out", status=2)
     if len(shape) != _DIMENSIONS[config.name]:
         raise UserError(
@@ -81,10 +105,31 @@ def build_model(config: ModelConfig, shape: Sequence[int], num_classes: int, see
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(hash_key(seed, "weights"))
         try:
-            net = _NETWORKS[config.name](config, shape, num_classes)
+            if isinstance(num_classes, Vocabulary):
+                net = _worded(config, shape, num_classes)
+            else:
+                net = _NETWORKS[config.name](config, shape, num_classes)
         except ValueError as error:
             raise UserError(str(error), status=2) from None
     return models.DataPrediction(net) if config.predicts == "data" else net
+
+
+def _worded(config: ModelConfig, shape: Sequence[int], vocabulary: Vocabulary) -> nn.Module:
+    if config.name != "dit":
+        raise UserError(f"a network of kind {config.name!r} reads no captions: choose model.name dit", status=2)
+    return models.WordedDiT(
+        input_size=(shape[1], shape[2]),
+        patch=config.patch,
+        channels=shape[0],
+        width=config.width,
+        depth=config.depth,
+        heads=config.heads,
+        activation=config.activation,
+        vocabulary=vocabulary.size,
+        length=vocabulary.length,
+        text_width=config.text_width,
+        text_depth=config.text_depth,
+    )
 
 
 def _dit(config: ModelConfig, shape: Sequence[int], num_classes: int) -> nn.Module:
@@ -144,8 +189,11 @@ _DIMENSIONS = {"dit": 3, "video-dit": 4, "mlp": 1, "unet": 3}
 """Of a sample: (C, H, W), (C, T, H, W) or (D,)."""
 
 
-def build_objective(config: Config, num_classes: int) -> AlphaFlow:
-    """Return the member of the family that the settings name, with the fields that they set."""
+def build_objective(config: Config, num_classes: Told) -> AlphaFlow:
+    """Return the member of the family that the settings name, with the fields that they set.
+
+    num_classes: how many there are, or the vocabulary of the captions in their place.
+    """
     settings, horizon = config.objective, config.schedule_steps or config.steps
     choose("derivative", settings.derivative, METHODS, status=2)
     try:
@@ -193,7 +241,7 @@ def stated(record: Mapping[str, Any]) -> str:
     if record.get("objective"):
         return str(record["objective"])
     config = from_dict(record["settings"], "config.yaml")
-    return state_objective(config, build_objective(config, record["data"]["num_classes"]))
+    return state_objective(config, build_objective(config, told_in(record["data"])))
 
 
 def refuse_other_objective(statement: str, record: Mapping[str, Any], folder: Path) -> None:
@@ -231,15 +279,17 @@ def _times(config: Config, prescribed: times.Times) -> times.Times:
     return dataclasses.replace(prescribed, **changes)
 
 
-def _guidance(config: Config, num_classes: int) -> Guidance | None:
+def _guidance(config: Config, num_classes: Told) -> Guidance | None:
     settings = config.objective
     check_told(config)
     if settings.omega == 1 and settings.kappa == 0 and settings.label_drop == 0:
         return None
     if num_classes == 0:
         raise UserError("guidance needs classes, and this data set has none: leave omega, kappa, label_drop alone")
+    if isinstance(num_classes, Vocabulary) and settings.scales:
+        raise UserError("objective.scales need classes, and this data set has captions: leave them out", status=2)
     return Guidance(
-        null=num_classes,
+        null=BLANK if isinstance(num_classes, Vocabulary) else num_classes,
         omega=settings.omega,
         kappa=settings.kappa,
         t_min=settings.guide_from,

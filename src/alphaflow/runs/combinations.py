@@ -22,6 +22,8 @@ def check_together(config: Any) -> None:
             f"batch_size {config.batch_size} does not divide into accumulate = {config.accumulate} equal parts",
             status=2,
         )
+    if config.data.captions and config.data.labels:
+        raise UserError("data.captions and data.labels both say what a picture is: give one of them", status=2)
     _check_teacher(config.distill)
 
 

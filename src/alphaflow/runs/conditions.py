@@ -31,7 +31,7 @@ ALPHAS: dict[str, tuple[float, ...]] = {
 """The members of the family by their names, with the values between which their own α lies."""
 WAYS = ("auto", "forward", "fused", "reverse", "difference")
 """The ways to du/dt of `derivatives/ways.py`."""
-DETECTORS = ("digits", "fashion", "inception", "dinov2", "clip", "clip-l", "i3d")
+DETECTORS = ("digits", "fashion", "shapes", "inception", "dinov2", "clip", "clip-l", "i3d")
 """The detectors of `metrics`, by name."""
 WIDEST = 0.28
 """The widest average of `models/ema.py`, as a share of the run."""
@@ -85,11 +85,15 @@ def _velocity(config: Any) -> bool:
     return own == "velocity" or (own is None and config.objective.name == "imeanflow")
 
 
-_DRAWN = ("digits", "toy", "moving-digits")
+_DRAWN = ("digits", "shapes", "toy", "moving-digits")
 AT_ADDRESS = Only(
     "data that lie somewhere (data.name folder, latents, …)", lambda one: one.data.name not in _DRAWN
 )
 PICTURES = Only("pictures or videos, not points (data.name)", lambda one: one.data.name != "toy")
+CAPTIONED = Only(
+    "data with captions (data.name shapes, data.captions)",
+    lambda one: one.data.name == "shapes" or bool(one.data.captions),
+)
 LABELLED = Only(
     "data that have classes, and the checkerboard has none (data.toy)",
     lambda one: (one.data.name, one.data.toy) != ("toy", "checkerboard"),

@@ -16,6 +16,7 @@ from .conditions import (
     AT_ADDRESS,
     AVERAGED,
     BLENDED,
+    CAPTIONED,
     CLIPPED,
     DETECTORS,
     DIAGNOSED,
@@ -51,11 +52,11 @@ RECORDED = ("recipe", "schedule_steps")
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    name: Literal["digits", "fashion", "toy", "folder", "latents", "moving-digits", "clips", "clip-latents"] = (
-        "digits"
-    )
-    """Which data: scikit-learn's digits, Fashion-MNIST, a 2-D toy, images at an address (folder), latents made of
-    them, videos of digits that move, video files, or latents of their frames."""
+    name: Literal[
+        "digits", "fashion", "shapes", "toy", "folder", "latents", "moving-digits", "clips", "clip-latents"
+    ] = "digits"
+    """Which data: scikit-learn's digits, Fashion-MNIST, drawn shapes with captions, a 2-D toy, images at an
+    address (folder), latents made of them, videos of digits that move, video files, or latents of their frames."""
     path: Annotated[str, Anything(), AT_ADDRESS] = ""
     """folder: the address: a directory with one sub-directory for each class, or another form that docs/data.md
     lists. clips: such a directory of videos, or a list, .txt or .csv. latents: the DST of `alphaflow encode`.
@@ -63,6 +64,9 @@ class DataConfig:
     labels: Annotated[str, Anything(), of_data("folder")] = ""
     """folder: where labels come from, if not from the data's own: FILE.csv or FILE.csv#COLUMN, a column, a value
     of the .json beside each image, folders, or none."""
+    captions: Annotated[str, Anything(), of_data("folder")] = ""
+    """folder: what the pictures show, for a network that reads it: txt, a file of that ending beside each, or
+    FILE.csv or FILE.csv#COLUMN."""
     size: Annotated[int, Range(1, 16384), of_data("folder", "moving-digits", "clips")] = 64
     """folder: images are resized and cropped to size × size pixels. moving-digits, clips: of a frame."""
     frames: Annotated[int, Range(1, 4096), of_data("moving-digits", "clips", "clip-latents")] = 8
@@ -102,6 +106,10 @@ class ModelConfig:
     """video-dit: each token sees all of the video, or by turns its frame and its place in all frames."""
     predicts: Literal["velocity", "data"] = "velocity"
     """What the network's output means: the average velocity u, or the data f with u = (z - f) / t."""
+    text_width: Annotated[int, Range(32, 65536), CAPTIONED] = 64
+    """With captions: features of a word in the encoder, a multiple of 32."""
+    text_depth: Annotated[int, Range(0, 1024), CAPTIONED] = 2
+    """With captions: blocks of the encoder."""
     guided: Annotated[bool, LABELLED] = False
     """The network takes the scale and the interval of guidance as inputs: one serves all of objective.scales."""
 

@@ -12,7 +12,7 @@ from . import hub
 from .build import build_dataset
 from .config import Config, DataConfig, with_changes
 
-_FILES = ("init", "data.labels", "distill.teacher", "monitor.vae", "monitor.reference")
+_FILES = ("init", "data.labels", "data.captions", "distill.teacher", "monitor.vae", "monitor.reference")
 """Settings that name a file or a folder, or something else: a column, a model on the hub."""
 _MOVED = "where the data have moved, add --data.path PLACE"
 

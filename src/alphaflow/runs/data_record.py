@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data import Batches, Dataset, Images
+from ..data import Batches, Dataset, Images, told_in, vocabulary_of
 from ..data.latents import differences
 from ..data.latents.manifest import by_place
 from ..data.loader import class_numbers
@@ -33,6 +33,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     }
     if isinstance(dataset, Images):
         record["decoder"] = DECODER
+    if vocabulary := vocabulary_of(dataset):
+        record["vocabulary"] = vocabulary.record()
     return record | ({"latents": dataset.manifest.record()} if dataset.manifest else {})
 
 
@@ -80,6 +82,11 @@ def check_fits(where: str, instead: str, data: Mapping[str, Any], record: Mappin
                 f"{where}: its network has {name} {record[name]} and this run's has {data[name]}: make them the "
                 f"same, or {instead}"
             )
+    if told_in(data) != told_in(record):
+        raise UserError(
+            f"{where}: its network reads other words than this run's data have, or one of the two reads none: "
+            f"{instead}"
+        )
     ours, others = data.get("latents", {}), record.get("latents", {})
     for name, mine, other in (
         ("vae", ours.get("vae"), others.get("vae")),

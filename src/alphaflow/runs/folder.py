@@ -224,9 +224,19 @@ def _wrong_in(record: Mapping[str, Any]) -> str | None:
         return "the data's fingerprint is missing"
     if data.get("kind") not in ("image", "video", "latent", "points"):
         return f"the data's kind is {data.get('kind')!r}"
+    if data.get("vocabulary") is not None and not is_vocabulary(data["vocabulary"]):
+        return "the data's vocabulary is no list of words with a length"
     if not isinstance(record.get("teacher", {}), dict):
         return "the teacher's record is no record"
     return None
+
+
+def is_vocabulary(value: Any) -> bool:
+    """Return whether a value is what `Vocabulary.record` gives."""
+    if not isinstance(value, dict) or type(value.get("length")) is not int or not 0 < value["length"] <= 4096:
+        return False
+    lists = (value.get("words"), value.get("examples"))
+    return all(isinstance(one, list) and all(isinstance(word, str) for word in one) for one in lists)
 
 
 def versions() -> dict[str, str]:

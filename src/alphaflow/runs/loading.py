@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..data import Vocabulary, told_in
 from ..data.sources.classes import shown
 from ..devices import choose_device
 from ..encoding.decoder import Decoder
@@ -46,7 +47,7 @@ def load(
         return _load_model(path, where, ema, vae)
     folder = RunFolder(Path(path))
     config, data = folder.read_config(), folder.read_record()["data"]
-    net = build_model(config.model, data["shape"], data["num_classes"])
+    net = build_model(config.model, data["shape"], told_in(data))
     if ema is None:
         stored = checkpoint.newest(folder.checkpoints)
         step, weights = stored.step, stored.whole("ema")
@@ -68,7 +69,7 @@ def load(
 
 
 def data_record(path: str | Path) -> Mapping[str, Any]:
-    """Return what a run or a model says of its samples (shape, kind, num_classes, class_names).
+    """Return what a run or a model says of its samples (shape, kind, num_classes, class_names, vocabulary).
 
     Raises:
         UserError: as `load`, as far as that goes.
@@ -119,6 +120,7 @@ def _generator(
         shape=tuple(data["shape"]),
         num_classes=data["num_classes"],
         class_names=tuple(map(shown, data["class_names"])),
+        vocabulary=Vocabulary.from_record(data.get("vocabulary")),
         kind=data["kind"],
         step=step,
         device=device,

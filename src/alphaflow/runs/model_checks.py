@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
+from .folder import is_vocabulary
 
 KINDS = ("image", "latent", "video", "points")
 LARGEST = 1 << 27
@@ -54,6 +55,8 @@ def check_record(record: Any, path: object) -> None:
         for name, value in record.network["settings"].items()
         if not _is_setting(value) or (isinstance(value, float) and name not in FRACTIONS)
     ]
+    if not wrong and data.get("vocabulary") is not None and not is_vocabulary(data["vocabulary"]):
+        wrong.append(f"vocabulary {_short(data['vocabulary'])}")
     if not wrong and "latents" in data:
         wrong += _wrong_latents(data["latents"], data["shape"])
     if wrong:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .. import models
+from ..data import Vocabulary
 from ..errors import UserError, choose, one_line
 from ..files import beside, write_text
 from . import hub
@@ -37,6 +38,7 @@ NETWORKS: Mapping[str, type[models.Network]] = {
     "mlp": models.MLP,
     "unet": models.UNet,
     "improved-dit": models.ImprovedDiT,
+    "worded-dit": models.WordedDiT,
 }
 
 
@@ -45,8 +47,8 @@ class ModelRecord:
     """What alphaflow.json says. Values are JSON's.
 
     network: `describe_network`'s answer. data: what its samples are, as config.yaml's `data` says it: shape, kind,
-    num_classes, class_names; for latents also `latents`, with which they are decoded; with a count and a
-    fingerprint where the training data are known.
+    num_classes, class_names, and a vocabulary where it is told in words; for latents also `latents`, with which
+    they are decoded; with a count and a fingerprint where the training data are known.
     step: of training; 0 where it is not known. weights: which ones these are, in words.
     guides: the times between which labels were dropped in training, where plain guidance can be applied; or None.
     scales, intervals: what of guidance the network takes as an input, as in `Generator`.
@@ -197,6 +199,10 @@ def _check_data(net: nn.Module, data: Mapping[str, Any], path: Path) -> None:
     inner = net.net if isinstance(net, models.DataPrediction) else net
     if inner.num_classes != data["num_classes"]:
         raise UserError(f"{path}: the network has {inner.num_classes} classes and the data {data['num_classes']}")
+    words = Vocabulary.from_record(data.get("vocabulary"))
+    reads = (inner.config["vocabulary"], inner.length) if isinstance(inner, models.WordedDiT) else None
+    if reads != (words and (words.size, words.length)):
+        raise UserError(f"{path}: the vocabulary is not the network's: export the model again")
     if isinstance(inner, models.Transformer) and inner.shape != tuple(data["shape"]):
         raise UserError(f"{path}: the network makes samples of {inner.shape} and the data are {data['shape']}")
 

@@ -38,6 +38,8 @@ def check_fits_data(config: Any) -> None:
             f"{config.data.name}): choose model.name {fitting}",
             status=2,
         )
+    if (config.data.name == "shapes" or config.data.captions) and model.name != "dit":
+        raise UserError(f"a network of kind {model.name!r} reads no captions: choose model.name dit", status=2)
     if model.name in ("dit", "video-dit"):
         _check_transformer(model, shape[-1] if shape else None)
     if model.name == "unet" and shape and shape[-1] % 2 ** (model.depth - 1):
@@ -81,6 +83,8 @@ def _check_transformer(model: Any, side: int | None) -> None:
             f"model.width {model.width} does not divide by 4 and by model.heads {model.heads}: change one of them",
             status=2,
         )
+    if model.text_width % 32:
+        raise UserError(f"model.text_width {model.text_width} is no multiple of 32: give one", status=2)
     if side is not None and side % model.patch:
         raise UserError(
             f"samples of {side}×{side} cannot be cut into patches of {model.patch}: choose another model.patch, "
@@ -104,6 +108,7 @@ def _shape(data: Any) -> tuple[int, ...] | None:
         "toy": (2,),
         "digits": (1, 8, 8),
         "fashion": (1, 28, 28),
+        "shapes": (3, 32, 32),
         "moving-digits": (1, data.frames, data.size, data.size),
         "folder": (3, data.size, data.size),
         "clips": (3, data.frames, data.size, data.size),

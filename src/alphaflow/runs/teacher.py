@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data import Dataset
+from ..data import Dataset, told_of
 from ..encoding.vae import weights_hash
 from ..errors import UserError
 from ..generation.generator import Generator
@@ -52,7 +52,7 @@ def build_taught(config: Config, dataset: Dataset, device: torch.device, folder:
     Raises:
         UserError: no model where the settings say, one of other samples, or one with other weights than before.
     """
-    objective, settings = build_objective(config, dataset.num_classes), config.distill
+    objective, settings = build_objective(config, told_of(dataset)), config.distill
     if not settings.teacher:
         return objective
     teacher = load_teacher(settings, describe(dataset), device)

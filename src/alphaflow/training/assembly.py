@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..data import Batches, Dataset
+from ..data import Batches, Dataset, told_of
 from ..derivatives.total import choose_method
 from ..devices import choose_device, prepare
 from ..errors import UserError
@@ -68,12 +68,12 @@ def assemble(config: Config, folder: RunFolder, parallel: Parallel, *, resumes: 
     dataset = find_data(config.data, recorded_classes(config, folder), moved=folder.holds_run())
     if parallel.main and (summary := getattr(dataset, "found", "")):
         log.info("%s", summary)
-    shape, classes = dataset.shape, dataset.num_classes
-    net = build_model(config.model, shape, classes, config.seed).to(device)
+    shape, told = dataset.shape, told_of(dataset)
+    net = build_model(config.model, shape, told, config.seed).to(device)
     objective = build_taught(config, dataset, device, folder)
     statement = state_objective(config, objective)
     ema = EMA(net, config.ema.half_life, config.ema.ramp)
-    flops = 3.0 * forward_flops(net, shape, classes) / parallel.world
+    flops = 3.0 * forward_flops(net, shape, told) / parallel.world
     batches = batches_of(dataset, config.data, config.batch_size, config.seed)
     if resumes:
         refuse_other_objective(statement, folder.read_record(), folder.path)

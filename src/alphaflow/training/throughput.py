@@ -11,6 +11,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..data import Told
+from ..data.vocabulary import some_condition
+
 CLOCKED = ("samples_per_second", "data_wait", "save_wait", "memory_gb", "mfu")
 """Keys of metrics.jsonl that depend on the machine and its mood; all others repeat exactly."""
 
@@ -80,11 +83,11 @@ def peak_memory(device: torch.device) -> int:
 
 
 @torch.no_grad()
-def forward_flops(net: nn.Module, shape: Sequence[int], num_classes: int) -> int:
+def forward_flops(net: nn.Module, shape: Sequence[int], num_classes: Told) -> int:
     """Count the operations of one forward pass for one sample: products and convolutions, with adds."""
     device = next(net.parameters()).device
     z, t = torch.zeros(1, *shape, device=device), torch.full((1,), 0.5, device=device)
-    y = torch.zeros(1, dtype=torch.int64, device=device) if num_classes else None
+    y = some_condition(num_classes, 1, device)
     # the counter knows attention's products, but not all of its fused kernels
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         net(z, t, t, y)

@@ -100,8 +100,9 @@ class Detector:
     """Images that go through the network at once."""
     shortest: int = 1
     """Frames of the shortest video that the network takes."""
-    classes: Literal["none", "its own", "the data's"] = "none"
-    """The classes of its logits: none, those that it learnt from other images, or those of the data."""
+    classes: Literal["none", "its own", "the data's", "attributes"] = "none"
+    """The classes of its logits: none, those that it learnt from other images, or those of the data; or its logits
+    tell attributes of what is in a picture, several at once."""
     distance: str = "frechet"
     """The name of a Fréchet distance of its features: FID, …"""
 
@@ -201,7 +202,7 @@ def shipped(
     """
     from safetensors.torch import load
 
-    network.load_state_dict(load(_checked_asset(asset, sha256)))
+    network.load_state_dict(load(checked_asset(asset, sha256)))
     network.eval().requires_grad_(False).to(device)
     return Detector(
         name=name,
@@ -213,7 +214,7 @@ def shipped(
     )
 
 
-def _checked_asset(name: str, sha256: str) -> bytes:
+def checked_asset(name: str, sha256: str) -> bytes:
     """Return the content of a file of the package.
 
     Raises:

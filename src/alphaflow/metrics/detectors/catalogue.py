@@ -14,6 +14,7 @@ from alphaflow.errors import UserError, choose
 from alphaflow.fetched import PublishedFile
 from alphaflow.metrics.detectors.base import Detector, load_digits_detector
 from alphaflow.metrics.detectors.fashion import load_fashion_detector
+from alphaflow.metrics.detectors.shapes import load_shapes_detector
 from alphaflow.metrics.detectors.vits import ClassToken, ImageEmbedding
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -178,7 +179,7 @@ PUBLISHED: dict[str, Published] = {
         shortest=10,
     ),
 }
-_OWN = {"digits": load_digits_detector, "fashion": load_fashion_detector}
+_OWN = {"digits": load_digits_detector, "fashion": load_fashion_detector, "shapes": load_shapes_detector}
 DETECTORS = (*_OWN, *PUBLISHED)
 """All names that `load_detector` knows."""
 
