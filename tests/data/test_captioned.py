@@ -1,6 +1,10 @@
 """Captions of one's own pictures: from files beside them, from tables, and what is said where one is missing."""
 
 import dataclasses
+import io
+import json
+import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +69,24 @@ def test_a_table_of_captions_says_the_same_as_files(folder, text, captions):
     data = CaptionedImages(open_source(str(folder), labels="none"), 8, captions)
     assert told(data) == expected(data)
     assert told(data) == told(CaptionedImages(open_source(str(folder), labels="none"), 8, "txt"))
+
+
+def test_a_sets_own_captions_are_found_in_folders_archives_and_shards(folder, tmp_path):
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", folder)
+    with tarfile.open(tmp_path / "00000.tar", "w") as shard:
+        for k, (name, caption) in enumerate(WORDS.items()):
+            members = {"png": (folder / name).read_bytes(), "json": json.dumps({"caption": caption}).encode()}
+            for ending, content in members.items():
+                entry = tarfile.TarInfo(f"{k:09d}.{ending}")
+                entry.size = len(content)
+                shard.addfile(entry, io.BytesIO(content))
+    for address in (folder, packed, tmp_path / "00000.tar"):
+        data = build_dataset(DataConfig(name="folder", path=str(address), captions="auto", size=8))
+        assert told(data) == expected(data)
+    for name in WORDS:
+        (folder / name).with_suffix(".txt").unlink()
+    with pytest.raises(UserError, match=r"has no captions .*: give --data\.captions FILE\.csv#COLUMN"):
+        build_dataset(DataConfig(name="folder", path=str(folder), captions="auto", size=8))
 
 
 def test_what_is_missing_is_named(folder):

@@ -1,4 +1,4 @@
-"""Pictures of one's own with what they show in words: a .txt beside each, or a column of a .csv."""
+"""Pictures of one's own with what they show in words: the set's own captions, a .txt beside each, or a .csv."""
 
 import csv
 import logging
@@ -9,12 +9,14 @@ from typing import Any
 
 from alphaflow.data.dataset import fingerprint
 from alphaflow.data.images import Images
-from alphaflow.data.sources import Source
+from alphaflow.data.sources import Source, captions_of
 from alphaflow.data.vocabulary import Vocabulary
 from alphaflow.errors import UserError
 
 log = logging.getLogger("alphaflow")
 
+OWN = "auto"
+"""The word for the captions that a set has, wherever it keeps them."""
 BESIDE = "txt"
 """The word for captions in files beside the pictures."""
 NAMES, TEXTS = ("file_name", "file", "filename", "image"), ("text", "caption", "prompt")
@@ -28,7 +30,8 @@ class CaptionedImages(Images):
 
     Args:
         source: the images; their classes count for nothing.
-        captions: "txt", or a file .csv or .csv#COLUMN, see `read_captions`.
+        captions: "auto": the set's own, as `captions_of` finds them; "txt", or a file .csv or .csv#COLUMN, see
+            `read_captions`.
         size, settings: as `Images` takes them.
 
     Raises:
@@ -38,7 +41,10 @@ class CaptionedImages(Images):
     def __init__(self, source: Source, size: int, captions: str, **settings: Any) -> None:
         super().__init__(source, size, **settings)
         rows = range(len(source)) if self._rows is None else self._rows.tolist()
-        told = read_captions([source.name(index) for index in rows], captions, source.address)
+        if captions == OWN:
+            told = _own(source, rows)
+        else:
+            told = read_captions([source.name(index) for index in rows], captions, source.address)
         distinct = list(dict.fromkeys(told))
         made = Vocabulary.of(told)
         few = min(EXAMPLES, len(distinct))
@@ -64,6 +70,22 @@ def read_captions(names: Sequence[str], captions: str, address: str) -> list[str
         UserError: there is no such file or column, or a picture has no caption.
     """
     found = _beside(names) if captions == BESIDE else _in_table(names, captions, Path(address))
+    return _whole(names, found, captions)
+
+
+def _own(source: Source, rows: Sequence[int]) -> list[str]:
+    found = captions_of(source)
+    if found is None:
+        raise UserError(
+            f"{source.address} has no captions (a .txt or .json beside each picture, metadata.csv, a column "
+            "caption or text): give --data.captions FILE.csv#COLUMN",
+            status=2,
+        )
+    return _whole([source.name(index) for index in rows], [" ".join(found[index].split()) for index in rows], OWN)
+
+
+def _whole(names: Sequence[str], found: list[str], captions: str) -> list[str]:
+    """Return the captions; an error where a picture has none."""
     missing = [name for name, caption in zip(names, found) if not caption]
     if missing:
         raise UserError(

@@ -12,6 +12,7 @@ SHAPES = Recipe(
     command="alphaflow train shapes --out runs/shapes",
     cost="24 minutes on one CPU thread by --dry-run, on a busy machine (2026-11-28); not run at full length",
     expected="not measured at full length; after 32,000 of 307,200 samples half of all attributes right",
+    members=DIGITS.members,
     config=replace(
         DIGITS.config,
         recipe="shapes",
