@@ -53,6 +53,12 @@ def test_what_a_recipe_changes_for_a_member_is_said_and_gives_way_to_words():
     assert not RECIPES["digits"].told(RECIPES["digits"].config)
 
 
+def test_pictures_with_captions_are_not_mirrored_unless_that_is_said():
+    assert RECIPES["folder"].config.data.flip
+    assert not parse_settings("folder", "--data.path x --data.captions txt".split()).data.flip
+    assert parse_settings("folder", "--data.path x --data.captions txt --data.flip".split()).data.flip
+
+
 @pytest.mark.parametrize("words", ["--objective.name=meanflow", "--objective.name meanflow"])
 @pytest.mark.parametrize("later", [True, False])
 def test_what_is_set_beside_the_name_holds_wherever_it_stands(words, later):

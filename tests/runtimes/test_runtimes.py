@@ -15,6 +15,7 @@ from torch import nn
 import alphaflow as af
 from alphaflow import UserError
 from alphaflow.cli import run
+from alphaflow.data.vocabulary import Vocabulary
 from alphaflow.evaluation.comparison import compare
 from alphaflow.files import cache_folder
 from alphaflow.runtimes import EVERY_PRECISION, PRECISIONS, cached, check_runtime, running
@@ -210,15 +211,19 @@ def test_a_network_that_cannot_be_written_stays_in_torch(generator, caplog):
         in_runtime(odd, "onnx")
 
 
-def test_a_network_that_takes_guidance_stays_in_torch(generator):
+@pytest.mark.parametrize(
+    ("further", "change"),
+    [("guidance", {"scales": (1.0, 4.0)}), ("words", {"vocabulary": Vocabulary.of(["a red circle"], 8)})],
+)
+def test_a_network_that_takes_more_than_a_class_stays_in_torch(generator, further, change):
     from dataclasses import replace
 
-    guided = replace(generator, scales=(1.0, 4.0))
-    assert choose_runtime(guided, "auto") == "torch"
-    with pytest.raises(UserError, match=r"takes guidance as an input.*--runtime torch"):
-        in_runtime(guided, "onnx")
-    with pytest.raises(UserError, match=r"--precision int8: no runtime has it"):
-        choose_runtime(guided, "auto", "int8")
+    told = replace(generator, **change)
+    assert choose_runtime(told, "auto") == "torch"
+    with pytest.raises(UserError, match=rf"takes {further} as an input.*--runtime torch"):
+        in_runtime(told, "onnx")
+    with pytest.raises(UserError, match=rf"--precision int8: no runtime has it .* takes {further}"):
+        choose_runtime(told, "auto", "int8")
 
 
 WRONG = {

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import UserError, choose
 from ..recipes import RECIPES
 from ..runs.combinations import check_told
-from ..runs.config import RECORDED, Config, dotted_names
+from ..runs.config import RECORDED, Config, dotted_names, with_changes
 from ..runs.constraints import check_said, settings_of
 from ..runs.network_checks import check_fits_data
 from .streams import wide_enough
@@ -74,7 +74,7 @@ def _read(recipe: str, words: list[str]) -> dict[str, Any]:
         with contextlib.redirect_stderr(told), registry, wide_enough():
             values: Any = tyro.cli(
                 Config,
-                default=_with_member(recipe, words),
+                default=_defaults(recipe, words),
                 args=words,
                 prog=f"alphaflow train {recipe}",
                 description="",
@@ -87,10 +87,14 @@ def _read(recipe: str, words: list[str]) -> dict[str, Any]:
         raise UserError(_one_line(told.getvalue(), words), status=2) from None
 
 
-def _with_member(recipe: str, words: list[str]) -> Config:
-    """Return the recipe for the member that the words name, before single settings change it."""
+def _defaults(recipe: str, words: list[str]) -> Config:
+    """Return the recipe for the member that the words name, before single settings change it.
+
+    Pictures with captions are not mirrored, since these may say left and right.
+    """
     name = _given("objective.name", words) or RECIPES[recipe].config.objective.name
-    return RECIPES[recipe].for_member(name)
+    config = RECIPES[recipe].for_member(name)
+    return with_changes(config, {"data.flip": False} if _given("data.captions", words) else {})
 
 
 def _fields(info: Any) -> Any:

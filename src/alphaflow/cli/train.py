@@ -172,9 +172,11 @@ def _start(known: argparse.Namespace, settings: list[str]) -> "Trainer":
 
 
 def _tell(recipe: str, config: "Config") -> None:
-    """Say what the recipe changes for the member that was asked for, beside its objective."""
+    """Say what is not as the recipe has it for the sake of what was asked for: a member, or captions."""
     if told := RECIPES[recipe].told(config):
         log.info("%s", told)
+    if config.data.captions and RECIPES[recipe].config.data.flip and not config.data.flip:
+        log.info("%s with captions [in the place of]: data.flip False [True]", recipe)
 
 
 def _plan(known: argparse.Namespace, settings: list[str]) -> None:

@@ -70,15 +70,15 @@ def in_runtime(generator: Generator, runtime: str, precision: str = "float32") -
 
     Raises:
         UserError: see `check_runtime`, `exported`, `open_openvino`; what the runtime needs is not installed; the
-            network takes guidance as an input, which its file would not.
+            network takes guidance or words as an input, which its file would not.
     """
     check_runtime(runtime, precision, generator.device.type)
     net, words = generator.net, f"{runtime} {precision}"
     if runtime == "torch":
         return replace(generator, net=InBfloat16(net) if precision == "bfloat16" else net, runtime=words)
-    if generator.scales is not None:
+    if further := _further_inputs(generator):
         raise UserError(
-            f"--runtime {runtime}: this network takes guidance as an input, which the file for it has not: choose "
+            f"--runtime {runtime}: this network takes {further} as an input, which the file for it has not: choose "
             "--runtime torch"
         )
     if not _installed(runtime):
@@ -89,6 +89,11 @@ def in_runtime(generator: Generator, runtime: str, precision: str = "float32") -
     path = exported(net, shape=generator.shape, num_classes=generator.num_classes, int8=int8)
     run = open_onnx(path, threads) if runtime == "onnx" else open_openvino(path, precision, threads)
     return replace(generator, net=InRuntime(net, run, generator.num_classes), runtime=words)
+
+
+def _further_inputs(generator: Generator) -> str:
+    """Return what the network takes beside a class, in words; empty where that is nothing."""
+    return "words" if generator.vocabulary else "guidance" if generator.scales is not None else ""
 
 
 def run_in(
@@ -128,12 +133,13 @@ def choose_runtime(
     if runtime != "auto":
         return runtime
     able = [name for name, known in PRECISIONS.items() if precision in known and _installed(name)]
-    if generator.device.type != "cpu" or generator.scales is not None:
+    further = _further_inputs(generator)
+    if generator.device.type != "cpu" or further:
         able = [name for name in able if name == "torch"]
     if not able:
-        if generator.scales is not None:
+        if further:
             raise UserError(
-                f"--precision {precision}: no runtime has it for a network that takes guidance as an input"
+                f"--precision {precision}: no runtime has it for a network that takes {further} as an input"
             )
         raise missing(f"--precision {precision} needs onnxruntime", "onnx")
     opened: dict[str, Generator] = {}
