@@ -78,8 +78,8 @@ def in_runtime(generator: Generator, runtime: str, precision: str = "float32") -
         return replace(generator, net=InBfloat16(net) if precision == "bfloat16" else net, runtime=words)
     if further := _further_inputs(generator):
         raise UserError(
-            f"--runtime {runtime}: this network takes {further} as an input, which the file for it has not: choose "
-            "--runtime torch"
+            f"--runtime {runtime}: this network takes {further} as an input, which the file for it has not: "
+            "choose --runtime torch"
         )
     if not _installed(runtime):
         raise missing(
