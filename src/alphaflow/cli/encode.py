@@ -4,10 +4,14 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from . import Parser
 from .words import number, options_called
+
+if TYPE_CHECKING:
+    from ..data.sources import Source
 
 
 def run(words: list[str]) -> None:
@@ -15,9 +19,6 @@ def run(words: list[str]) -> None:
     known = _parser().parse_args(words)
     _check(known)
 
-    from ..data.sources import Source, open_source
-    from ..data.sources.words import found_words
-    from ..data.videos.latents import ClipFrames
     from ..devices import choose_device
     from ..encoding import EncodingSettings, convert, encode, open_foreign, preview
     from ..encoding.foreign_shards import Shards
@@ -51,21 +52,9 @@ def run(words: list[str]) -> None:
         )
     else:
         assert vae is not None
-        with options_called({"--data.path ": "", "--data.labels": "--labels"}):
-            source: Source = (
-                open_source(known.source, labels=known.labels)
-                if not known.frames
-                else ClipFrames(known.source, frames=known.frames, rate=known.rate, size=known.size)
-            )
+        source = _open(known)
         if not known.frames and processes.rank == 0:
-            found = found_words(
-                source.address,
-                len(source),
-                source.class_names,
-                origin=getattr(source, "origin", ""),
-                passed_over=getattr(source, "passed_over", ()),
-            )
-            print(found, file=sys.stderr)
+            _tell(source)
         if known.dry_run:
             print(preview(source, vae, settings, batch_size=known.batch_size).text(processes.world))
             return
@@ -76,6 +65,31 @@ def run(words: list[str]) -> None:
         some = ", ".join(about.class_names[:4]) + (", …" if len(about.class_names) > 4 else "")
         classes = f"{len(about.class_names)} classes ({some})" if some else "no classes"
         print(f"{known.out}: {about.count} latents{skipped}, fingerprint {about.digest}, {classes}")
+
+
+def _open(known: argparse.Namespace) -> "Source":
+    """Open the images, or the frames of clips."""
+    from ..data.sources import open_source
+    from ..data.videos.latents import ClipFrames
+
+    with options_called({"--data.path ": "", "--data.labels": "--labels"}):
+        if not known.frames:
+            return open_source(known.source, labels=known.labels)
+        return ClipFrames(known.source, frames=known.frames, rate=known.rate, size=known.size)
+
+
+def _tell(source: "Source") -> None:
+    """Say what was found."""
+    from ..data.sources.words import found_words
+
+    found = found_words(
+        source.address,
+        len(source),
+        source.class_names,
+        origin=getattr(source, "origin", ""),
+        passed_over=getattr(source, "passed_over", ()),
+    )
+    print(found, file=sys.stderr)
 
 
 _OF_IMAGES = {
