@@ -77,6 +77,8 @@ def test_celeba(tmp_path: Path, form: str) -> None:
     if form != "kaggle":
         source = open_source(f"{address}#all", labels="identity")
         assert source.class_names == ("9", "17", "100", "2880") and worded(source) == [str(p) for p in PERSON]
+        source = open_source(f"{address}#test", labels="identity")
+        assert source.class_names == ("9", "17", "100", "2880") and source.labels.tolist() == [1, 2]  # as of #all
     with pytest.raises(UserError, match=r"unknown labels of .* 'male': did you mean 'Male'"):
         open_source(address, labels="male")
 
@@ -236,6 +238,23 @@ def test_flowers(tmp_path: Path, form: str) -> None:
         assert source.class_names == tuple("12345")
     if form == "packed":
         assert len(open_source(f"{tmp_path}/102flowers.tgz#test")) == 4
+
+
+def test_archives_that_torchvision_leaves_beside_what_was_in_them(tmp_path: Path) -> None:
+    """Each image counts once, and the line of what was found says what is passed over."""
+    images, mats = flowers()
+    unpack(tmp_path / "flowers-102", {"102flowers.tgz": gzip.compress(tar_of(images)), **images, **mats})
+    source = open_source(f"{tmp_path}/flowers-102#test")
+    assert len(source) == 4 and "102flowers.tgz, which is unpacked beside" in source.passed_over
+    images, annotations = pets()
+    unpack(tmp_path / "pets", {"images.tar.gz": gzip.compress(tar_of(images)), **images, **annotations})
+    assert len(open_source(f"{tmp_path}/pets")) == 3
+    faces = within("img_align_celeba", FACES)
+    unpack(tmp_path / "celeba", {"img_align_celeba.zip": zip_of(faces), **faces, **lists()})
+    assert worded(open_source(f"{tmp_path}/celeba#all", labels="Male")) == [str(male) for male in MALE]
+    for name in FACES:  # an empty folder is not what was in the zip
+        (tmp_path / "celeba/img_align_celeba" / name).unlink()
+    assert len(open_source(f"{tmp_path}/celeba#all")) == 6
 
 
 def test_flowers_with_more_images_than_labels(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from alphaflow.errors import UserError
 
-from ..classes import few
+from ..classes import by_value, few
 from ..label_tables import table_of
 from .imagenet import read_mat
 from .layout import Chosen, Layout, Numbers, by_listed, unique
@@ -84,11 +84,11 @@ def _without(table: dict[str, str], name: str) -> str | None:
 
 def _celeba_labels(
     place: Place, attributes: str | None, identity: str | None, names: Sequence[str]
-) -> dict[str, Callable[[], Sequence[str]]]:
-    labels: dict[str, Callable[[], Sequence[str]]] = {}
+) -> dict[str, Callable[[], Numbers]]:
+    labels: dict[str, Callable[[], Numbers]] = {}
 
-    def column(file: str, rows: list[list[str]], which: int) -> Callable[[], Sequence[str]]:
-        def read() -> Sequence[str]:
+    def column(file: str, rows: list[list[str]], which: int) -> Callable[[], Numbers]:
+        def read() -> Numbers:
             table = {row[0]: row[which] for row in rows}
             found = [_without(table, name) for name in names]
             bare = next((name for name, value in zip(names, found) if not value), None)
@@ -96,7 +96,10 @@ def _celeba_labels(
                 raise UserError(
                     f"{place.called(file)} has no label for {bare}: fetch it anew, or give --data.labels none"
                 )
-            return [value or "" for value in found]
+            # classes are all that the list names, so that every split has the same numbers
+            classes = by_value([value for value in table.values() if value])[1]
+            number = {one: k for k, one in enumerate(classes)}
+            return Numbers([number[value or ""] for value in found], classes)
 
         return read
 

@@ -196,7 +196,7 @@ def _numbered(
 ) -> Chosen:
     number = {synset: k for k, synset in enumerate(synsets)}
 
-    def labels() -> Numbers:
+    def labels(names: Sequence[str]) -> Numbers:
         wrong = next((synset for synset in found if synset not in number), None)
         if wrong is not None:
             raise UserError(
@@ -204,7 +204,7 @@ def _numbered(
             )
         return Numbers([number[synset] for synset in found], names)
 
-    return Chosen(rows, {"synsets": labels, "wnids": lambda: list(found)}, "synsets")
+    return Chosen(rows, {"synsets": lambda: labels(names), "wnids": lambda: labels(synsets)}, "synsets")
 
 
 def _truth(place: Place, name: str) -> list[int]:

@@ -27,8 +27,6 @@ def open_official(path: Path, part: str, *, address: str, labels: str | None) ->
     """
     if not path.is_dir() and not (path.is_file() and path.name.lower().endswith(ENDINGS)):
         return None
-    if part and path.is_dir() and (path / part).is_dir() and "/" in part.strip("/"):
-        return None
     bare = address.rpartition("#")[0] if part else address
     try:
         place = Place(path, bare)
@@ -40,10 +38,21 @@ def open_official(path: Path, part: str, *, address: str, labels: str | None) ->
             break
     else:
         return None
+    if _is_folder(place, layout, part):
+        return None
     split = _chosen(layout, part, bare)
     others = [name for name in layout.splits if name != split] if split != ALL else []
     told = [f"the split{'s' * (len(others) > 1)} {', '.join(others)}"] if others else []
+    told += [f"{name}, which is unpacked beside" for name in place.unpacked]
     return Official(place, layout, split, address=address, labels=labels, passed_over=told)
+
+
+def _is_folder(place: Place, layout: Layout, part: str) -> bool:
+    """Return whether a part of an address is no split, but the path of a folder within."""
+    inner = part.strip("/")
+    if not inner or inner in layout.splits or ("/" not in inner and split_of(inner)):
+        return False
+    return (place.path / inner).is_dir() or inner in place.folders
 
 
 def _chosen(layout: Layout, part: str, address: str) -> str:
