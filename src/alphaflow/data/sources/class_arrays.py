@@ -99,8 +99,8 @@ def open_class_arrays(path: Path, part: str, *, address: str, labels: str | None
         classes = [(file.stem[len(shared) :], file) for file in npy]
         if labels is None and _are_parts(shared, [word for word, _ in classes]):
             raise UserError(
-                f"{address} holds arrays that are only numbered ({few([file.name for file in npy])}), which may be "
-                "classes or parts of one set: add --data.labels folders for the former, none for the latter"
+                f"{address} holds arrays that only are numbered ({few([file.name for file in npy])}), which may "
+                "be classes or parts of one set: add --data.labels folders for the former, none for the latter"
             )
     else:
         within = {folder.name: _held(folder)[0] for folder in inner}
