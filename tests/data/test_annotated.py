@@ -257,6 +257,25 @@ def test_archives_that_torchvision_leaves_beside_what_was_in_them(tmp_path: Path
     assert len(open_source(f"{tmp_path}/celeba#all")) == 6
 
 
+def test_another_sets_archive_beside_the_flowers_lists(tmp_path: Path) -> None:
+    """Caltech-101 numbers its images within each folder, image_0001.jpg: they are not flowers."""
+    mats, (_, annotations) = flowers()[1], pets()
+    pack_tar(tmp_path / "annotations.tar.gz", annotations)
+    caltech = {f"101/{word}/image_{k:04}.jpg": jpeg(20 * k) for word in ("ant", "bass") for k in (1, 2)}
+    unpack(tmp_path, {"caltech-101.zip": zip_of(caltech), **mats})
+    for address in (f"{tmp_path}/caltech-101.zip", f"{tmp_path}/caltech-101.zip#101"):
+        source = open_source(address, labels=None if "#" in address else "none")
+        assert len(source) == 4
+    assert source.class_names == ("ant", "bass") and source.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_flowers_that_were_unpacked_twice(tmp_path: Path) -> None:
+    images, mats = flowers()
+    unpack(tmp_path, images | mats | {f"again/{name}": data for name, data in images.items()})
+    with pytest.raises(UserError, match=r"is there twice \(again/jpg/image_00001.jpg, jpg/image_00001.jpg\)"):
+        open_source(f"{tmp_path}#all")
+
+
 def test_flowers_with_more_images_than_labels(tmp_path: Path) -> None:
     images, mats = flowers()
     unpack(tmp_path, images | mats | {"jpg/image_00008.jpg": jpeg(8)})

@@ -16,7 +16,7 @@ from alphaflow.errors import UserError
 
 from ..classes import few
 from ..label_tables import table_of
-from .layout import Chosen, Layout, Numbers, by_listed, unique
+from .layout import Chosen, Layout, Numbers, by_listed, once, unique
 from .place import Place
 
 _SYNSET = re.compile(r"n\d{8}")
@@ -104,9 +104,11 @@ def find_devkit(place: Place) -> Layout | None:
             return Chosen(test)
         if split == "train":
             held = [k for k in train if k not in validation]
+            once([paths[k] for k in held], "ImageNet")
             return _numbered(held, [_synset_in(paths[k]) for k in held], synsets, names, place.called(meta))
         numbers = _truth(place, truth)
         rows = list(validation)
+        once([paths[k] for k in rows], "ImageNet")
         beyond = next((k for k in rows if not 1 <= validation[k] <= len(numbers)), None)
         if beyond is not None:
             raise UserError(

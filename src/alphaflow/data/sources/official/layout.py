@@ -141,6 +141,15 @@ def unique(names: Sequence[str], keys: Sequence[str]) -> list[str]:
     return [f"{name} ({key})" if count[name] > 1 else name for name, key in zip(names, keys)]
 
 
+def once(paths: Sequence[str], what: str) -> None:
+    """Raise a `UserError` if two images of a set have one name, as where it was unpacked twice."""
+    seen: dict[str, str] = {}
+    for path in paths:
+        other = seen.setdefault(path.rpartition("/")[2], path)
+        if other is not path:
+            raise UserError(f"an image of {what} is there twice ({other}, {path}): keep one of them")
+
+
 def by_listed(
     listed: Sequence[str], paths: Sequence[str], called: str, parts: int = 1
 ) -> tuple[list[int], list[int], list[str]]:
