@@ -154,6 +154,19 @@ def test_cub_200_2011(tmp_path: Path, form: str) -> None:
     assert len(Images(address, 8)) == 3
 
 
+def test_cub_in_other_case_and_its_archive_in_a_folder(tmp_path: Path) -> None:
+    files = cub()
+    wanted = open_source(str(unpack(tmp_path / "a", files)))
+    moved = {
+        name.replace("classes.txt", "Classes.TXT").replace(".jpg", ".JPG"): data for name, data in files.items()
+    }
+    pack_tar(unpack(tmp_path / "c", {"ABOUT": b"text"}) / "CUB_200_2011.tgz", files)
+    for address in (unpack(tmp_path / "b", moved), tmp_path / "c"):
+        source = open_source(str(address))
+        assert source.class_names == wanted.class_names and source.labels.tolist() == wanted.labels.tolist()
+        assert read_all(source) == read_all(wanted)
+
+
 def test_cub_with_segmentations_and_missing_images(tmp_path: Path) -> None:
     files = cub()
     first = next(iter(BIRDS))

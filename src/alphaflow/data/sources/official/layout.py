@@ -156,7 +156,8 @@ def by_listed(
     """Find the images that a list names.
 
     Args:
-        listed: the names in the list: the last `parts` parts of paths, with or without suffix.
+        listed: the names in the list: the last `parts` parts of paths, with or without suffix; where none is the
+            same, in upper or lower case.
         paths: the images.
         called: what messages call the list.
         parts: how many parts of a path tell images apart.
@@ -171,6 +172,9 @@ def by_listed(
     number: dict[str, int] = {}
     for k, name in enumerate(listed):
         number.setdefault(name, k)
+    alike: dict[str, int] = {}
+    for name, k in number.items():
+        alike[name.lower()] = -1 if name.lower() in alike else k
     rows: list[int] = []
     entries: list[int] = []
     seen: dict[int, str] = {}
@@ -178,6 +182,8 @@ def by_listed(
         end = "/".join(path.split("/")[-parts:])
         entry = number.get(end, number.get(end.rpartition(".")[0]))
         if entry is None:
+            entry = alike.get(end.lower(), alike.get(end.lower().rpartition(".")[0], -1))
+        if entry < 0:
             continue
         if entry in seen:
             raise UserError(

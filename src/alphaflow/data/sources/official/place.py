@@ -137,9 +137,10 @@ class Place:
         return next((found[0] for name in names if (found := self.find(name))), None)
 
     def near(self, path: str, name: str) -> str | None:
-        """Return the path of a list in the folder of another one; `None` if there is none."""
+        """Return the path of a list in the folder of another one, whatever its case; `None` if there is none."""
         wanted = path[: path.rfind("/") + 1] + name
-        return wanted if wanted in self._files else None
+        alike = self._by_name.get(name.rpartition("/")[2].lower(), ())
+        return wanted if wanted in alike else next((one for one in alike if one.lower() == wanted.lower()), None)
 
     def called(self, name: str) -> str:
         """Return what messages call a list."""
