@@ -117,6 +117,8 @@ def test_a_folder_of_tfds(tmp_path: Path, top: str) -> None:
     assert test.labels.tolist() == [2, 2] and test.read(0) == png(160)
     assert open_source(address, labels="none").labels is None
     assert source.captions() == ["x"] * 5
+    (tmp_path / "mnist/3.0.1/label.labels.txt").write_bytes(b"zero\n\ntwo\nthree\n\n")
+    assert open_source(address).class_names == ("zero", "1", "two", "three")
     with pytest.raises(UserError, match=r"unknown feature of .* 'lable': did you mean 'label'"):
         open_source(address, labels="lable")
     with pytest.raises(UserError, match=r"no file is named like the split 'val'"):

@@ -376,6 +376,6 @@ def _class_names(folder: Path, label: str) -> list[str]:
     for stem in (label, label.replace("/", "-")):
         file = folder / f"{stem}.labels.txt"
         if "/" not in stem and file.is_file() and file.stat().st_size < 1 << 24:
-            names = file.read_text("utf-8", "replace").splitlines()
-            return [name.strip() for name in names if name.strip()]
+            names = file.read_text("utf-8", "replace").rstrip().split("\n")
+            return [name.strip() or str(k) for k, name in enumerate(names)]  # a blank line has a number, too
     return []
