@@ -77,6 +77,8 @@ def test_celeba(tmp_path: Path, form: str) -> None:
     if form != "kaggle":
         source = open_source(f"{address}#all", labels="identity")
         assert source.class_names == ("9", "17", "100", "2880") and worded(source) == [str(p) for p in PERSON]
+        source = open_source(f"{address}#test", labels="identity")
+        assert source.class_names == ("9", "17", "100", "2880") and source.labels.tolist() == [1, 2]  # as of #all
     with pytest.raises(UserError, match=r"unknown labels of .* 'male': did you mean 'Male'"):
         open_source(address, labels="male")
 
@@ -150,6 +152,19 @@ def test_cub_200_2011(tmp_path: Path, form: str) -> None:
         assert dict(zip(read_all(source), source.labels.tolist())) == wanted
     assert open_source(address, labels="none").labels is None
     assert len(Images(address, 8)) == 3
+
+
+def test_cub_in_other_case_and_its_archive_in_a_folder(tmp_path: Path) -> None:
+    files = cub()
+    wanted = open_source(str(unpack(tmp_path / "a", files)))
+    moved = {
+        name.replace("classes.txt", "Classes.TXT").replace(".jpg", ".JPG"): data for name, data in files.items()
+    }
+    pack_tar(unpack(tmp_path / "c", {"ABOUT": b"text"}) / "CUB_200_2011.tgz", files)
+    for address in (unpack(tmp_path / "b", moved), tmp_path / "c"):
+        source = open_source(str(address))
+        assert source.class_names == wanted.class_names and source.labels.tolist() == wanted.labels.tolist()
+        assert read_all(source) == read_all(wanted)
 
 
 def test_cub_with_segmentations_and_missing_images(tmp_path: Path) -> None:
@@ -236,6 +251,42 @@ def test_flowers(tmp_path: Path, form: str) -> None:
         assert source.class_names == tuple("12345")
     if form == "packed":
         assert len(open_source(f"{tmp_path}/102flowers.tgz#test")) == 4
+
+
+def test_archives_that_torchvision_leaves_beside_what_was_in_them(tmp_path: Path) -> None:
+    """Each image counts once, and the line of what was found says what is passed over."""
+    images, mats = flowers()
+    unpack(tmp_path / "flowers-102", {"102flowers.tgz": gzip.compress(tar_of(images)), **images, **mats})
+    source = open_source(f"{tmp_path}/flowers-102#test")
+    assert len(source) == 4 and "102flowers.tgz, which is unpacked beside" in source.passed_over
+    images, annotations = pets()
+    unpack(tmp_path / "pets", {"images.tar.gz": gzip.compress(tar_of(images)), **images, **annotations})
+    assert len(open_source(f"{tmp_path}/pets")) == 3
+    faces = within("img_align_celeba", FACES)
+    unpack(tmp_path / "celeba", {"img_align_celeba.zip": zip_of(faces), **faces, **lists()})
+    assert worded(open_source(f"{tmp_path}/celeba#all", labels="Male")) == [str(male) for male in MALE]
+    for name in FACES:  # an empty folder is not what was in the zip
+        (tmp_path / "celeba/img_align_celeba" / name).unlink()
+    assert len(open_source(f"{tmp_path}/celeba#all")) == 6
+
+
+def test_another_sets_archive_beside_the_flowers_lists(tmp_path: Path) -> None:
+    """Caltech-101 numbers its images within each folder, image_0001.jpg: they are not flowers."""
+    mats, (_, annotations) = flowers()[1], pets()
+    pack_tar(tmp_path / "annotations.tar.gz", annotations)
+    caltech = {f"101/{word}/image_{k:04}.jpg": jpeg(20 * k) for word in ("ant", "bass") for k in (1, 2)}
+    unpack(tmp_path, {"caltech-101.zip": zip_of(caltech), **mats})
+    for address in (f"{tmp_path}/caltech-101.zip", f"{tmp_path}/caltech-101.zip#101"):
+        source = open_source(address, labels=None if "#" in address else "none")
+        assert len(source) == 4
+    assert source.class_names == ("ant", "bass") and source.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_flowers_that_were_unpacked_twice(tmp_path: Path) -> None:
+    images, mats = flowers()
+    unpack(tmp_path, images | mats | {f"again/{name}": data for name, data in images.items()})
+    with pytest.raises(UserError, match=r"is there twice \(again/jpg/image_00001.jpg, jpg/image_00001.jpg\)"):
+        open_source(f"{tmp_path}#all")
 
 
 def test_flowers_with_more_images_than_labels(tmp_path: Path) -> None:

@@ -215,6 +215,13 @@ def test_dsprites_has_pixels_of_0_and_1_and_columns_of_classes(tmp_path: Path) -
     assert told[0] == "the array metadata of Python objects" and "latents_classes#2' takes the second" in told[1]
 
 
+def arrays_in(folder: Path, names: tuple[str, ...]) -> Path:
+    folder.mkdir()
+    for name in names:
+        np.save(folder / f"{name}.npy", PIXELS)
+    return folder
+
+
 def test_quickdraws_bitmaps_one_file_a_class(tmp_path: Path) -> None:
     drawings = np.random.default_rng(1).integers(0, 256, (9, 784), dtype=np.uint8)
     for k, name in enumerate(["cat", "aircraft carrier", "dog"]):
@@ -234,11 +241,28 @@ def test_quickdraws_bitmaps_one_file_a_class(tmp_path: Path) -> None:
     assert again.class_names == source.class_names and np.array_equal(again.read(4), source.read(4))
 
 
+def test_a_class_called_train_and_parts_that_are_no_classes(tmp_path: Path) -> None:
+    bucket = arrays_in(tmp_path / "bucket", ("train", "truck", "cat"))  # as in QuickDraw's
+    assert open_source(str(bucket)).class_names == ("cat", "train", "truck")
+    for names in (("images_0", "images_1"), ("part1", "part2")):
+        folder = arrays_in(tmp_path / names[0], names)
+        with pytest.raises(UserError, match="which may be classes or parts of one set"):
+            open_source(str(folder))
+        assert open_source(str(folder), labels="none").labels is None
+        assert len(open_source(str(folder), labels="folders").class_names) == 2
+    digits = arrays_in(tmp_path / "digits", ("0", "1", "2"))
+    assert open_source(str(digits)).class_names == ("0", "1", "2")
+
+
 def test_other_folders_of_arrays(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     save(tmp_path / "a" / "mnist.npz", images=PIXELS, labels=LABELS)
     assert open_source(str(tmp_path / "a")).labels.tolist() == LABELS.tolist()
     save(tmp_path / "a" / "other.npz", images=PIXELS)
+    (tmp_path / "of-another-kind").mkdir()
+    (tmp_path / "of-another-kind/mnist-train.array_record-00000-of-00001").write_bytes(b"\0")
+    with pytest.raises(UserError, match="holds no images"):
+        open_source(f"{tmp_path}/of-another-kind")
     with pytest.raises(UserError, match=r"several files of arrays \(mnist.npz, other.npz\): give one of them"):
         open_source(str(tmp_path / "a"))
     (tmp_path / "b").mkdir()

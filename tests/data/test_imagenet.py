@@ -97,13 +97,32 @@ def test_a_folder_of_the_tars_with_the_devkit(tmp_path: Path) -> None:
     assert_validation(open_source(f"{tmp_path}#val"))
     assert open_source(str(tmp_path)).passed_over[0] == "the split val"
     source = open_source(str(tmp_path), labels="wnids")
-    assert source.class_names == tuple(name for name in SYNSETS if name != "n03126707")
+    assert source.class_names == tuple(SYNSETS) and source.labels.tolist() == [0, 1, 2, 4]  # as with words
 
 
 def test_unpacked_validation_images_beside_the_devkit(tmp_path: Path) -> None:
     unpack(tmp_path / "val", VAL)
     unpack(tmp_path, devkit())
     assert_validation(open_source(str(tmp_path)))
+
+
+def test_tars_that_are_unpacked_beside_count_once(tmp_path: Path) -> None:
+    pack_tar(tmp_path / "ILSVRC2012_img_val.tar", VAL)
+    pack_tar(tmp_path / "ILSVRC2012_img_train.tar", train_tar())
+    pack_tar(tmp_path / "ILSVRC2012_devkit_t12.tar.gz", devkit())
+    moved = {f"val/{SYNSETS[k]}/{name}": data for k, (name, data) in zip(VALIDATION, VAL.items())}
+    unpack(tmp_path, moved | {f"train/{name}": data for name, data in TRAIN.items()})
+    assert_train(open_source(str(tmp_path)))
+    source = open_source(f"{tmp_path}#val")
+    assert {source.read(k): label for k, label in enumerate(source.labels)} == dict(zip(VAL.values(), VALIDATION))
+
+
+def test_many_validation_images_in_the_devkits_own_folder(tmp_path: Path) -> None:
+    kit = devkit()
+    kit["ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"] += b"3\n" * 294
+    more = {f"ILSVRC2012_val_{k:08}.JPEG": jpeg(9) for k in range(7, 301)}
+    source = open_source(str(unpack(tmp_path, VAL | more | kit)))
+    assert source.labels.tolist() == VALIDATION + [0] * 294
 
 
 def test_without_the_devkit_there_are_no_labels(tmp_path: Path) -> None:
@@ -156,6 +175,10 @@ def test_kaggles_tree(tmp_path: Path, form: str) -> None:
     assert open_source(address, labels="none").labels is None
     with pytest.raises(UserError, match=r"unknown split of .* '7': choose one of train, val, test"):
         open_source(f"{address}#7")
+    within = open_source(f"{address}#ILSVRC/Data/CLS-LOC/train")  # a folder is one as of any archive
+    assert within.origin == "labels from the folders" and within.labels.tolist() == [0, 1, 2, 3]
+    if form == "folder":
+        assert_validation(open_source(f"{unpack(tmp_path / 'a/b/c', kaggle())}/../../#val"))
 
 
 def test_kaggles_tree_without_some_images_and_without_the_solution(tmp_path: Path) -> None:

@@ -117,6 +117,8 @@ def test_a_folder_of_tfds(tmp_path: Path, top: str) -> None:
     assert test.labels.tolist() == [2, 2] and test.read(0) == png(160)
     assert open_source(address, labels="none").labels is None
     assert source.captions() == ["x"] * 5
+    (tmp_path / "mnist/3.0.1/label.labels.txt").write_bytes(b"zero\n\ntwo\nthree\n\n")
+    assert open_source(address).class_names == ("zero", "1", "two", "three")
     with pytest.raises(UserError, match=r"unknown feature of .* 'lable': did you mean 'label'"):
         open_source(address, labels="lable")
     with pytest.raises(UserError, match=r"no file is named like the split 'val'"):
@@ -126,10 +128,29 @@ def test_a_folder_of_tfds(tmp_path: Path, top: str) -> None:
 def test_one_file_a_pattern_and_a_name_with_another_split(tmp_path: Path) -> None:
     folder = unpack(tmp_path, tfds()) / "mnist/3.0.1"
     assert len(open_source(str(folder / "mnist-test.tfrecord-00000-of-00001"))) == 2
-    assert len(open_source(f"{folder}/mnist-*.tfrecord*")) == 7
+    assert len(open_source(f"{folder}/mnist-*.tfrecord*")) == 5
+    assert open_source(f"{folder}/mnist-*.tfrecord*#test").labels.tolist() == [2, 2]
     for file in folder.glob("mnist-*"):
         file.rename(folder / file.name.replace("mnist-", "my_test_set-"))
     assert len(open_source(str(folder))) == 5 and len(open_source(f"{folder}#test")) == 2
+
+
+def test_of_several_class_labels_the_usual_one_is_taken(tmp_path: Path) -> None:
+    """CIFAR-100 of tfds declares coarse_label before label; smallnorb has only labels of other names."""
+    label = {"pythonClassName": "tensorflow_datasets.core.features.class_label_feature.ClassLabel"}
+    data = record(example(image=png(9), label=50, coarse_label=7, label_azimuth=3))
+
+    def write(*names: str) -> str:
+        features = {"featuresDict": {"features": {name: label for name in names}}}
+        return str(unpack(tmp_path, {"x-train.tfrecord": data, "features.json": json.dumps(features).encode()}))
+
+    source = open_source(write("coarse_label", "label"))
+    assert source.class_names == ("50",) and source.passed_over == (
+        "the labels coarse_label (--data.labels coarse_label)",
+    )
+    source = open_source(write("coarse_label", "label_azimuth"))
+    assert source.labels is None and "no labels among the features" in source.passed_over[0]
+    assert open_source(write("label_azimuth")).class_names == ("3",)
 
 
 def test_shards_that_are_not_there_are_told(tmp_path: Path) -> None:

@@ -185,3 +185,40 @@ def test_splits_of_frames_and_of_videos(tmp_path: Path) -> None:
     assert len(find_clips(f"{tmp_path / 'a'}#train").paths) == 1
     with pytest.raises(UserError, match=r"has no folder that 'test' means: it has train, val"):
         find_clips(f"{tmp_path / 'b'}#test")
+
+
+def test_a_table_of_kinetics_with_all_splits(tmp_path: Path) -> None:
+    root = kinetics(tmp_path, flat=True)
+    texts = [(root / name).read_text() for name in ("train.csv", "val.csv")]
+    for file in root.glob("*.csv"):
+        file.unlink()
+    (root / "kinetics700.csv").write_text(texts[0] + texts[1].removeprefix(HEADER))
+    found = find_clips(root)
+    assert len(found.paths) == 3 and found.passed_over[0] == "the splits validation of kinetics700.csv"
+    validation = find_clips(f"{root}#val")
+    assert names(validation) == ["3caPS4FHFF8_000036_000046.mp4"]
+    assert validation.class_names == found.class_names  # all that the table names
+    with pytest.raises(UserError, match=r"has no rows of the split 'test': there are train, validation"):
+        find_clips(f"{root}#test")
+
+
+def test_a_film_that_is_not_cut_into_kinetics_clips(tmp_path: Path) -> None:
+    (tmp_path / "abc.mp4").write_bytes(b"film")
+    (tmp_path / "train.csv").write_text(f"{HEADER}zumba,abc,0,10,train\nyodeling,abc,30,40,train\n")
+    with pytest.raises(UserError, match=r"names clips of several labels in abc.mp4, which is not cut"):
+        find_clips(tmp_path)
+
+
+def test_frames_beside_their_optical_flow(tmp_path: Path) -> None:
+    """As mmaction2's rawframes: img_00001.jpg, flow_x_00001.jpg and flow_y_00001.jpg in a folder."""
+    folder = tmp_path / "yoyo" / "v1"
+    folder.mkdir(parents=True)
+    for number in range(1, 4):
+        for kind, level in (("img", 100 + 20 * number), ("flow_x", 0), ("flow_y", 0)):
+            Image.new("RGB", (8, 8), (level,) * 3).save(folder / f"{kind}_{number:05}.png")
+    (path,) = find_clips(tmp_path).paths
+    assert read_clip(path, 3, 8, 8)[:, 0, 0, 0].tolist() == [120, 140, 160]
+    for file in folder.glob("img_*"):
+        file.rename(folder / file.name.replace("img", "left"))
+    with pytest.raises(OSError, match=r"several series of frames \(flow_x_#, flow_y_#, left_#\)"):
+        read_clip(path, 3, 8, 8)

@@ -51,6 +51,20 @@ def test_lightningdits_shards_with_their_own_scale(tmp_path, caplog):
     assert record["offset"] == MEAN.flatten().tolist() and record["divisor"] == STD.flatten().tolist()
 
 
+def test_shards_in_a_folder_of_their_own_and_beside_another_split(tmp_path, caplog, capsys):
+    caplog.set_level(logging.INFO, logger="alphaflow")
+    (tmp_path / "in").mkdir()
+    lightning(tmp_path / "in" / "imagenet_train_256")
+    assert run(encode(tmp_path / "in", tmp_path / "out")) == 0
+    assert "scaled by latents_stats.pt" in caplog.text
+    lightning(tmp_path / "mixed")
+    lightning(tmp_path / "mixed" / "val")
+    said = refused(encode(tmp_path / "mixed", tmp_path / "out2"), capsys)
+    assert (
+        f"holds splits of a data set (val), which are no classes: give one of them, {tmp_path}/mixed/val" in said
+    )
+
+
 def test_the_scale_can_be_another_and_labels_left_out(tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="alphaflow")
     latents, *_ = lightning(tmp_path / "in")

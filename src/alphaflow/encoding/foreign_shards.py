@@ -46,14 +46,17 @@ class Shards:
     multiplied: float | None = None
 
     def __init__(self, address: str, names: Sequence[str], labels: str = "auto") -> None:
+        inner = {name.rpartition("/")[0] for name in names}
+        if len(inner) == 1 and "" not in inner:  # the folder's own statistics lie in it
+            address = f"{address.rstrip('/')}/{inner.pop()}"
+            names = [name.rpartition("/")[2] for name in names]
         self.address, self._names = address, list(names)
         if labels == "folders":
             raise UserError(
                 "--labels folders is for files of one sample, and these are shards: samples, or none", status=2
             )
         folders = {name.split("/")[0] for name in names if "/" in name}
-        if len(folders) > 1:
-            refuse_splits(dict.fromkeys(folders, 1), address, lambda name: f"{address}/{name}", option="")
+        refuse_splits(folders, address, lambda name: f"{address}/{name}", option="", otherwise="")
         self.owned = labels in ("auto", "samples")
         self.labels_from = "the shards" if self.owned else ""
         self._open = lru_cache(64)(self._opened)

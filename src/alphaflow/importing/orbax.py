@@ -25,6 +25,7 @@ MARKS = ("manifest.ocdbt", "_METADATA")
 ABOVE = "_CHECKPOINT_METADATA"
 """A file that may lie in the folder above as well."""
 _PROCESS = "ocdbt.process_"
+_UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is still written, or was when its writer died
 _DEEPEST = 4  # folders between what is named and the arrays: a manager's step, and the item's name
 _ARRAYS = {"/.zarray": "zarr", "/zarr.json": "zarr3"}
 LINES = (
@@ -86,10 +87,10 @@ def _roots(names: Iterable[str]) -> list[str]:
     found = set()
     for name in names:
         folder, _, file = name.rpartition("/")
-        if file in MARKS:
+        if file in MARKS and _UNFINISHED not in folder:
             above, _, last = folder.rpartition("/")
             found.add(above if last.startswith(_PROCESS) else folder)
-    return sorted(found)
+    return sorted(found, key=lambda root: [(len(part), part) for part in root.split("/")])  # 5 before 10
 
 
 def read_orbax(place: Place) -> Content:
@@ -133,7 +134,8 @@ def _arrays(tensorstore: Any, place: Place) -> Iterator[tuple[str, StoredTensor 
             for end, driver in _ARRAYS.items():
                 if (name := key.decode()).endswith(end):
                     name = name.removesuffix(end)
-                    spec = {"driver": driver, "kvstore": {**store, "path": f"{store.get('path', '')}{name}/"}}
+                    inner = {**store, "path": f"{store.get('path', '')}{name}/"}
+                    spec = {"driver": driver, "kvstore": inner, "fill_missing_data_reads": False}
                     opened.append((name, tensorstore.open(spec, open=True, read=True)))
     for name, coming in opened:
         array = coming.result()
@@ -165,7 +167,12 @@ def _read(array: Any, dtype: torch.dtype) -> Tensor:
     try:
         numbers = np.ascontiguousarray(array.read().result())
     except Exception as error:
-        raise UserError(f"an array is damaged ({one_line(error, 160)})") from None
+        what = one_line(error, 320)
+        if "NOT_FOUND" in what:  # zarr itself would give zeros
+            raise UserError(
+                f"a piece of an array is not there ({what}): fetch the whole checkpoint anew"
+            ) from None
+        raise UserError(f"an array is damaged ({what})") from None
     if numbers.dtype.kind == "V" or numbers.dtype.name not in np.sctypeDict:  # a type that numpy itself lacks
         whole = {1: np.uint8, 2: np.int16}[numbers.dtype.itemsize]
         return torch.from_numpy(numbers.view(whole)).view(dtype)

@@ -349,8 +349,8 @@ def _choose_images(arrays: Mapping[str, Array], asked: str, address: str) -> tup
             return name, []
     training = [name for name in fitting if splits[name] == "train"]
     if len(fitting) > 1 and len(training) == 1:
-        others = ", ".join(name for name in fitting if name != training[0])
-        return training[0], [f"the arrays {others} (to take one of them: {address}#{fitting[-1]})"]
+        others = [name for name in fitting if name != training[0]]
+        return training[0], [f"the arrays {', '.join(others)} (to take one of them: {address}#{others[-1]})"]
     if len(fitting) == 1:
         return fitting[0], []
     held = ", ".join(f"{name} {dtype} {shape}" for name, (shape, dtype) in about.items())

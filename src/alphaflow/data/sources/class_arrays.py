@@ -1,6 +1,7 @@
 """A folder of arrays, one .npy for each class, as QuickDraw's drawings are published."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -85,8 +86,10 @@ def open_class_arrays(path: Path, part: str, *, address: str, labels: str | None
     npy = [file for file in files if file.suffix.lower() == ".npy"]
     if len(files) == 1:
         return Arrays(files[0], part, address=address, labels=labels)
-    named = [file.stem for file in files if file.stem.lower() in _LABELS or split_of(file.stem)]
-    if len(npy) < len(files) or named:
+    bare = [re.sub(r"^(x|y|imgs?|images?|labels?|targets?)[-_]", "", file.stem.lower()) for file in files]
+    splits = [kind for stem in bare if (kind := split_of(stem))]
+    several = len(splits) == len(files) > 0 or len(set(splits)) > 1  # QuickDraw has a class called train
+    if len(npy) < len(files) or several or any(file.stem.lower() in _LABELS for file in files):
         raise UserError(
             f"{address} holds several files of arrays ({few([file.name for file in files])}): give one of them, "
             f"such as {files[0]}"
@@ -94,6 +97,11 @@ def open_class_arrays(path: Path, part: str, *, address: str, labels: str | None
     if npy:
         shared = _prefix([file.stem for file in npy])
         classes = [(file.stem[len(shared) :], file) for file in npy]
+        if labels is None and _are_parts(shared, [word for word, _ in classes]):
+            raise UserError(
+                f"{address} holds arrays that only are numbered ({few([file.name for file in npy])}), which may "
+                "be classes or parts of one set: add --data.labels folders for the former, none for the latter"
+            )
     else:
         within = {folder.name: _held(folder)[0] for folder in inner}
         classes = [(name, file) for name, held in within.items() for file in held if file.suffix == ".npy"]
@@ -104,6 +112,13 @@ def open_class_arrays(path: Path, part: str, *, address: str, labels: str | None
         address=address,
         labels=labels,
     )
+
+
+def _are_parts(shared: str, words: Sequence[str]) -> bool:
+    """Return whether files may be parts of one set: images_000, images_001, or part1, part2; not 0, 1, …, 9."""
+    numbered = all(re.fullmatch(r"(part|shard|chunk|batch|split)s?[-_]?\d+|\d+", word.lower()) for word in words)
+    told = re.search(r"class|label|digit|categor", shared.lower()) is not None
+    return numbered and not told and (bool(shared) or not words[0].isdigit())
 
 
 def _held(folder: Path) -> tuple[list[Path], list[Path]]:

@@ -21,7 +21,7 @@ from .published import open_published
 from .remote import expand, fetch, is_remote
 from .shards import Shards, is_shard
 from .splits import folder_meant, of_one_split, split_of, tell_mixed
-from .tfrecords import TfRecords, is_tfrecord, open_tfrecords
+from .tfrecords import is_tfrecord, open_records, open_tfrecords
 from .tree import Tree
 
 _TABLES = (*table.PARQUET, *table.ARROW)
@@ -82,7 +82,7 @@ def _open(address: str, labels: str | None) -> Source:
         paths, rest = of_one_split(paths, part, address) if many or part else (paths, [])
         return Shards(paths, address=address, labels=labels, passed_over=rest)
     if len(paths) > 1 and all(map(is_tfrecord, paths)):
-        return TfRecords(paths, address=address, labels=labels)
+        return open_records(paths, part, address=address, labels=labels)
     if len(paths) > 1:
         raise UserError(f"{address} names {len(paths)} files: several may be tars, or tables of one kind")
     if _all(paths, _ARRAYS) and not (_all(paths, HDF5) and not is_hdf5(paths[0])):

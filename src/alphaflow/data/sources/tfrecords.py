@@ -67,12 +67,17 @@ def open_tfrecords(path: Path, part: str, *, address: str, labels: str | None) -
     paths = [path] if path.is_file() else _files(path, address)
     if not paths or not is_tfrecord(paths[0]):
         return None
+    return open_records(paths, part, address=address, labels=labels)
+
+
+def open_records(paths: Sequence[Path], part: str, *, address: str, labels: str | None) -> "TfRecords":
+    """Open those of TFRecord files that are of one split, or of one resolution; see `open_tfrecords`."""
     levels = {found[1]: one for one in paths if (found := _LEVEL.fullmatch(one.name))}
     if len(levels) == len(paths) > 1:
         best = choose(f"resolution of {address}", part, list(levels)) if part else max(levels)
         told = f"the other resolutions {', '.join(level for level in levels if level != best)}"
         return TfRecords([levels[best]], address=address, labels=labels, passed_over=[told])
-    kept, rest = of_one_split(paths, part, address, _split_of) if path.is_dir() or part else (paths, [])
+    kept, rest = of_one_split(paths, part, address, _split_of) if len(paths) > 1 or part else (paths, [])
     return TfRecords(kept, address=address, labels=labels, passed_over=[*rest, *_absent(kept)])
 
 
@@ -120,8 +125,8 @@ class TfRecords:
     Args:
         paths: the files.
         address: what messages call them.
-        labels: `None`: the ClassLabel of the features.json beside them, else the feature named image/class/label,
-            label, …; the name of a feature; "none".
+        labels: `None`: the ClassLabel of the features.json beside them (of several that named label, or the like),
+            else the feature named image/class/label, label, …; the name of a feature; "none".
         passed_over: what else is there, in words.
 
     Raises:
@@ -243,12 +248,12 @@ class TfRecords:
             )
         if labels is None:
             declared = [name for name, kind in self._declared.items() if kind == "ClassLabel" and name in possible]
-            usual = [name for name in _LABELS if name in possible]
-            if not (declared or usual):
+            usual = [name for name in _LABELS if name in possible and (name in declared or not declared)]
+            if not usual and len(declared) != 1:
                 said = f"no labels among the features {few(possible, 8)}: --data.labels FEATURE takes one"
                 return Labelled(passed_over=(said,) if possible else ())
-            labels = (declared or usual)[0]
-            more = [name for name in declared[1:] or [] if name != labels]
+            labels = (usual or declared)[0]  # of CIFAR-100's label and coarse_label the former
+            more = [name for name in declared if name != labels]
             told = tuple(f"the labels {name} (--data.labels {name})" for name in more)
         else:
             choose(f"feature of {self.address}", labels, list(first))
@@ -371,6 +376,6 @@ def _class_names(folder: Path, label: str) -> list[str]:
     for stem in (label, label.replace("/", "-")):
         file = folder / f"{stem}.labels.txt"
         if "/" not in stem and file.is_file() and file.stat().st_size < 1 << 24:
-            names = file.read_text("utf-8", "replace").splitlines()
-            return [name.strip() for name in names if name.strip()]
+            names = file.read_text("utf-8", "replace").rstrip().split("\n")
+            return [name.strip() or str(k) for k, name in enumerate(names)]  # a blank line has a number, too
     return []

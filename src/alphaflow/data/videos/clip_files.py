@@ -49,7 +49,7 @@ def find_clips(address: str | os.PathLike[str]) -> ClipFiles:
     if root.is_dir():
         listed = list_in(root, part)
         if listed is not None:
-            return of_ucf(listed) if is_ucf(listed) else of_kinetics(listed, root)
+            return of_ucf(listed) if is_ucf(listed) else of_kinetics(listed, root, part)
         return _in_folder(_part_of(root, part) if part else root)
     if not root.exists() or part:
         raise UserError(f"no videos at {address}: it does not exist")

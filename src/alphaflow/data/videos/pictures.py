@@ -30,9 +30,25 @@ def is_animated(path: Path) -> bool:
 
 
 def frames_in(folder: Path) -> list[Path]:
-    """Return the frames in a folder, in the order of the numbers in their names."""
+    """Return the frames in a folder, in the order of the numbers in their names.
+
+    Where there are several series of the same numbers, they are those called img or the like: img_00001.jpg beside
+    flow_x_00001.jpg.
+    """
     frames = [path for path in folder.iterdir() if is_image(path.name) and path.is_file()]
-    return sorted(frames, key=lambda path: (_numbers(path.stem), path.name))
+    series = _series(frames)
+    pictures = [kind for kind in series if re.match(r"(img|image|rgb|frame)s?([-_.]|#|$)", kind.lower())]
+    kept = series[pictures[0]] if len(series) > 1 and len(pictures) == 1 else frames
+    return sorted(kept, key=lambda path: (_numbers(path.stem), path.name))
+
+
+def _series(frames: Sequence[Path]) -> dict[str, list[Path]]:
+    """Return frames by their names without numbers; all in one where no number is there twice."""
+    found: dict[str, list[Path]] = {}
+    for path in frames:
+        found.setdefault(re.sub(r"\d+", "#", path.stem), []).append(path)
+    count = len({tuple(_numbers(path.stem)) for path in frames})
+    return found if count < len(frames) else {"": list(frames)}
 
 
 def _numbers(stem: str) -> list[int]:
@@ -51,6 +67,8 @@ def read_pictures(path: Path, frames: int, rate: float, size: int) -> NDArray[np
     try:
         if path.is_dir():
             held = frames_in(path)
+            if len(kinds := _series(held)) > 1:
+                raise OSError(f"it holds several series of frames ({', '.join(sorted(kinds)[:4])})")
             if len(held) < frames:
                 raise OSError(f"it has {len(held)} frames, and a clip takes {frames}")
             first = (len(held) - frames) // 2

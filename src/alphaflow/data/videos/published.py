@@ -51,8 +51,9 @@ def list_in(folder: Path, part: str) -> Path | None:
     wanted = split_of(part) if part else "train"
     named = [file for file in lists if part and part in (file.stem, file.name)]
     meant = named or [file for file in lists if kinds[file] == wanted]
-    if not meant and not part:
-        meant = lists
+    if not meant:  # a table of all splits, told apart by a column
+        whole = [file for file in lists if is_kinetics(file) and kinds[file] is None]
+        meant = lists if not part else whole
     if not meant:
         raise UserError(
             f"{folder} has no list of the split {part!r}: there are {few([file.name for file in lists], 6)}"
@@ -82,7 +83,7 @@ def is_ucf(file: Path) -> bool:
         return re.match(rb"[^/\n]+/[^/\n]+\.\w+( \d+)?\s*$", opened.readline(4096)) is not None
 
 
-def of_kinetics(file: Path, root: Path) -> ClipFiles:
+def of_kinetics(file: Path, root: Path, part: str = "") -> ClipFiles:
     """Return the clips that a table of Kinetics names: label, youtube_id, time_start, time_end, split.
 
     Their files are called by the id, or by id_start_end in seconds with six digits, whatever folder they lie in.
@@ -90,11 +91,14 @@ def of_kinetics(file: Path, root: Path) -> ClipFiles:
     Args:
         file: the table.
         root: the folder below which they lie.
+        part: the split to take of a table that names several; "": the training one.
 
     Raises:
-        UserError: none of them is there, or some have labels and others none.
+        UserError: none of them is there, some have labels and others none, or a file stands for clips of several
+            labels.
     """
-    rows = list(csv.DictReader(io.StringIO(text_of(file), newline="")))
+    table = list(csv.DictReader(io.StringIO(text_of(file), newline="")))
+    rows, others = _of_split(table, file, part)
     by_stem: dict[str, Path] = {}
     for video in videos_in(root):
         by_stem.setdefault(video.stem, video)
@@ -104,7 +108,7 @@ def of_kinetics(file: Path, root: Path) -> ClipFiles:
             f"{file} names {len(rows):,} clips of Kinetics, and none is below {root}: they are files such as "
             f"{_stem_of(rows[0]) if rows else 'ID_000001_000011'}.mp4"
         )
-    told = _absent(len(rows) - len(found), len(rows), file)
+    told = (*others, *_absent(len(rows) - len(found), len(rows), file))
     paths = tuple(path for _, path in found)
     words = [(row.get("label") or "").strip() for row, _ in found]
     if not any(words):
@@ -112,9 +116,33 @@ def of_kinetics(file: Path, root: Path) -> ClipFiles:
     bare = next((path for word, path in zip(words, paths) if not word), None)
     if bare is not None:
         raise UserError(f"{file} gives no label for {bare.name}, and does for others: fetch it anew")
+    label_of: dict[Path, str] = {}
+    twice = next((path for word, path in zip(words, paths) if label_of.setdefault(path, word) != word), None)
+    if twice is not None:
+        raise UserError(
+            f"{file} names clips of several labels in {twice.name}, which is not cut: cut it into files such as "
+            f"{twice.stem}_000001_000011.mp4"
+        )
     # classes are all that the table names, so that a clip that is gone does not move the others' numbers
-    names = by_value([word for row in rows if (word := (row.get("label") or "").strip())])[1]
+    names = by_value([word for row in table if (word := (row.get("label") or "").strip())])[1]
     return _numbered(paths, words, names, told)
+
+
+def _of_split(rows: list[dict[str, str]], file: Path, part: str) -> tuple[list[dict[str, str]], tuple[str, ...]]:
+    """Return the rows of one split, where the column of that name has several, and which others there are."""
+    splits = [_kind((row.get("split") or "").strip()) for row in rows]
+    kinds = sorted({kind for kind in splits if kind})
+    if len(kinds) < 2 or None in splits:
+        return rows, ()
+    wanted = _kind(part) or _split(file) or "train"
+    if wanted not in kinds:
+        raise UserError(f"{file} has no rows of the split {part or wanted!r}: there are {', '.join(kinds)}")
+    rest = ", ".join(kind for kind in kinds if kind != wanted)
+    return [row for row, kind in zip(rows, splits) if kind == wanted], (f"the splits {rest} of {file.name}",)
+
+
+def _kind(word: str) -> str | None:
+    return "validation" if word.lower() == "validate" else split_of(word)  # which is Kinetics' own word
 
 
 def _stem_of(row: dict[str, str]) -> str:

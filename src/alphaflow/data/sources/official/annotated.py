@@ -2,19 +2,20 @@
 
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from alphaflow.errors import UserError
 
-from ..classes import few
+from ..classes import by_value, few
 from ..label_tables import table_of
 from .imagenet import read_mat
-from .layout import Chosen, Layout, Numbers, by_listed, unique
+from .layout import Chosen, Layout, Numbers, by_listed, once, unique
 from .place import Pictures, Place
 
 _CELEBA = re.compile(r"\d{6}\.(jpg|png)")
+_FLOWER = re.compile(r"(?:^|/)image_(\d{5})\.\w+$")  # Caltech-101's have four digits
 _PARTS = {"train": "0", "valid": "1", "test": "2"}
 
 
@@ -84,11 +85,11 @@ def _without(table: dict[str, str], name: str) -> str | None:
 
 def _celeba_labels(
     place: Place, attributes: str | None, identity: str | None, names: Sequence[str]
-) -> dict[str, Callable[[], Sequence[str]]]:
-    labels: dict[str, Callable[[], Sequence[str]]] = {}
+) -> dict[str, Callable[[], Numbers]]:
+    labels: dict[str, Callable[[], Numbers]] = {}
 
-    def column(file: str, rows: list[list[str]], which: int) -> Callable[[], Sequence[str]]:
-        def read() -> Sequence[str]:
+    def column(file: str, rows: list[list[str]], which: int) -> Callable[[], Numbers]:
+        def read() -> Numbers:
             table = {row[0]: row[which] for row in rows}
             found = [_without(table, name) for name in names]
             bare = next((name for name, value in zip(names, found) if not value), None)
@@ -96,7 +97,10 @@ def _celeba_labels(
                 raise UserError(
                     f"{place.called(file)} has no label for {bare}: fetch it anew, or give --data.labels none"
                 )
-            return [value or "" for value in found]
+            # classes are all that the list names, so that every split has the same numbers
+            classes = by_value([value for value in table.values() if value])[1]
+            number = {one: k for k, one in enumerate(classes)}
+            return Numbers([number[value or ""] for value in found], classes)
 
         return read
 
@@ -167,6 +171,9 @@ def find_pets(place: Place) -> Layout | None:
     if not lists:
         return None
     every = [row for name, rows in lists.items() for row in rows]
+    known = {row[0] for row in every}
+    if _of_others(place, files[next(iter(lists))] or "", lambda name: PurePosixPath(name).stem in known):
+        return None
     breeds = {int(row[1]): row[0].rpartition("_")[0] for row in every}
     ids = sorted(breeds)
     names = unique([breeds[one] for one in ids], [str(one) for one in ids])
@@ -202,7 +209,7 @@ def _pet_rows(place: Place, name: str) -> list[list[str]]:
 def find_flowers(place: Place) -> Layout | None:
     """Find the Oxford flowers: image_00001.jpg, …, with imagelabels.mat and setid.mat."""
     file, parts_file = place.first("imagelabels.mat"), place.first("setid.mat")
-    if file is None:
+    if file is None or _of_others(place, file, lambda name: _FLOWER.search(name) is not None):
         return None
     labels = np.atleast_1d(read_mat(place, file, "labels")["labels"])
     names_of = {"train": "trnid", "valid": "valid", "test": "tstid"}
@@ -219,9 +226,8 @@ def find_flowers(place: Place) -> Layout | None:
     ids = list(range(1, max(classes, default=0) + 1))
 
     def choose(split: str, paths: Sequence[str]) -> Chosen:
-        numbers = {
-            k: int(found[1]) for k, path in enumerate(paths) if (found := re.search(r"image_(\d+)\.\w+$", path))
-        }
+        numbers = {k: int(found[1]) for k, path in enumerate(paths) if (found := _FLOWER.search(path))}
+        once([paths[k] for k in numbers], "the Oxford flowers")
         wanted = parts.get(split)
         rows = [k for k, number in numbers.items() if wanted is None or number in wanted]
         beyond = next((k for k in rows if not 1 <= numbers[k] <= len(classes)), None)
@@ -237,6 +243,11 @@ def find_flowers(place: Place) -> Layout | None:
         )
 
     return Layout("the Oxford flowers", tuple(parts), lambda split: place.pictures(), choose, whole=True)
+
+
+def _of_others(place: Place, file: str, fits: Callable[[str], bool]) -> bool:
+    """Return whether a list lies beside an archive that holds none of its images, as in a folder of downloads."""
+    return file.startswith("../") and not any(map(fits, place.pictures().names))
 
 
 FINDERS: tuple[Callable[[Place], Layout | None], ...] = (find_celeba, find_birds, find_pets, find_flowers)

@@ -16,7 +16,7 @@ from alphaflow.errors import UserError
 
 from ..classes import few
 from ..label_tables import table_of
-from .layout import Chosen, Layout, Numbers, by_listed, unique
+from .layout import Chosen, Layout, Numbers, by_listed, once, unique
 from .place import Place
 
 _SYNSET = re.compile(r"n\d{8}")
@@ -104,9 +104,11 @@ def find_devkit(place: Place) -> Layout | None:
             return Chosen(test)
         if split == "train":
             held = [k for k in train if k not in validation]
+            once([paths[k] for k in held], "ImageNet")
             return _numbered(held, [_synset_in(paths[k]) for k in held], synsets, names, place.called(meta))
         numbers = _truth(place, truth)
         rows = list(validation)
+        once([paths[k] for k in rows], "ImageNet")
         beyond = next((k for k in rows if not 1 <= validation[k] <= len(numbers)), None)
         if beyond is not None:
             raise UserError(
@@ -196,7 +198,7 @@ def _numbered(
 ) -> Chosen:
     number = {synset: k for k, synset in enumerate(synsets)}
 
-    def labels() -> Numbers:
+    def labels(names: Sequence[str]) -> Numbers:
         wrong = next((synset for synset in found if synset not in number), None)
         if wrong is not None:
             raise UserError(
@@ -204,7 +206,7 @@ def _numbered(
             )
         return Numbers([number[synset] for synset in found], names)
 
-    return Chosen(rows, {"synsets": labels, "wnids": lambda: list(found)}, "synsets")
+    return Chosen(rows, {"synsets": lambda: labels(names), "wnids": lambda: labels(synsets)}, "synsets")
 
 
 def _truth(place: Place, name: str) -> list[int]:

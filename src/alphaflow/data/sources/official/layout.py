@@ -141,13 +141,23 @@ def unique(names: Sequence[str], keys: Sequence[str]) -> list[str]:
     return [f"{name} ({key})" if count[name] > 1 else name for name, key in zip(names, keys)]
 
 
+def once(paths: Sequence[str], what: str) -> None:
+    """Raise a `UserError` if two images of a set have one name, as where it was unpacked twice."""
+    seen: dict[str, str] = {}
+    for path in paths:
+        other = seen.setdefault(path.rpartition("/")[2], path)
+        if other is not path:
+            raise UserError(f"an image of {what} is there twice ({other}, {path}): keep one of them")
+
+
 def by_listed(
     listed: Sequence[str], paths: Sequence[str], called: str, parts: int = 1
 ) -> tuple[list[int], list[int], list[str]]:
     """Find the images that a list names.
 
     Args:
-        listed: the names in the list: the last `parts` parts of paths, with or without suffix.
+        listed: the names in the list: the last `parts` parts of paths, with or without suffix; where none is the
+            same, in upper or lower case.
         paths: the images.
         called: what messages call the list.
         parts: how many parts of a path tell images apart.
@@ -162,6 +172,9 @@ def by_listed(
     number: dict[str, int] = {}
     for k, name in enumerate(listed):
         number.setdefault(name, k)
+    alike: dict[str, int] = {}
+    for name, k in number.items():
+        alike[name.lower()] = -1 if name.lower() in alike else k
     rows: list[int] = []
     entries: list[int] = []
     seen: dict[int, str] = {}
@@ -169,6 +182,8 @@ def by_listed(
         end = "/".join(path.split("/")[-parts:])
         entry = number.get(end, number.get(end.rpartition(".")[0]))
         if entry is None:
+            entry = alike.get(end.lower(), alike.get(end.lower().rpartition(".")[0], -1))
+        if entry < 0:
             continue
         if entry in seen:
             raise UserError(

@@ -21,10 +21,10 @@ from ..cache import key_of, stamp_of
 from ..classes import in_order, is_hidden, is_image
 from ..tree import list_tree
 
-_DEPTH = 4
+_DEPTH = 6
 _FOLDERS = 16  # the most sub-folders that are looked into: where there are more, they are classes
 _MOST = 512  # folders that are looked into
-_IMAGES = 200  # images beside which no list is looked for
+_IMAGES = 1 << 18  # images beside which no list is looked for
 _FILES = 4096
 LARGEST = 1 << 28
 """Bytes that a list may have."""
@@ -114,6 +114,7 @@ class Place:
 
     def __init__(self, path: Path, address: str) -> None:
         self.path, self.address = path, address
+        self.unpacked: list[str] = []  # archives that are passed over for the folders beside them
         self._archives: dict[str, Packed] = {}
         self._files: dict[str, Path | tuple[Packed, int]] = {}
         self._folders: set[str] = set()
@@ -136,9 +137,10 @@ class Place:
         return next((found[0] for name in names if (found := self.find(name))), None)
 
     def near(self, path: str, name: str) -> str | None:
-        """Return the path of a list in the folder of another one; `None` if there is none."""
+        """Return the path of a list in the folder of another one, whatever its case; `None` if there is none."""
         wanted = path[: path.rfind("/") + 1] + name
-        return wanted if wanted in self._files else None
+        alike = self._by_name.get(name.rpartition("/")[2].lower(), ())
+        return wanted if wanted in alike else next((one for one in alike if one.lower() == wanted.lower()), None)
 
     def called(self, name: str) -> str:
         """Return what messages call a list."""
@@ -235,7 +237,11 @@ class Place:
         told = told or any(BESIDE.fullmatch(name) for name in (*files, *inner))
         if told:
             for name in filter(_JOINED.fullmatch, files):
-                self._add(f"{prefix}{name}!/", Packed(folder / name, str(folder / name), "!"))
+                packed = Packed(folder / name, str(folder / name), "!")
+                if _is_unpacked(packed, folder, inner):
+                    self.unpacked.append(prefix + name)
+                else:
+                    self._add(f"{prefix}{name}!/", packed)
         self._folders.update(prefix + name for name in inner)
         if len(inner) <= _FOLDERS and prefix.count("/") < _DEPTH and len(self._folders) < _MOST:
             for name in sorted(inner):
@@ -262,6 +268,18 @@ class Place:
             for below in ("", "data/"):  # the devkit's lists are in its folder of that name
                 if (within := self.path.parent / folder / below).is_dir():
                     self._files |= {f"../{folder}/{below}{name}": within / name for name in _scan(within)[0]}
+
+
+def _is_unpacked(packed: Packed, folder: Path, inner: Sequence[str]) -> bool:
+    """Return whether what an archive holds lies unpacked in a folder beside it, as torchvision leaves both."""
+    if not packed.images:
+        return False
+    name, low = packed.path.name, packed.path.name.lower()
+    stem = name[: -len(next(ending for ending in sorted(ENDINGS, key=len, reverse=True) if low.endswith(ending)))]
+    tops = {path.partition("/")[0] for path, _ in packed.images if "/" in path}
+    meant = {stem, stem.removeprefix("ILSVRC2012_img_"), *(tops if len(tops) == 1 else ())}
+    within = (folder / name for name in inner if name in meant)
+    return any(is_image(file) for one in within for _, _, files in os.walk(one) for file in files)
 
 
 def _may_be_list(name: str) -> bool:
