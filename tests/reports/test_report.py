@@ -193,13 +193,14 @@ def test_a_constant_schedule_is_shown_from_0() -> None:
 
 
 @pytest.mark.parametrize(
-    "classes, shown, words",
+    "classes, shown, prompts, words",
     [
-        (0, [], "No classes"),
-        (10, [*range(10)], "A column for each class"),
-        (12, [*range(10)], "10 of 12 classes, a"),
+        (0, [], [], "No classes"),
+        (10, [*range(10)], [], "A column for each class"),
+        (12, [*range(10)], [], "10 of 12 classes, a"),
+        (0, [], ["a red circle"], "A column for each prompt"),
     ],
 )
-def test_how_many_classes_are_shown_is_said(classes, shown, words):
-    material = SimpleNamespace(classes=shown, generator=SimpleNamespace(num_classes=classes))
+def test_how_many_classes_are_shown_is_said(classes, shown, prompts, words):
+    material = SimpleNamespace(classes=shown, prompts=prompts, generator=SimpleNamespace(num_classes=classes))
     assert _classes_shown(material).startswith(words)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,29 @@ def test_a_network_that_takes_more_than_a_class_stays_in_torch(generator, furthe
         choose_runtime(told, "auto", "int8")
 
 
+def test_a_signal_after_openvino_is_handled(place, cache, tmp_path):
+    """What OpenVINO leaves for signals must outlive its models: else Ctrl-C ends in a crash and not in words."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import gc, os, signal, sys, threading\n"
+        "import alphaflow as af\n"
+        "from alphaflow.runtimes.running import in_runtime\n"
+        "generator = af.load(sys.argv[1])\n"
+        "held = [in_runtime(generator, 'openvino', one) for one in ('float32', 'int8')]\n"
+        "gone = threading.Thread(target=held.pop)\n"
+        "held.pop(0), gone.start(), gone.join(), gc.collect()\n"
+        "try:\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('heard')\n"
+    )
+    environment = {**os.environ, "ALPHAFLOW_CACHE": str(cache)}
+    answer = subprocess.run(
+        [sys.executable, str(program), str(place)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (answer.returncode, answer.stdout) == (0, "heard\n"), answer.stderr
+
+
 WRONG = {
     ("onyx", "float32", "cpu"): r"unknown runtime 'onyx': did you mean 'onnx'",
     ("auto", "int4", "cpu"): r"unknown precision 'int4': did you mean 'int8'",
@@ -256,12 +280,12 @@ def test_sample_says_what_drew_in_every_file(place, opened, tmp_path, capsys, ca
             assert run([*words, "--out", str(out), *asked]) == 0
         assert f"drawn by {said}" in caplog.text
         with np.load(file) as arrays:
-            assert sorted(arrays) == ["images", "labels", "runtime"] and str(arrays["runtime"]) == said
+            assert sorted(arrays) == ["arr_0", "images", "labels", "runtime"] and str(arrays["runtime"]) == said
         assert Image.open(grid).text == {"Runtime": said}
         assert all(Image.open(one).text == {"Runtime": said} for one in folder.iterdir())
     assert run([*words, "--out", str(tmp_path / "plain.npz")]) == 0
     with np.load(tmp_path / "plain.npz") as plain, np.load(tmp_path / "0.npz") as other:
-        assert sorted(plain) == ["images", "labels"]  # torch, as ever: nothing was chosen
+        assert sorted(plain) == ["arr_0", "images", "labels"]  # torch, as ever: nothing was chosen
         assert np.abs(plain["images"].astype(int) - other["images"]).max() <= 1
 
 

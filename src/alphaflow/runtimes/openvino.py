@@ -1,6 +1,7 @@
 """OpenVINO, which reads the files that alphaflow writes for ONNX."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,14 @@ def open_openvino(path: str | Path, precision: str = "float32", threads: int = 0
     return run
 
 
+@cache
 def _core() -> Any:
+    """Return the one Core of this process, which stays to its end.
+
+    Each brings a stack for signals to the thread that first compiles in it. Where two go in the order in which
+    they came, or one goes in another thread, the thread is left with one that is not there any more, and its next
+    signal (Ctrl-C, SIGTERM) ends the process (OpenVINO 2026.4.1, findings/openvino-signal-stack.sh).
+    """
     try:
         import openvino
     except ImportError as error:
