@@ -10,8 +10,8 @@ SHAPES = Recipe(
     name="shapes",
     summary="drawn shapes of several colours, sizes and places, from words, with a small DiT that reads them",
     command="alphaflow train shapes --out runs/shapes",
-    cost="24 minutes on one CPU thread by --dry-run, on a busy machine (2026-11-28); not run at full length",
-    expected="not measured at full length; after 32,000 of 307,200 samples half of all attributes right",
+    cost="13 minutes on 2 CPU cores, a minute of them before the first step (2026-11-28)",
+    expected="at 1 NFE colours right in 0.71 of pictures, shapes in 0.76, sizes in 0.71; places not learned (0.15)",
     members=DIGITS.members,
     config=replace(
         DIGITS.config,
