@@ -11,7 +11,7 @@ SHAPES = Recipe(
     summary="drawn shapes of several colours, sizes and places, from words, with a small DiT that reads them",
     command="alphaflow train shapes --out runs/shapes",
     cost="13 minutes on 2 CPU cores, a minute of them before the first step (2026-11-28)",
-    expected="at 1 NFE colours right in 0.71 of pictures, shapes in 0.76, sizes in 0.71; places not learned (0.15)",
+    expected="at 1 NFE colours right in 0.71, shapes in 0.76, sizes in 0.71 of pictures; places not learned: 0.15",
     members=DIGITS.members,
     config=replace(
         DIGITS.config,
