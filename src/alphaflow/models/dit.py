@@ -27,10 +27,11 @@ PRESETS: Mapping[str, tuple[int, int, int]] = {
 """Depth, width and heads. S, B, L and XL are DiT's (its Table 1); M is MeanFlow's (its Table 4)."""
 
 
-def position_table(rows: int, columns: int, width: int) -> Tensor:
+def position_table(rows: int, columns: int, width: int, step: float = 1.0) -> Tensor:
     """Return fixed 2-D sin-cos positions, (rows·columns, width) float32, row-major; width divisible by 4.
 
-    As in DiT, the first half of the features encodes the column, the second the row; sines, then cosines.
+    As in DiT, the first half of the features encodes the column, the second the row; sines, then cosines. Neighbours
+    are `step` apart, 1 in DiT.
     """
     frequencies = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
 
@@ -39,7 +40,7 @@ def position_table(rows: int, columns: int, width: int) -> Tensor:
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
     row, column = torch.meshgrid(
-        torch.arange(rows, dtype=torch.float64), torch.arange(columns, dtype=torch.float64), indexing="ij"
+        *(torch.arange(count, dtype=torch.float64) * step for count in (rows, columns)), indexing="ij"
     )
     return torch.cat([encode(column), encode(row)], dim=1).float()
 

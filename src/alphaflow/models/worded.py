@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alphaflow.models.dit import Attention, DiT
+from alphaflow.models.dit import Attention, DiT, position_table
 
 HEAD = 32
 """Features of a head of the encoder's attention."""
@@ -134,6 +134,9 @@ class WordedDiT(DiT):
         if hasattr(self, "encoder"):  # not while the DiT's own constructor runs
             for embedding in (self.encoder.words, self.encoder.places):
                 nn.init.normal_(embedding.weight, std=0.5)
+
+    def _positions(self, width: int) -> Tensor:
+        return position_table(*self.grid, width, step=self.patch)
 
     def conditions(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
         c = self.condition(z, r, t, None)
