@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import alphaflow as af
-from alphaflow.data.captioned import CaptionedImages, read_captions
+from alphaflow.data.captioned import CaptionedImages, captions_in_table
 from alphaflow.data.sources import open_source
 from alphaflow.errors import UserError
 from alphaflow.runs.build import build_dataset
@@ -46,13 +46,13 @@ def expected(data: CaptionedImages) -> dict[int, list[int]]:
 
 
 def test_files_beside_pictures_are_their_captions(folder):
-    data = build_dataset(DataConfig(name="folder", path=str(folder), captions="txt", size=8))
+    data = build_dataset(DataConfig(name="folder", path=str(folder), captions="auto", size=8))
     assert data.num_classes == 0
     assert data.vocabulary.words == (",", "a", "at", "blue", "night", "red", "sky", "wall")
     assert told(data) == expected(data)
     before = data.fingerprint
     (folder / "a/1.txt").write_text("a green wall")
-    assert build_dataset(DataConfig(name="folder", path=str(folder), captions="txt", size=8)).fingerprint != before
+    assert build_dataset(DataConfig(name="folder", path=str(folder), captions="auto", size=8)).fingerprint != before
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_table_of_captions_says_the_same_as_files(folder, text, captions):
     (folder / "metadata.csv").write_text(rows)
     data = CaptionedImages(open_source(str(folder), labels="none"), 8, captions)
     assert told(data) == expected(data)
-    assert told(data) == told(CaptionedImages(open_source(str(folder), labels="none"), 8, "txt"))
+    assert told(data) == told(CaptionedImages(open_source(str(folder), labels="none"), 8, "auto"))
 
 
 def test_a_sets_own_captions_are_found_in_folders_archives_and_shards(folder, tmp_path):
@@ -93,23 +93,21 @@ def test_what_is_missing_is_named(folder):
     names = [str(folder / name) for name in WORDS]
     (folder / "a/2.txt").write_text(" \n")
     with pytest.raises(UserError, match=r"1 of 3 pictures have no caption .*first .*a/2\.png"):
-        read_captions(names, "txt", str(folder))
-    with pytest.raises(UserError, match="no such file"):
-        read_captions(names, "none.csv", str(folder))
-    (folder / "t.csv").write_text("file_name,title\na/1.png,x\n")
-    with pytest.raises(UserError, match=r"but file_name, title: give t\.csv#COLUMN"):
-        read_captions(names, "t.csv", str(folder))
+        CaptionedImages(open_source(str(folder), labels="none"), 8, "auto")
+    with pytest.raises(UserError, match=r"txt: no such file .*: give auto, .* or FILE\.csv#COLUMN"):
+        captions_in_table(names, "txt", folder)
+    (folder / "t.csv").write_text("file_name,what\na/1.png,x\n")
+    with pytest.raises(UserError, match=r"no column caption, but file_name, what: give t\.csv#COLUMN"):
+        captions_in_table(names, "t.csv", folder)
     with pytest.raises(UserError, match="2 of 3 pictures have no caption"):
-        read_captions(names, "t.csv#title", str(folder))
-    with pytest.raises(UserError, match="files beside pictures"):
-        read_captions(["x.zip!a.png"], "txt", "x.zip")
+        CaptionedImages(open_source(str(folder), labels="none"), 8, "t.csv#what")
     with pytest.raises(UserError, match=r"captions and data\.labels both"):
-        dataclasses.replace(TINY, data=DataConfig(name="folder", path="x", captions="txt", labels="none"))
+        dataclasses.replace(TINY, data=DataConfig(name="folder", path="x", captions="auto", labels="none"))
 
 
 def test_long_captions_are_cut_and_said_so(folder, caplog):
     (folder / "a/1.txt").write_text("very " * 90 + "red")
-    data = CaptionedImages(open_source(str(folder), labels="none"), 8, "txt")
+    data = CaptionedImages(open_source(str(folder), labels="none"), 8, "auto")
     assert data.vocabulary.length == 64
     assert "cut to 64" in caplog.text
 
@@ -119,7 +117,7 @@ def test_a_run_on_ones_own_captions_draws_by_prompt(folder, tmp_path):
         TINY,
         recipe="folder",
         steps=2,
-        data=DataConfig(name="folder", path=str(folder), captions="txt", size=8),
+        data=DataConfig(name="folder", path=str(folder), captions="auto", size=8),
         model=ModelConfig(width=16, depth=1, heads=2, patch=4, text_width=32, text_depth=0),
         monitor=MonitorConfig(),
     )

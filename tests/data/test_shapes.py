@@ -15,7 +15,7 @@ from alphaflow.data.shapes import (
     SIZES,
     UNSEEN,
     Scenes,
-    captions_of,
+    word_scenes,
     draw_pictures,
     draw_scenes,
 )
@@ -30,7 +30,7 @@ def data() -> CaptionedShapes:
 def few(unseen: bool) -> tuple[Scenes, np.ndarray, tuple[str, ...]]:
     random = np.random.default_rng(7)
     scenes = draw_scenes(300, random, unseen=unseen)
-    return scenes, draw_pictures(scenes, random), captions_of(scenes, random)
+    return scenes, draw_pictures(scenes, random), word_scenes(scenes, random)
 
 
 def test_the_same_seed_draws_the_same_pictures_and_captions():

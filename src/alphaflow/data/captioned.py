@@ -1,6 +1,5 @@
-"""Pictures of one's own with what they show in words: the set's own captions, a .txt beside each, or a .csv."""
+"""Pictures of one's own with what they show in words: the set's own captions, or those of a table."""
 
-import csv
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,8 @@ from typing import Any
 from alphaflow.data.dataset import fingerprint
 from alphaflow.data.images import Images
 from alphaflow.data.sources import Source, captions_of
+from alphaflow.data.sources.captions import caption_key
+from alphaflow.data.sources.label_tables import FILES, read_table
 from alphaflow.data.vocabulary import Vocabulary
 from alphaflow.errors import UserError
 
@@ -17,10 +18,6 @@ log = logging.getLogger("alphaflow")
 
 OWN = "auto"
 """The word for the captions that a set has, wherever it keeps them."""
-BESIDE = "txt"
-"""The word for captions in files beside the pictures."""
-NAMES, TEXTS = ("file_name", "file", "filename", "image"), ("text", "caption", "prompt")
-"""Columns of a .csv that are taken for the pictures' names and for their captions."""
 LONGEST, EXAMPLES = 64, 8
 """Places of a caption, at most; captions that a run keeps to show."""
 
@@ -30,8 +27,8 @@ class CaptionedImages(Images):
 
     Args:
         source: the images; their classes count for nothing.
-        captions: "auto": the set's own, as `captions_of` finds them; "txt", or a file .csv or .csv#COLUMN, see
-            `read_captions`.
+        captions: "auto": the set's own, as `captions_of` finds them; or a table FILE.csv or FILE.csv#COLUMN, see
+            `captions_in_table`.
         size, settings: as `Images` takes them.
 
     Raises:
@@ -41,10 +38,9 @@ class CaptionedImages(Images):
     def __init__(self, source: Source, size: int, captions: str, **settings: Any) -> None:
         super().__init__(source, size, **settings)
         rows = range(len(source)) if self._rows is None else self._rows.tolist()
-        if captions == OWN:
-            told = _own(source, rows)
-        else:
-            told = read_captions([source.name(index) for index in rows], captions, source.address)
+        names = [source.name(index) for index in rows]
+        told = _own(source, rows) if captions == OWN else captions_in_table(names, captions, Path(source.address))
+        _refuse_gaps(names, told, captions)
         distinct = list(dict.fromkeys(told))
         made = Vocabulary.of(told)
         few = min(EXAMPLES, len(distinct))
@@ -57,20 +53,44 @@ class CaptionedImages(Images):
             log.warning("the longest caption takes %d places: all are cut to %d", made.length, LONGEST)
 
 
-def read_captions(names: Sequence[str], captions: str, address: str) -> list[str]:
-    """Return the caption of each picture.
+def captions_in_table(names: Sequence[str], captions: str, folder: Path) -> list[str]:
+    """Return the caption of each picture out of a table, "" of a picture that it does not name.
 
     Args:
-        names: the pictures' paths. captions: "txt": a file of the same name that ends in .txt lies beside each; or
-            a .csv with a column of names (see `NAMES`; else its first) and one of captions (see `TEXTS`), or the
-            one named behind a `#`. address: the pictures' folder, below which a .csv may lie, and from which its
-            names are counted.
+        names: the pictures' paths.
+        captions: FILE or FILE#COLUMN: a .csv, .tsv or .jsonl with a line of names, a column of pictures that is
+            called so (`file_name`, `image`, …; else the first) and the named one of captions, or one with a usual
+            name.
+        folder: the pictures' folder, in which the file may lie, and from which its names are counted.
 
     Raises:
-        UserError: there is no such file or column, or a picture has no caption.
+        UserError: there is no such file or column, or the file is no table.
     """
-    found = _beside(names) if captions == BESIDE else _in_table(names, captions, Path(address))
-    return _whole(names, found, captions)
+    place, _, column = captions.partition("#")
+    file = next((one for one in (folder / place, Path(place)) if one.is_file()), None)
+    if file is None:
+        raise UserError(
+            f"--data.captions {captions}: no such file in {folder} or here: give auto, for the captions that the "
+            "set has, or FILE.csv#COLUMN",
+            status=2,
+        )
+    header, rows = read_table(file)
+    if header is None:
+        header, rows = rows[0], rows[1:]
+    columns = [name.strip() for name in header]
+    text = column or caption_key(columns) or "caption"
+    if text not in columns:
+        raise UserError(f"{file} has no column {text}, but {', '.join(columns)}: give {place}#COLUMN", status=2)
+    key = columns.index(next((name for name in columns if name.lower() in FILES), columns[0]))
+    value = columns.index(text)
+    told = {os.path.normpath(row[key].strip()): " ".join(row[value].split()) for row in rows}
+    return [_of_name(told, name, folder) for name in names]
+
+
+def _of_name(told: Mapping[str, str], name: str, folder: Path) -> str:
+    """Return the caption of a picture by its path below the folder, its whole path or its name alone."""
+    below = os.path.relpath(name, folder)
+    return next((told[one] for one in (below, name, Path(name).name) if one in told), "")
 
 
 def _own(source: Source, rows: Sequence[int]) -> list[str]:
@@ -81,63 +101,13 @@ def _own(source: Source, rows: Sequence[int]) -> list[str]:
             "caption or text): give --data.captions FILE.csv#COLUMN",
             status=2,
         )
-    return _whole([source.name(index) for index in rows], [" ".join(found[index].split()) for index in rows], OWN)
+    return [" ".join(found[index].split()) for index in rows]
 
 
-def _whole(names: Sequence[str], found: list[str], captions: str) -> list[str]:
-    """Return the captions; an error where a picture has none."""
-    missing = [name for name, caption in zip(names, found) if not caption]
+def _refuse_gaps(names: Sequence[str], told: Sequence[str], captions: str) -> None:
+    missing = [name for name, caption in zip(names, told) if not caption]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(names)} pictures have no caption in --data.captions {captions} (first "
             f"{missing[0]}): add one, or remove the picture"
         )
-    return found
-
-
-def _beside(names: Sequence[str]) -> list[str]:
-    if names and not Path(names[0]).is_file():
-        raise UserError(
-            f"--data.captions txt looks for files beside pictures, and {names[0]} is none: unpack it, or give "
-            "a .csv"
-        )
-    found = []
-    for name in names:
-        file = Path(name).with_suffix(".txt")
-        try:
-            found.append(" ".join(file.read_text(encoding="utf-8").split()) if file.is_file() else "")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the caption {file} ({error})") from None
-    return found
-
-
-def _in_table(names: Sequence[str], captions: str, folder: Path) -> list[str]:
-    place, _, column = captions.partition("#")
-    file = next((one for one in (folder / place, Path(place)) if one.is_file()), None)
-    if file is None:
-        raise UserError(
-            f"--data.captions {captions}: no such file in {folder} or here: give txt or FILE.csv#COLUMN",
-            status=2,
-        )
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            rows = list(csv.DictReader(lines))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read {file} ({error}): give a .csv in UTF-8 with a line of names") from None
-    columns = list(rows[0]) if rows else []
-    key = next((name for name in NAMES if name in columns), columns[0] if columns else "")
-    text = column or next((name for name in TEXTS if name in columns), "")
-    if text not in columns:
-        raise UserError(
-            f"{file} has no column {text or ' or '.join(TEXTS)}, but {', '.join(map(str, columns)) or 'none'}: "
-            f"give {place}#COLUMN",
-            status=2,
-        )
-    told = {os.path.normpath(row[key] or ""): " ".join((row[text] or "").split()) for row in rows}
-    return [_of_name(told, name, folder) for name in names]
-
-
-def _of_name(told: Mapping[str, str], name: str, folder: Path) -> str:
-    """Return the caption of a picture by its path below the folder, its whole path or its name alone."""
-    below = os.path.relpath(name, folder)
-    return next((told[one] for one in (below, name, Path(name).name) if one in told), "")

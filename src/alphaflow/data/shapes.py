@@ -99,7 +99,7 @@ class CaptionedShapes:
         random = np.random.default_rng([2026, list(COUNT).index(part)])
         self.scenes = draw_scenes(count or COUNT[part], random, unseen=part == "unseen")
         pixels = draw_pictures(self.scenes, random)
-        self.captions = captions_of(self.scenes, random)
+        self.captions = word_scenes(self.scenes, random)
         words = " ".join((*SHAPES, *COLOURS, *SIZES, *PLACES, "a the at above below left right of"))
         self.vocabulary = replace(Vocabulary.of(words.split(), LENGTH), examples=EXAMPLES)
         self._pixels = torch.from_numpy(pixels)
@@ -142,7 +142,7 @@ def draw_scenes(count: int, random: np.random.Generator, *, unseen: bool, anywhe
     return Scenes(objects, told)
 
 
-def captions_of(scenes: Scenes, random: np.random.Generator) -> tuple[str, ...]:
+def word_scenes(scenes: Scenes, random: np.random.Generator) -> tuple[str, ...]:
     """Word each scene, in one of several ways."""
     ways = random.integers(2, size=len(scenes))
     return tuple(_caption(*one) for one in zip(scenes.objects.tolist(), scenes.told.tolist(), ways.tolist()))

@@ -65,8 +65,8 @@ class DataConfig:
     """folder: where labels come from, if not from the data's own: FILE.csv or FILE.csv#COLUMN, a column, a value
     of the .json beside each image, folders, or none."""
     captions: Annotated[str, Anything(), of_data("folder")] = ""
-    """folder: what the pictures show, for a network that reads it: auto, the captions that the set has; txt, a
-    file of that ending beside each; or FILE.csv or FILE.csv#COLUMN."""
+    """folder: what the pictures show, for a network that reads it: auto, the captions that the set has; or
+    FILE.csv or FILE.csv#COLUMN."""
     size: Annotated[int, Range(1, 16384), of_data("folder", "moving-digits", "clips")] = 64
     """folder: images are resized and cropped to size × size pixels. moving-digits, clips: of a frame."""
     frames: Annotated[int, Range(1, 4096), of_data("moving-digits", "clips", "clip-latents")] = 8
