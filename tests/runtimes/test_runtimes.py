@@ -1,5 +1,6 @@
 """Other runtimes draw what torch draws; which one and how precisely is said by whatever they made."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -332,3 +333,13 @@ def test_evaluate_says_what_drew(tmp_path, capsys):
     (row,) = compare(plain, half)
     assert row.a != row.b and abs(row.a - row.b) < 0.05 * row.a
     assert run([*words, str(tmp_path / "c.json"), "--from-folder", str(tmp_path), "--precision", "int8"]) == 2
+
+
+def test_the_benchmark_measures_every_way_that_there_is(generator, monkeypatch):
+    folder = Path(__file__).parents[2] / "benchmarks"
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "sampling_runtimes", raising=False)
+    found = importlib.import_module("sampling_runtimes").measure(generator, rows=2, rounds=1)
+    assert {"torch float32", "onnx int8", "openvino float32"} <= set(found)
+    assert found["torch float32"]["ratio"] == 1 and found["torch float32"]["error"] == 0
+    assert 0 < found["openvino float32"]["error"] < 1e-4 < found["onnx int8"]["error"] < 0.2

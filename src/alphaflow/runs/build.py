@@ -114,17 +114,24 @@ def build_model(config: ModelConfig, shape: Sequence[int], num_classes: Told, se
     return models.DataPrediction(net) if config.predicts == "data" else net
 
 
+def _sizes(config: ModelConfig, shape: Sequence[int]) -> dict[str, Any]:
+    """Return what all transformers take; of a video the size of a frame."""
+    return {
+        "input_size": tuple(shape[-2:]),
+        "patch": config.patch,
+        "channels": shape[0],
+        "width": config.width,
+        "depth": config.depth,
+        "heads": config.heads,
+        "activation": config.activation,
+    }
+
+
 def _worded(config: ModelConfig, shape: Sequence[int], vocabulary: Vocabulary) -> nn.Module:
     if config.name != "dit":
         raise UserError(f"a network of kind {config.name!r} reads no captions: choose model.name dit", status=2)
     return models.WordedDiT(
-        input_size=(shape[1], shape[2]),
-        patch=config.patch,
-        channels=shape[0],
-        width=config.width,
-        depth=config.depth,
-        heads=config.heads,
-        activation=config.activation,
+        **_sizes(config, shape),
         vocabulary=vocabulary.size,
         length=vocabulary.length,
         text_width=config.text_width,
@@ -133,31 +140,15 @@ def _worded(config: ModelConfig, shape: Sequence[int], vocabulary: Vocabulary) -
 
 
 def _dit(config: ModelConfig, shape: Sequence[int], num_classes: int) -> nn.Module:
-    return models.DiT(
-        input_size=(shape[1], shape[2]),
-        patch=config.patch,
-        channels=shape[0],
-        width=config.width,
-        depth=config.depth,
-        heads=config.heads,
-        activation=config.activation,
-        num_classes=num_classes,
-        guided=config.guided,
-    )
+    return models.DiT(**_sizes(config, shape), num_classes=num_classes, guided=config.guided)
 
 
 def _video_dit(config: ModelConfig, shape: Sequence[int], num_classes: int) -> nn.Module:
     return models.VideoDiT(
-        input_size=(shape[2], shape[3]),
+        **_sizes(config, shape),
         frames=shape[1],
-        patch=config.patch,
-        channels=shape[0],
-        width=config.width,
-        depth=config.depth,
-        heads=config.heads,
         num_classes=num_classes,
         attention=config.attention,
-        activation=config.activation,
         guided=config.guided,
     )
 
