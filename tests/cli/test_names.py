@@ -13,6 +13,7 @@ import alphaflow as af
 from alphaflow import UserError
 from alphaflow.cli import run
 from alphaflow.cli.settings import parse_settings
+from alphaflow.cli.train import tell
 from alphaflow.method.family import MEMBERS, as_it_runs, member, statement
 from alphaflow.recipes import RECIPES
 from alphaflow.runs.build import build_objective, state_objective
@@ -53,10 +54,22 @@ def test_what_a_recipe_changes_for_a_member_is_said_and_gives_way_to_words():
     assert not RECIPES["digits"].told(RECIPES["digits"].config)
 
 
+def test_data_prediction_under_consistency_is_warned_of(caplog):
+    for name, predicts, warned in (
+        ("consistency", "data", True),
+        ("discrete-consistency", "data", True),
+        ("consistency", "velocity", False),
+        ("meanflow", "data", False),
+    ):
+        caplog.clear()
+        tell("digits", parse_settings("digits", ["--objective.name", name, "--model.predicts", predicts]))
+        assert ("is consistent, and training finds it" in caplog.text) == warned
+
+
 def test_pictures_with_captions_are_not_mirrored_unless_that_is_said():
     assert RECIPES["folder"].config.data.flip
-    assert not parse_settings("folder", "--data.path x --data.captions txt".split()).data.flip
-    assert parse_settings("folder", "--data.path x --data.captions txt --data.flip".split()).data.flip
+    assert not parse_settings("folder", "--data.path x --data.captions auto".split()).data.flip
+    assert parse_settings("folder", "--data.path x --data.captions auto --data.flip".split()).data.flip
 
 
 @pytest.mark.parametrize("words", ["--objective.name=meanflow", "--objective.name meanflow"])

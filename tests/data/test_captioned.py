@@ -52,7 +52,9 @@ def test_files_beside_pictures_are_their_captions(folder):
     assert told(data) == expected(data)
     before = data.fingerprint
     (folder / "a/1.txt").write_text("a green wall")
-    assert build_dataset(DataConfig(name="folder", path=str(folder), captions="auto", size=8)).fingerprint != before
+    assert (
+        build_dataset(DataConfig(name="folder", path=str(folder), captions="auto", size=8)).fingerprint != before
+    )
 
 
 @pytest.mark.parametrize(

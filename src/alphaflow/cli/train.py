@@ -159,7 +159,7 @@ def _start(known: argparse.Namespace, settings: list[str]) -> "Trainer":
         raise UserError(f"no folder given: add --out DIR, for example --out runs/{known.recipe}", status=2)
     check_memory(config)
     _refuse_few(known, config.steps)
-    _tell(known.recipe, config)
+    tell(known.recipe, config)
     from ..runs.folder import RunFolder
 
     RunFolder(known.out).refuse_others()
@@ -171,12 +171,22 @@ def _start(known: argparse.Namespace, settings: list[str]) -> "Trainer":
     return begin(config, RunFolder(known.out))
 
 
-def _tell(recipe: str, config: "Config") -> None:
-    """Say what is not as the recipe has it for the sake of what was asked for: a member, or captions."""
+CONSISTENT = ("consistency", "discrete-consistency")
+"""Members whose target is the network's own word for all rows with r < t, down to r = 0."""
+
+
+def tell(recipe: str, config: "Config") -> None:
+    """Say what is not as the recipe has it for the sake of what was asked for, and what cannot work as asked."""
     if told := RECIPES[recipe].told(config):
         log.info("%s", told)
     if config.data.captions and RECIPES[recipe].config.data.flip and not config.data.flip:
         log.info("%s with captions [in the place of]: data.flip False [True]", recipe)
+    if config.objective.name in CONSISTENT and config.model.predicts == "data":
+        log.warning(
+            "--model.predicts data with %s: a network that says the same of everything is consistent, and training "
+            "finds it; --model.predicts velocity holds it to the data",
+            config.objective.name,
+        )
 
 
 def _plan(known: argparse.Namespace, settings: list[str]) -> None:
@@ -184,7 +194,7 @@ def _plan(known: argparse.Namespace, settings: list[str]) -> None:
     if known.recipe is None:
         _refuse_no_recipe(settings, "no recipe to plan")
     recipe, config = RECIPES[known.recipe], parse_settings(known.recipe, settings)
-    _tell(recipe.name, config)
+    tell(recipe.name, config)
     from ..costs import estimate
     from ..data import Images, Told, told_of
     from ..runs.build import build_dataset
