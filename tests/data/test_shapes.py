@@ -15,9 +15,9 @@ from alphaflow.data.shapes import (
     SIZES,
     UNSEEN,
     Scenes,
-    word_scenes,
     draw_pictures,
     draw_scenes,
+    word_scenes,
 )
 from alphaflow.errors import UserError
 

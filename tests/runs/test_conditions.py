@@ -14,7 +14,7 @@ SETTINGS = {setting.name: setting for setting in settings_of(Config)}
 UNHEEDED = {  # a setting that a person gives, where nothing would heed it: recipe, words
     "data.path": ("digits", "--data.path x"),
     "data.labels": ("toy", "--data.labels x.csv"),
-    "data.captions": ("shapes", "--data.captions txt"),
+    "data.captions": ("shapes", "--data.captions auto"),
     "data.size": ("toy", "--data.size 64"),  # the default, said all the same
     "data.frames": ("folder", "--data.frames 8"),
     "data.rate": ("folder", "--data.rate 8"),

@@ -183,8 +183,8 @@ def tell(recipe: str, config: "Config") -> None:
         log.info("%s with captions [in the place of]: data.flip False [True]", recipe)
     if config.objective.name in CONSISTENT and config.model.predicts == "data":
         log.warning(
-            "--model.predicts data with %s: a network that says the same of everything is consistent, and training "
-            "finds it; --model.predicts velocity holds it to the data",
+            "--model.predicts data with %s: a network that says the same of everything is consistent, and "
+            "training finds it; --model.predicts velocity holds it to the data",
             config.objective.name,
         )
 
