@@ -27,8 +27,9 @@ from starlette.testclient import TestClient
 import alphaflow as af
 from alphaflow import UserError
 from alphaflow.cli import run
+from alphaflow.data.vocabulary import Vocabulary
 from alphaflow.demo.guard import is_loopback
-from alphaflow.demo.server import make_app
+from alphaflow.demo.server import describe, make_app
 from alphaflow.demo.service import Service, open_model
 from alphaflow.generation.pictures import image_grid
 from browsing import chromium, small_model, watched
@@ -300,7 +301,7 @@ def test_which_hosts_are_answered(served, listens, asked, status):
     reply = TestClient(make_app(served, listens), headers={"Host": asked}).get("/api/about")
     assert reply.status_code == status
     if status == 200:
-        assert reply.json()["most"] == {"count": 64, "nfe": 64, "seed": 2**31 - 1}
+        assert reply.json()["most"] == {"count": 64, "nfe": 64, "seed": 2**31 - 1, "letters": 400}
         assert reply.json()["num_classes"] == 10 and reply.json()["models"] == ["one"]
 
 
@@ -320,8 +321,31 @@ def test_without_a_server_the_message_names_the_extra(served, monkeypatch, packa
 
 def test_models_of_different_classes_do_not_go_side_by_side(models, tmp_path):
     other = small_model(tmp_path / "other", num_classes=3)
-    with pytest.raises(UserError, match="one has 10 classes and other 3: show them one at a time"):
+    with pytest.raises(UserError, match="one has 10 classes and other 3 classes: show them one at a time"):
         Service([open_model(models[0]), open_model(other)])
+
+
+def test_a_model_that_is_told_in_words_draws_a_prompt_or_its_examples_in_turn(models, tmp_path):
+    words = Vocabulary(("a", "blue", "circle", "red"), 4, ("a red circle", "a blue circle", "red"))
+    opened = open_model(small_model(tmp_path / "worded", words=words))
+    with pytest.raises(UserError, match="one has 10 classes and worded words: show them one at a time"):
+        Service([open_model(models[0]), opened])
+    service = Service([opened])
+    assert describe(service)["examples"] == list(words.examples)
+
+    def drawn(**asked: Any) -> np.ndarray:
+        png = service.compute(service.bounds.read({"count": 6, **asked})).png
+        return np.asarray(Image.open(io.BytesIO(png)))
+
+    def expected(prompts: list[str], columns: int | None) -> np.ndarray:
+        return np.asarray(image_grid(opened.generator(prompts=prompts), columns))
+
+    assert (drawn() == expected([*words.examples] * 2, 3)).all()
+    assert (drawn(prompt=" a blue  circle") == expected(["a blue circle"] * 6, None)).all()
+    assert (drawn(prompt="red") != drawn(prompt="a blue circle")).any()
+    with pytest.raises(UserError, match="takes 5 places, and this model reads 4"):
+        drawn(prompt="a red red red circle")
+    service.close()
 
 
 def test_mistakes_at_the_command_line(models, demo, tmp_path, capsys):

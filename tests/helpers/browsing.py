@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from alphaflow.models import DataPrediction, DiT
+from alphaflow.data.vocabulary import Vocabulary
+from alphaflow.models import DataPrediction, DiT, WordedDiT
 from alphaflow.runs.model_folder import ModelRecord, describe_network, write_model
 
 CHROMIUM = "/usr/bin/chromium"
@@ -133,13 +134,18 @@ def small_model(
     num_classes: int = 10,
     seed: int = 0,
     guides: tuple[float, float] | None = None,
+    words: Vocabulary | None = None,
 ) -> Path:
     """A model's folder: a DiT that predicts the data, whose random weights make pictures of every level.
 
-    seed: of the weights. guides: the times between which it says that training dropped labels.
+    seed: of the weights. guides: the times between which it says that training dropped labels. words: what it is
+        told in, in the place of classes.
     """
     torch.manual_seed(seed)
-    net = DataPrediction(DiT(size, 4, channels, 32, 1, 4, num_classes))
+    if words:
+        num_classes = 0
+        told = WordedDiT(size, 4, channels, 32, 1, 4, words.size, words.length, text_width=32, text_depth=0)
+    net = DataPrediction(told if words else DiT(size, 4, channels, 32, 1, 4, num_classes))
     for name, parameter in net.named_parameters():
         if "adaLN" in name or "final_layer" in name:
             nn.init.normal_(parameter, std=0.3)
@@ -150,6 +156,7 @@ def small_model(
             "kind": "image",
             "num_classes": num_classes,
             "class_names": [f"<b>{k}</b>" if k == 1 else str(k) for k in range(num_classes)],
+            **({"vocabulary": words.record()} if words else {}),
         },
         step=7,
         guides=guides,

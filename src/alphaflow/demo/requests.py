@@ -17,6 +17,7 @@ MOST_SEED = 2**31 - 1
 MOST_GUIDANCE = 10.0
 NO_CLASS = -1
 IN_TURN = "in turn"
+MOST_LETTERS = 400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class Request:
 
     label: int | str = IN_TURN
     """A class, "in turn" for each class in turn, or -1 for no class, where a model was trained for that."""
+    prompt: str = ""
+    """What the pictures show, for models that are told in words; empty for their examples in turn."""
     count: int = MOST_PICTURES
     """The number of pictures."""
     nfe: int = 1
@@ -56,6 +59,8 @@ class Bounds:
     """The number of models shown."""
     scales: tuple[float, float] = (0, MOST_GUIDANCE)
     """The least and the largest scale of guidance."""
+    words: bool = False
+    """Whether the models are told in words."""
 
     def read(self, asked: Any) -> Request:
         """Read the request that somebody sent: a mapping of names to values, any of them missing.
@@ -83,6 +88,7 @@ class Bounds:
             raise UserError("guidance leads towards a class: choose one, or leave it at 1")
         return Request(
             label=label,
+            prompt=self._prompt(asked.get("prompt", default.prompt)),
             count=whole("count", asked.get("count", default.count), 1, MOST_PICTURES),
             nfe=whole("nfe", asked.get("nfe", default.nfe), 1, MOST_STEPS),
             seed=whole("seed", asked.get("seed", default.seed), 0, MOST_SEED),
@@ -99,6 +105,15 @@ class Bounds:
         if self.num_classes == 0:
             raise UserError(f"label {brief(label)}: this model has no classes, leave it out")
         return whole("label", label, NO_CLASS if self.guidable else 0, self.num_classes - 1)
+
+    def _prompt(self, prompt: Any) -> str:
+        if not isinstance(prompt, str):
+            raise UserError(f"prompt {brief(prompt)}: give words")
+        if len(prompt) > MOST_LETTERS:
+            raise UserError(f"prompt {brief(prompt)} has {len(prompt)} letters: give {MOST_LETTERS} at most")
+        if prompt and not self.words:
+            raise UserError(f"prompt {brief(prompt)}: this model is not told in words, leave it out")
+        return " ".join(prompt.split())
 
 
 def labels_of(request: Request, num_classes: int) -> Sequence[int] | None:

@@ -121,10 +121,16 @@ def describe(service: Service) -> dict[str, Any]:
     return {
         "models": [_sendable(model.name) for model in service.models],
         "num_classes": first.num_classes,
+        "examples": list(first.vocabulary.examples) if first.vocabulary else [],
         "class_names": [_sendable(str(name)) for name in first.class_names],
         "guidable": bounds.guidable,
         "scales": list(bounds.scales),
-        "most": {"count": requests.MOST_PICTURES, "nfe": requests.MOST_STEPS, "seed": requests.MOST_SEED},
+        "most": {
+            "count": requests.MOST_PICTURES,
+            "nfe": requests.MOST_STEPS,
+            "seed": requests.MOST_SEED,
+            "letters": requests.MOST_LETTERS,
+        },
         "methods": list(requests.METHODS),
     }
 

@@ -47,31 +47,25 @@ class Service:
     answer.
 
     Args:
-        models: one model or more, with the same number of classes.
+        models: one model or more, with the same number of classes, or all of them told in words.
 
     Raises:
-        UserError: the numbers of classes differ, or a model is told in words.
+        UserError: the numbers of classes differ, or some are told in words and others not.
     """
 
     def __init__(self, models: Sequence[Shown]) -> None:
         first = models[0].generator
-        for one in models:
-            if one.generator.vocabulary:
-                raise UserError(
-                    f"{one.name} is told in words, and the page asks for classes only: draw with alphaflow sample "
-                    f'--prompt "{one.generator.vocabulary.examples[0]}"'
-                )
         for other in models[1:]:
-            if other.generator.num_classes != first.num_classes:
+            if _told(other.generator) != _told(first):
                 raise UserError(
-                    f"{models[0].name} has {first.num_classes} classes and {other.name} "
-                    f"{other.generator.num_classes}: show them one at a time"
+                    f"{models[0].name} has {_told(first)} and {other.name} {_told(other.generator)}: show them "
+                    "one at a time"
                 )
         self.models = tuple(models)
         guidable = all(model.generator.guides is not None for model in models)
         ranges = [(0, MOST_GUIDANCE), *(model.generator.scales for model in models if model.generator.scales)]
         scales = max(least for least, _ in ranges), min(largest for _, largest in ranges)
-        self.bounds = Bounds(first.num_classes, guidable, len(models), scales)
+        self.bounds = Bounds(first.num_classes, guidable, len(models), scales, bool(first.vocabulary))
         self.line = Line()
 
     async def draw(self, asked: Any) -> DrawnGrid:
@@ -93,15 +87,15 @@ class Service:
         """Compute the grid at once. `go_on` is called before each evaluation, and may raise.
 
         Raises:
-            UserError: the samples are not finite.
+            UserError: the samples are not finite, or the prompt is too long.
         """
-        shown = self.models[request.model]
-        generator, labels = shown.generator, labels_of(request, self.bounds.num_classes)
+        generator = self.models[request.model].generator
+        told = _conditions(generator, request)
         start = time.perf_counter()
         (samples,) = draw_chunks(
             _watched(generator.guided(request.guidance), go_on),
             generator.shape,
-            None if labels is None else torch.tensor(labels),
+            told,
             request.sampler,
             count=request.count,
             device=generator.device,
@@ -110,7 +104,9 @@ class Service:
         seconds = time.perf_counter() - start
         if not bool(samples.isfinite().all()):
             raise UserError("this model's samples are not finite: it has diverged, or is guided too strongly")
-        many = self.bounds.num_classes
+        vocabulary, many = generator.vocabulary, self.bounds.num_classes
+        if vocabulary:
+            many = 1 if request.prompt else len(vocabulary.examples)
         columns = many if request.label == IN_TURN and 1 < many <= 20 else None
         memory = io.BytesIO()
         pictures.picture(generator.pictures(samples), columns).save(memory, format="png", compress_level=1)
@@ -119,6 +115,20 @@ class Service:
     def close(self) -> None:
         """Let the thread go; requests that wait are dropped."""
         self.line.close()
+
+
+def _told(generator: Generator) -> str:
+    """Say by what a model is told what to draw."""
+    return "words" if generator.vocabulary else f"{generator.num_classes} classes"
+
+
+def _conditions(generator: Generator, request: Request) -> Tensor | None:
+    """Return the condition of each picture: (count,) classes, or (count, L) prompts in numbers."""
+    if generator.vocabulary:
+        prompts = [request.prompt] if request.prompt else generator.vocabulary.examples
+        return generator.vocabulary.encode([prompts[k % len(prompts)] for k in range(request.count)])
+    labels = labels_of(request, generator.num_classes)
+    return None if labels is None else torch.tensor(labels)
 
 
 def _rows(request: Request) -> int:

@@ -82,14 +82,21 @@ async function open() {
   const listed = [["each class in turn", "in turn"], ...names.map((name, k) => [name, k])];
   if (guidable) listed.push(["no class", -1]);
   find("#label").hidden = many === 0;
+  find("#prompt").hidden = !about.examples.length;
+  find("#examples").append(...about.examples.map((words) => new Option(words, words)));
   find("#guidance").hidden = !guidable;
-  const usual = many > 1 && many <= 20 ? Math.floor(most.count / many) * many : most.count; // whole rows
+  const columns = about.examples.length || many;
+  const usual = columns > 1 && columns <= 20 ? Math.floor(most.count / columns) * columns : most.count; // whole rows
 
+  const prompt = find("#prompt input");
+  prompt.maxLength = most.letters;
+  prompt.addEventListener("change", generate);
   const seed = find("#seed input");
   seed.max = most.seed;
   seed.addEventListener("change", generate);
   const read = {
     label: choices("label", listed, generate),
+    prompt: () => prompt.value,
     seed: () => seed.valueAsNumber,
     count: slider("count", "Pictures", 1, most.count, usual, 1, generate),
     nfe: slider("nfe", "Steps", 1, most.nfe, 1, 1, generate),
