@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from alphaflow.errors import UserError, choose, one_line
 
+from .jpeg import plain_jpeg
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -61,6 +63,13 @@ def decode(
         OSError: the data are no whole PNG, JPEG or WebP image. Pillow's decoders raise other exceptions too on
             files that are damaged in unusual ways; `decode_or_reason` turns them all into words.
     """
+    plain = plain_jpeg(data) if isinstance(data, bytes) else None
+    if plain is not None and plain.shape[:2] == (size, size):
+        pixels = np.empty((3, size, size), np.uint8) if out is None else out
+        np.copyto(pixels, plain.transpose(2, 0, 1))
+        return pixels
+    if plain is not None:
+        data = plain
     if isinstance(data, np.ndarray):
         return _square(_from_pixels(data), size, crop, out)
     return _square(open_rgb(data), size, crop, out)
