@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import alphaflow as af
+from alphaflow.data.vocabulary import Vocabulary
 from alphaflow.export import export
 from alphaflow.rng import KeyedRandom, hash_key
 from browsing import assert_same, canvas_pixels, cells, chromium, need, serve, small_model, watched
@@ -34,6 +35,26 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     out = tmp_path_factory.mktemp("pages") / "grey"
     export(source, out, "web")
     return SimpleNamespace(folder=out, generator=af.load(source))
+
+
+def test_a_model_that_is_told_in_words_has_a_field_for_the_prompt(browser, tmp_path):
+    need("npm")
+    words = Vocabulary(("a", "blue", "circle", "red"), 12, ("a red circle", "a blue circle", "red", ""))
+    source = small_model(tmp_path / "worded", channels=3, words=words)
+    export(source, tmp_path / "page", "web")
+    generator = af.load(source)
+    with serve(tmp_path / "page") as address, watched(browser, address) as page:
+        settled(page)
+        assert page.input_value("#prompt") == "a red circle" and not page.is_visible("#classes")
+        shown = cells(canvas_pixels(page, "grid"), 8, 8)
+        assert_same(shown, generator(prompts=[words.examples[k % 4] for k in range(len(shown))]))
+        assert page.locator("#columns span").all_text_contents() == list(words.examples)
+        for prompt in ("Blue, CIRCLE!", "größe 木", ""):
+            page.fill("#prompt", prompt)
+            settled(page)
+            assert_same(cells(canvas_pixels(page, "picture"), 8, 8), generator(prompts=[prompt]))
+        page.fill("#prompt", "no word of these is known")
+        assert "and the model reads 12" in page.evaluate("document.querySelector('#prompt').validationMessage")
 
 
 @pytest.fixture(scope="module")

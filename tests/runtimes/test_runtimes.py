@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,8 +205,6 @@ class Branching(nn.Module):
 
 
 def test_a_network_that_cannot_be_written_stays_in_torch(generator, caplog):
-    from dataclasses import replace
-
     odd = replace(generator, net=Branching(generator.net))
     assert choose_runtime(odd, "auto") == "torch"
     assert "onnx is left out: torch.export cannot follow Branching" in caplog.text
@@ -213,19 +212,36 @@ def test_a_network_that_cannot_be_written_stays_in_torch(generator, caplog):
         in_runtime(odd, "onnx")
 
 
-@pytest.mark.parametrize(
-    ("further", "change"),
-    [("guidance", {"scales": (1.0, 4.0)}), ("words", {"vocabulary": Vocabulary.of(["a red circle"], 8)})],
-)
-def test_a_network_that_takes_more_than_a_class_stays_in_torch(generator, further, change):
-    from dataclasses import replace
-
-    told = replace(generator, **change)
+def test_a_network_that_takes_guidance_stays_in_torch(generator):
+    told = replace(generator, scales=(1.0, 4.0))
     assert choose_runtime(told, "auto") == "torch"
-    with pytest.raises(UserError, match=rf"takes {further} as an input.*--runtime torch"):
+    with pytest.raises(UserError, match=r"takes guidance as an input.*--runtime torch"):
         in_runtime(told, "onnx")
-    with pytest.raises(UserError, match=rf"--precision int8: no runtime has it .* takes {further}"):
+    with pytest.raises(UserError, match=r"--precision int8: no runtime has it .* takes guidance"):
         choose_runtime(told, "auto", "int8")
+
+
+@pytest.fixture(scope="module")
+def worded(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    words = Vocabulary(("a", "blue", "circle", "red"), 9, ("a red circle", "a blue circle"))
+    return af.load(small_model(tmp_path_factory.mktemp("models") / "worded", words=words))
+
+
+@pytest.mark.parametrize("runtime", OTHERS)
+def test_prompts_reach_a_network_in_any_runtime(worded, runtime):
+    other = in_runtime(worded, runtime)
+    prompts = ["a blue circle", "red", "", "größe"]
+    expected = worded.samples(prompts=prompts, nfe=2)
+    torch.testing.assert_close(other.samples(prompts=prompts, nfe=2), expected, atol=1e-4, rtol=0)
+    assert not torch.equal(expected[0], worded.samples(prompts=["red"], nfe=2)[0])
+    z, t = torch.randn(2, 1, 8, 8), torch.ones(2)
+    torch.testing.assert_close(other.net(z, 0 * t, t), worded.net(z, 0 * t, t), atol=1e-4, rtol=0)
+
+
+def test_words_beside_classes_in_eight_bits(worded):
+    quantised = in_runtime(worded, "onnx", "int8").samples(prompts=["a red circle"], nfe=1)
+    exact = worded.samples(prompts=["a red circle"], nfe=1)
+    assert 0 < (quantised - exact).norm() / exact.norm() < 0.1
 
 
 def test_a_signal_after_openvino_is_handled(place, cache, tmp_path):

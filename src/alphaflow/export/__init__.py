@@ -26,7 +26,10 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "diffusers": ("README.md", "model_index.json", "model.json", "pipeline.py"),
     "onnx": ("README.md", "model.json", "model.onnx"),
     "program": ("README.md", "model.json", "model.pt2"),
-    "web": ("index.html", "app.js", "style.css", "worker.js", "noise.js", "model.json", "model.onnx", "page.json"),
+    "web": (
+        *("index.html", "app.js", "style.css", "worker.js", "noise.js", "words.js"),
+        *("model.json", "model.onnx", "page.json"),
+    ),
 }
 """Names of the files at the top of each format's folder."""
 
@@ -82,9 +85,9 @@ def export(
     from .model import open_model
 
     model = open_model(source, ema, vae, licence)
-    if model.generator.vocabulary and format != "safetensors":
+    if model.generator.vocabulary and format == "diffusers":
         raise UserError(
-            f"{source} is told in words, which the format safetensors alone keeps: leave --format {format} out",
+            f"{source} is told in words, which the pipeline is not: choose safetensors, {', '.join(GRAPHS)}",
             status=2,
         )
     weights = weights_hash(model.generator.net)

@@ -62,6 +62,22 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
+def conditions(model: Model, numbers: str, array: str) -> str:
+    """Return the line of Python that makes y for `rows` rows, classes in turn or a prompt; empty where there is
+    none.
+
+    numbers: how to write 0 … rows - 1. array: how to write int64 of a list, in the place of {}.
+    """
+    generator = model.generator
+    if words := generator.vocabulary:
+        prompt = words.examples[0] if words.examples else ""
+        row = words.encode([prompt])[0].tolist()
+        comment = f"{quoted(prompt)}, as alphaflow.data.Vocabulary encodes it; the words are in model.json"
+        return f"y = {array.format(f'{[row]} * rows')}  # {comment}\n"
+    many = generator.num_classes
+    return f"y = {numbers} % {many}  # int64; {many}: no class\n" if many else ""
+
+
 def _code(name: str) -> str:
     return f"`{name}`" if re.fullmatch(r"[\w.+-]+", name) else plain(name)
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..data import Told
 from ..errors import UserError, missing
 from .network_to_program import Run, compare, export_program, quiet
 
@@ -24,18 +25,19 @@ ONE_FILE = 1_900_000_000
 """Bytes of weights that still go into the file itself: protobuf ends at 2 GiB."""
 
 
-def write_onnx(net: nn.Module, path: str | Path, *, shape: Sequence[int], num_classes: int) -> float:
+def write_onnx(net: nn.Module, path: str | Path, *, shape: Sequence[int], num_classes: Told) -> float:
     """Write u(z, r, t, y) as an ONNX file and check what onnxruntime computes from it.
 
     Its inputs are z float32 (batch, *shape); r, t float32 (batch,); and, with classes, y int64 (batch,), where
-    `num_classes` means no class; its output is u float32, like z. The batch is free. One jump is z - (t - r)·u.
-    Weights above 1.9 GB lie beside the file, in `<name>.onnx.data`, which must stay with it.
+    `num_classes` means no class, or with words y int64 (batch, length), see `Vocabulary`; its output is u float32,
+    like z. The batch is free. One jump is z - (t - r)·u. Weights above 1.9 GB lie beside the file, in
+    `<name>.onnx.data`, which must stay with it.
 
     Args:
         net: u(z, r, t, y), float32.
         path: the file to write.
         shape: that of a sample.
-        num_classes: the number of classes; 0: there is no input y.
+        num_classes: the number of classes, or the vocabulary; 0: there is no input y.
 
     Returns:
         The largest difference from torch, at 1 and 3 rows; see `compare`.

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..data import Told, Vocabulary
 from ..errors import UserError, one_line
 
 Run = Callable[[Sequence[Tensor]], Tensor]
@@ -20,28 +21,32 @@ TOLERANCE = 1e-4
 
 
 def example_inputs(
-    shape: Sequence[int], num_classes: int, rows: int = 2, device: torch.device | str = "cpu"
+    shape: Sequence[int], num_classes: Told, rows: int = 2, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, ...]:
     """Return inputs (z, r, t) of a network, and y where it has classes; always the same.
 
-    z (rows, *shape) is noise, 0 <= r < t <= 1, and classes go round, the unconditional one among them.
+    z (rows, *shape) is noise, 0 <= r < t <= 1, and classes go round, the unconditional one among them; so do the
+    examples of a vocabulary, which stands in the place of the number of classes, and the empty prompt.
     """
     random = torch.Generator().manual_seed(0)
     t = torch.linspace(1.0, 0.1, rows) if rows > 1 else torch.ones(1)
     inputs = [torch.randn(rows, *shape, generator=random), t * torch.linspace(0.0, 0.9, rows), t]
-    if num_classes:
+    if isinstance(num_classes, Vocabulary):
+        prompts = ["", *num_classes.examples]
+        inputs.append(num_classes.encode([prompts[k % len(prompts)] for k in range(rows)], cut=True))
+    elif num_classes:
         inputs.append(num_classes - torch.arange(rows) % (num_classes + 1))
     return tuple(one.to(device) for one in inputs)
 
 
-def export_program(net: nn.Module, *, shape: Sequence[int], num_classes: int) -> torch.export.ExportedProgram:
+def export_program(net: nn.Module, *, shape: Sequence[int], num_classes: Told) -> torch.export.ExportedProgram:
     """Return the graph of u(z, r, t, y) in evaluation mode, for any number of rows from 1 to 65536.
 
     Args:
         net: u(z, r, t, y) -> like z, float32. Nothing of it is changed.
         shape: of a sample; the graph takes no other.
         num_classes: 0: the graph's inputs are (z, r, t); else (z, r, t, y), with y int64 and `num_classes` for no
-            class.
+            class; or a vocabulary, with y int64 (rows, length), as it encodes prompts.
 
     Raises:
         UserError: the network does what `torch.export` cannot follow, such as branching on a tensor's value.
@@ -60,7 +65,7 @@ def export_program(net: nn.Module, *, shape: Sequence[int], num_classes: int) ->
             ) from None
 
 
-def write_program(net: nn.Module, path: str | Path, *, shape: Sequence[int], num_classes: int) -> float:
+def write_program(net: nn.Module, path: str | Path, *, shape: Sequence[int], num_classes: Told) -> float:
     """Write the graph as a `.pt2` file, which `torch.export.load(path).module()` runs without alphaflow.
 
     Returns:
@@ -85,7 +90,7 @@ def compare(
     path: str | Path,
     *,
     shape: Sequence[int],
-    num_classes: int,
+    num_classes: Told,
 ) -> float:
     """Return the largest difference of `other`, a function of a list of inputs, from the network, at 1 and 3 rows.
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from .card import quoted, write_card
+from .card import conditions, quoted, write_card
 from .model import Model
 from .network_to_onnx import write_onnx
 from .quantised import write_int8
@@ -15,17 +15,14 @@ def write(model: Model, out: Path, *, int8: bool = False) -> str:
     """Write it, and compare it with the network. int8: with weights of eight bits; see `quantised`."""
     model.make_folder(out)
     generator = model.generator
-    form: dict[str, Any] = {"shape": generator.shape, "num_classes": generator.num_classes}
+    form: dict[str, Any] = {"shape": generator.shape, "num_classes": generator.told}
     if int8:
         error = write_int8(generator.net, out / FILE, **form)
         said = f"weights of 8 bits, differs from torch by {100 * error:.2g} % (root mean square)"
     else:
         said = f"differs from torch by {write_onnx(generator.net, out / FILE, **form):.1g} at most"
-    labels = ', "y": y' if generator.num_classes else ""
-    classes = (
-        f"y = np.arange(rows) % {generator.num_classes}  # int64; {generator.num_classes}: no class\n"
-        * bool(labels)
-    )
+    labels = ', "y": y' if generator.told else ""
+    classes = conditions(model, "np.arange(rows)", "np.array({}, np.int64)")
     usage = f"""\
 import os
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .card import quoted, write_card
+from .card import conditions, quoted, write_card
 from .model import Model
 from .network_to_program import write_program
 
@@ -13,11 +13,9 @@ def write(model: Model, out: Path) -> str:
     """Write it, and compare it with the network."""
     model.make_folder(out)
     generator = model.generator
-    difference = write_program(generator.net, out / FILE, shape=generator.shape, num_classes=generator.num_classes)
-    labels = ", y" if generator.num_classes else ""
-    classes = f"y = torch.arange(rows) % {generator.num_classes}  # {generator.num_classes}: no class\n" * bool(
-        labels
-    )
+    difference = write_program(generator.net, out / FILE, shape=generator.shape, num_classes=generator.told)
+    labels = ", y" if generator.told else ""
+    classes = conditions(model, "torch.arange(rows)", "torch.tensor({})")
     usage = f"""\
 import torch
 

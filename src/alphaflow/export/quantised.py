@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..data import Told
 from ..errors import UserError, one_line
 from .network_to_onnx import ONE_FILE, open_onnx, write_onnx
 from .network_to_program import Run, evaluating, example_inputs, quiet
@@ -23,7 +24,7 @@ ROWS = 8
 """The rows on which the error is measured."""
 
 
-def write_int8(net: nn.Module, path: str | Path, *, shape: Sequence[int], num_classes: int) -> float:
+def write_int8(net: nn.Module, path: str | Path, *, shape: Sequence[int], num_classes: Told) -> float:
     """Write u(z, r, t, y) as `write_onnx` does, with weights of eight bits.
 
     Returns:
@@ -70,7 +71,9 @@ def quantise(source: str | Path, path: str | Path) -> None:
         )
 
 
-def relative_error(net: nn.Module, run: Run, path: str | Path, *, shape: Sequence[int], num_classes: int) -> float:
+def relative_error(
+    net: nn.Module, run: Run, path: str | Path, *, shape: Sequence[int], num_classes: Told
+) -> float:
     """Return ‖run - net‖ / ‖net‖ over `ROWS` rows of noise at times in [0, 1].
 
     Raises:

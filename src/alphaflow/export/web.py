@@ -40,9 +40,7 @@ def write(model: Model, out: Path) -> str:
         with resources.as_file(one) as file:
             shutil.copyfile(file, out / one.name)
     vendor(out / "ort")
-    difference = write_onnx(
-        generator.net, out / "model.onnx", shape=generator.shape, num_classes=generator.num_classes
-    )
+    difference = write_onnx(generator.net, out / "model.onnx", shape=generator.shape, num_classes=generator.told)
     write_text(out / "page.json", json.dumps(_facts(model, size), indent=1) + "\n")
     return f"{out}: serve it, for instance with `python -m http.server -d {out}`; differs by {difference:.1g}"
 
@@ -50,7 +48,8 @@ def write(model: Model, out: Path) -> str:
 def _facts(model: Model, size: int) -> dict[str, Any]:
     """Return what the page needs to know, beside model.json, which is for people and other programs."""
     generator = model.generator
-    columns = min(generator.num_classes, COLUMNS) or COLUMNS
+    words = generator.vocabulary
+    columns = min(len(words.examples) if words else generator.num_classes, COLUMNS) or COLUMNS
     side = max(generator.shape[1:])
     rows = max(1, (CELLS if side <= 32 else CELLS // 2 if side <= 64 else COLUMNS) // columns)
     return {
@@ -58,6 +57,7 @@ def _facts(model: Model, size: int) -> dict[str, Any]:
         "shape": list(generator.shape),
         "num_classes": generator.num_classes,
         "class_names": list(generator.class_names),
+        "vocabulary": words.record() if words else None,
         "parameters": sum(weight.numel() for weight in generator.net.parameters()),
         "bytes": size,
         "step": generator.step,

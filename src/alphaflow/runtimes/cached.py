@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from ..data import Told
 from ..encoding.vae import weights_hash
 from ..errors import UserError
 from ..export.network_to_onnx import open_onnx, write_onnx
@@ -26,7 +27,7 @@ def is_cached(net: nn.Module, *, int8: bool = False) -> bool:
     return (_folder(net) / _name(int8)).is_file()
 
 
-def exported(net: nn.Module, *, shape: Sequence[int], num_classes: int, int8: bool = False) -> Path:
+def exported(net: nn.Module, *, shape: Sequence[int], num_classes: Told, int8: bool = False) -> Path:
     """Return an ONNX file of the network: as it was kept, once it is seen to compute the same, or written now.
 
     int8: with weights of eight bits; see `quantise`.
@@ -65,7 +66,7 @@ def _folder(net: nn.Module) -> Path:
     return cache_folder("onnx") / f"{weights_hash(net)}-{built}"
 
 
-def _still_true(net: nn.Module, path: Path, *, shape: Sequence[int], num_classes: int) -> bool:
+def _still_true(net: nn.Module, path: Path, *, shape: Sequence[int], num_classes: Told) -> bool:
     """Whether the file is there and computes what the network does, whose code may have changed since."""
     if not path.is_file():
         return False

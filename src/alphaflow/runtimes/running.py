@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 
+from ..data import Told, Vocabulary
 from ..devices import autocast
 from ..errors import UserError, missing
 from ..export.network_to_onnx import open_onnx
@@ -35,10 +36,10 @@ _MODULES = {
 class InRuntime(nn.Module):
     """u(z, r, t, y) as a runtime computes it; called like the network, whose weights it still has.
 
-    net: the network. run: its other form. num_classes: of the network; 0: there is no y.
+    net: the network. run: its other form. num_classes: what the network is told, see `Told`; 0: there is no y.
     """
 
-    def __init__(self, net: nn.Module, run: Run, num_classes: int) -> None:
+    def __init__(self, net: nn.Module, run: Run, num_classes: Told) -> None:
         super().__init__()
         self.net, self.run, self.num_classes = net, run, num_classes
         self.eval()
@@ -46,8 +47,13 @@ class InRuntime(nn.Module):
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         inputs = [z.float(), r.float(), t.float()]
         if self.num_classes:
-            inputs.append(torch.full((len(z),), self.num_classes) if y is None else y)
+            inputs.append(self._untold(len(z)) if y is None else y)
         return self.run([one.contiguous() for one in inputs]).to(z)
+
+    def _untold(self, rows: int) -> Tensor:
+        if isinstance(self.num_classes, Vocabulary):
+            return self.num_classes.encode([""] * rows)
+        return torch.full((rows,), self.num_classes)
 
 
 class InBfloat16(nn.Module):
@@ -70,15 +76,15 @@ def in_runtime(generator: Generator, runtime: str, precision: str = "float32") -
 
     Raises:
         UserError: see `check_runtime`, `exported`, `open_openvino`; what the runtime needs is not installed; the
-            network takes guidance or words as an input, which its file would not.
+            network takes guidance as an input, which its file would not.
     """
     check_runtime(runtime, precision, generator.device.type)
     net, words = generator.net, f"{runtime} {precision}"
     if runtime == "torch":
         return replace(generator, net=InBfloat16(net) if precision == "bfloat16" else net, runtime=words)
-    if further := _further_inputs(generator):
+    if generator.scales is not None:
         raise UserError(
-            f"--runtime {runtime}: this network takes {further} as an input, which the file for it has not: "
+            f"--runtime {runtime}: this network takes guidance as an input, which the file for it has not: "
             "choose --runtime torch"
         )
     if not _installed(runtime):
@@ -86,14 +92,9 @@ def in_runtime(generator: Generator, runtime: str, precision: str = "float32") -
             f"--runtime {runtime} is not installed", "onnx,openvino" if runtime == "openvino" else "onnx"
         )
     int8, threads = precision == "int8", torch.get_num_threads()
-    path = exported(net, shape=generator.shape, num_classes=generator.num_classes, int8=int8)
+    path = exported(net, shape=generator.shape, num_classes=generator.told, int8=int8)
     run = open_onnx(path, threads) if runtime == "onnx" else open_openvino(path, precision, threads)
-    return replace(generator, net=InRuntime(net, run, generator.num_classes), runtime=words)
-
-
-def _further_inputs(generator: Generator) -> str:
-    """Return what the network takes beside a class, in words; empty where that is nothing."""
-    return "words" if generator.vocabulary else "guidance" if generator.scales is not None else ""
+    return replace(generator, net=InRuntime(net, run, generator.told), runtime=words)
 
 
 def run_in(
@@ -133,13 +134,13 @@ def choose_runtime(
     if runtime != "auto":
         return runtime
     able = [name for name, known in PRECISIONS.items() if precision in known and _installed(name)]
-    further = _further_inputs(generator)
-    if generator.device.type != "cpu" or further:
+    guided = generator.scales is not None
+    if generator.device.type != "cpu" or guided:
         able = [name for name in able if name == "torch"]
     if not able:
-        if further:
+        if guided:
             raise UserError(
-                f"--precision {precision}: no runtime has it for a network that takes {further} as an input"
+                f"--precision {precision}: no runtime has it for a network that takes guidance as an input"
             )
         raise missing(f"--precision {precision} needs onnxruntime", "onnx")
     opened: dict[str, Generator] = {}
@@ -173,7 +174,7 @@ def _measured(opened: dict[str, Generator], rows: int, rounds: int = ROUNDS) -> 
     with torch.no_grad():
         for k in range(rounds + 1):
             for name, generator in opened.items():
-                inputs = example_inputs(generator.shape, generator.num_classes, rows, generator.device)
+                inputs = example_inputs(generator.shape, generator.told, rows, generator.device)
                 start = time.perf_counter()
                 generator.net(*inputs)
                 if k:  # the first warms up

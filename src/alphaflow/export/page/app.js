@@ -1,6 +1,7 @@
 // The page: what is chosen, what is drawn, and how a drag becomes new noise. The network is in worker.js.
 
 import { between, directionsOf, move, noiseOf } from "./noise.js";
+import { encode } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const STRIP = 9;
@@ -135,7 +136,10 @@ const drawGrid = lane("grid", async (newer) => {
   const { rows, columns } = facts;
   const cells = rows * columns;
   const { steps, all, label } = state;
-  const labels = Array.from({ length: cells }, (_, k) => (all && facts.num_classes ? k % columns : label));
+  const each = facts.vocabulary?.examples.map((words) => encode(words, facts.vocabulary));
+  const several = each || facts.num_classes;
+  const labels = Array.from({ length: cells }, (_, k) =>
+    all && several ? (each ? each[k % columns] : k % columns) : label);
   prepare($("grid"), rows, columns);
   let total = 0;
   for (let first = 0; first < cells; ) {
@@ -204,6 +208,23 @@ function classList(names) {
   $("classes").replaceChildren(list);
 }
 
+/** What to draw in words, with the model's examples to choose from. */
+function promptField(vocabulary) {
+  const field = Object.assign($("prompt"), { value: vocabulary.examples[0] });
+  $("examples").append(...vocabulary.examples.map((words) => new Option(words, words)));
+  field.oninput = () => {
+    try {
+      state.label = encode(field.value, vocabulary);
+      field.setCustomValidity("");
+    } catch (error) {
+      field.setCustomValidity(error.message);
+      return field.reportValidity();
+    }
+    drawAll();
+  };
+  state.label = encode(field.value, vocabulary);
+}
+
 function seedField(id, key) {
   $(id).onchange = () => {
     const value = Math.min(MOST_SEED, Math.max(0, Math.floor(Number($(id).value) || 0)));
@@ -243,9 +264,13 @@ function draggable(element, absolute) {
 }
 
 function wire() {
-  const names = Array.from({ length: facts.num_classes }, (_, k) => facts.class_names[k] ?? String(k));
-  $("class-control").hidden = !names.length;
-  if (names.length > 20) classList(names);
+  const { vocabulary } = facts;
+  const classes = Array.from({ length: facts.num_classes }, (_, k) => facts.class_names[k] ?? String(k));
+  const names = vocabulary?.examples ?? classes;
+  $("class-control").hidden = !classes.length;
+  $("prompt-control").hidden = !vocabulary;
+  if (vocabulary) promptField(vocabulary);
+  else if (names.length > 20) classList(names);
   else radio("classes", names.map((name, k) => [name, k]), 0, (k) => ((state.label = k), drawAll()));
   radio("steps", [1, 2, 4].map((n) => [String(n), n]), 0, (n) => ((state.steps = n), drawAll()));
   const columns = () => {
@@ -256,8 +281,9 @@ function wire() {
     );
   };
   if (names.length) {
-    const of = names.length > facts.columns ? `The first ${facts.columns} classes` : "All classes";
-    radio("grid-of", [[of, true], ["The chosen one", false]], 0, (all) => ((state.all = all), columns(), drawGrid()));
+    const what = vocabulary ? "examples" : "classes";
+    const of = names.length > facts.columns ? `The first ${facts.columns} ${what}` : `All ${what}`;
+    radio("grid-of", [[of, true], [vocabulary ? "The prompt" : "The chosen one", false]], 0, (all) => ((state.all = all), columns(), drawGrid()));
   }
   columns();
   seedField("seed", "seed");

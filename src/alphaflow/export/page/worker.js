@@ -12,7 +12,7 @@ async function bytes(name) {
 
 const files = Promise.all([bytes("./ort/ort.wasm"), bytes("./model.onnx")]);
 files.catch(() => {}); // told of when the page asks
-let session, shape, size;
+let session, shape, size, places;
 
 async function open(facts) {
   shape = facts.shape;
@@ -23,13 +23,14 @@ async function open(facts) {
     executionProviders: ["wasm"],
     graphOptimizationLevel: "all",
   });
-  await sample(new Float32Array(size), [0], 1); // so that the first picture is not the slow one
+  places = facts.vocabulary ? [facts.vocabulary.length] : []; // of a condition, beside its row
+  await sample(new Float32Array(size), [Array(places[0] ?? 1).fill(0)], 1); // so that the first picture is not the slow one
 }
 
 /** `steps` jumps along the flow map, at even times from 1 to 0; z (rows · size) is changed in place. */
 async function sample(z, labels, steps) {
   const rows = labels.length;
-  const y = new ort.Tensor("int64", BigInt64Array.from(labels, BigInt), [rows]);
+  const y = new ort.Tensor("int64", BigInt64Array.from(labels.flat(), BigInt), [rows, ...places]);
   for (let k = 0; k < steps; k++) {
     const t = Math.fround(1 - k / steps);
     const r = k + 1 < steps ? Math.fround(1 - (k + 1) / steps) : 0;
