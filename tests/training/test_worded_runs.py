@@ -137,7 +137,7 @@ def test_an_evaluation_judges_words_and_unseen_pairs_and_a_report_has_them_by_pr
         (["sample", "RUN", "--out", "x.png", "--labels", "0"], 'told in words: give --prompt "a red circle"'),
         (["sample", "RUN", "--out", "x.png", "--prompt", "a " * 20], "takes 20 places, and this model reads 16"),
         (["evaluate", "RUN", "--labels", "random"], "is given the data's captions"),
-        (["export", "RUN", "OUT", "--format", "onnx"], "the format safetensors alone keeps"),
+        (["export", "RUN", "OUT", "--format", "diffusers"], "which the pipeline is not: choose safetensors, onnx"),
         (["train", "shapes", "--out", "OUT", "--model.name", "unet"], "reads no captions"),
         (["train", "shapes", "--out", "OUT", "--model.text-width", "40"], "no multiple of 32"),
         (["train", "digits", "--out", "OUT", "--model.text-width", "64"], "data with captions"),
