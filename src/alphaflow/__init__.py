@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .method.family import (
         FACM,
         RCGM,
+        TVM,
         ConsistencyTraining,
         FlowMatching,
         ImprovedMeanFlow,
@@ -57,6 +58,7 @@ _HOME = {
         for name in (
             "FACM",
             "RCGM",
+            "TVM",
             "ConsistencyTraining",
             "FlowMatching",
             "ImprovedMeanFlow",

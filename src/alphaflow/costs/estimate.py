@@ -141,10 +141,13 @@ def evaluations(config: Config, num_classes: Told) -> float:
     """Return forward passes a sample and step, averaged over the schedules of the run.
 
     A tangent counts as one more pass over its rows, which is what the fused derivative takes, and computing the
-    blocks again in the backward pass as one over all rows. So does a teacher, under guidance as two. An α that
+    blocks again in the backward pass as one over all rows. One with its graph counts as three, for the backward
+    pass through it. So does a teacher, under guidance as two. An α that
     steers itself counts as fallen from the start, which is the most that it can cost.
     """
-    objective: AlphaFlow = dataclasses.replace(build_objective(config, num_classes), derivative="fused")
+    objective: AlphaFlow = build_objective(config, num_classes)
+    graphed = objective.full_gradient
+    objective = dataclasses.replace(objective, derivative="forward" if graphed else "fused")
     if isinstance(objective.alpha, SelfSteering):
         objective = dataclasses.replace(objective, alpha=0.0)
     rows, total = config.batch_size, 0
@@ -155,6 +158,8 @@ def evaluations(config: Config, num_classes: Told) -> float:
         counting = _Counting()
         objective(counting, x, y, step=int(step), generator=KeyedRandom(0, torch.arange(rows), int(step)))
         total += counting.rows
+        if graphed:
+            total += 3 * (rows - objective.flow_rows(rows, int(step)))
     taught = bool(config.distill.teacher) * (1 + (config.distill.guidance != 1))
     return total / rows / len(steps) + config.recompute + taught
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,8 @@ from ..rng import global_state, is_same, replayed, seeded, set_apart
 from .agreement import CEILING, LOWERED, DerivativeError, Finding, along_t, along_z, compare
 from .behind import look_behind, standing_in
 from .fused import dual_forward
-from .ways import WAYS, Function, eager, full_precision, quotient, usual_step
+from .graphed import graphed_slope
+from .ways import WAYS, Function, Method, eager, full_precision, quotient, usual_step
 
 _LARGEST = 2**33
 """Bytes of float64 weights beyond which the check in float64 is left out."""
@@ -129,6 +131,14 @@ class Trial:
         few = self.few
         with self._aside(noisy=False):
             WAYS[method](self._function(few), few.z, few.v, few.t)
+
+    def attempt_gradient(self, method: Method) -> None:
+        """Take ∂u/∂t of the two rows with its graph, go back through it, and raise what says why that fails."""
+        few, weights = self.few, [one for root in self.modules for one in root.parameters() if one.requires_grad]
+        with self._aside(noisy=False), torch.enable_grad():
+            _, slope = graphed_slope(partial(self._function(few), few.z), few.t, method)
+            if weights and slope.requires_grad:
+                torch.autograd.grad(slope.square().sum(), weights, allow_unused=True)
 
     def examine(self, method: str, *, whole: bool = True) -> float | None:
         """Raise an error that says why not this way, if it fails or is wrong; return `examine_whole`, if asked.

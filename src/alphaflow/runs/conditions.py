@@ -25,6 +25,7 @@ ALPHAS: dict[str, tuple[float, ...]] = {
     "facm": (0.0,),
     "imeanflow": (0.0,),
     "lagrangian": (0.0,),
+    "tvm": (0.0,),
     "soflow": (0.002, 0.1),
     "rcgm": (0.01, 1.0),
 }

@@ -120,7 +120,7 @@ class ObjectiveConfig:
 
     name: Annotated[str, OneOf(tuple(ALPHAS))] = "alphaflow"
     """The member: alphaflow, meanflow, imeanflow, tfm, fm, shortcut, consistency, discrete-consistency,
-    splitmeanflow, facm, lagrangian, soflow, rcgm. One other than the recipe's comes as it was published, without
+    splitmeanflow, facm, lagrangian, tvm, soflow, rcgm. One other than the recipe's comes as it was published, without
     what the recipe tuned for its own; guidance stays."""
     alpha: Annotated[str | None, Schedule(0, 1, steering=True), INTERVALS] = None
     """Schedule of α: a number, or e.g. sigmoid(0%, 100%), linear(0, 500), step(50%); self: α falls when what the

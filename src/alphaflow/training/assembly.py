@@ -82,7 +82,13 @@ def assemble(config: Config, folder: RunFolder, parallel: Parallel, *, resumes: 
     # from here on no process holds the network whole, where weights are sharded
     objective = _with_method(objective, net, batches, config)
     parallel.check_objective(objective, compiled=config.compile)
-    prepare_blocks(net, objective.derivative, compiled=config.compile_blocks, recompute=config.recompute)
+    prepare_blocks(
+        net,
+        objective.derivative,
+        compiled=config.compile_blocks,
+        recompute=config.recompute,
+        graphed=objective.full_gradient,
+    )
     parallel.shard(net)
     parallel.shard(ema.module)
     profiles = _profiles(net, config.ema.profiles)
@@ -105,7 +111,7 @@ def _with_method(objective: AlphaFlow, net: nn.Module, batches: Batches, config:
         return objective
     points = points_of(batches, objective, config.seed, next(net.parameters()).device)
     taken = differentiated(net, points, objective.shift)
-    return dataclasses.replace(objective, derivative=choose_method(*taken))
+    return dataclasses.replace(objective, derivative=choose_method(*taken, graphed=objective.full_gradient))
 
 
 def _profiles(net: nn.Module, widths: tuple[float, ...]) -> list[PowerEMA]:
