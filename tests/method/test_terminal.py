@@ -103,7 +103,7 @@ def test_where_r_comes_to_t_the_error_is_that_of_flow_matching_itself(net, data)
 
 @pytest.mark.parametrize("member", [TVM, Lagrangian])
 def test_a_teacher_says_the_velocity_at_the_end_and_rows_without_data_suffice(net, data, member):
-    """Lagrangian distillation (AYF): with a teacher flow_ratio may be 0, without one u = 0 would fit everything."""
+    """Lagrangian distillation (AYF): flow_ratio may be 0 with a teacher; without one u = 0 would fit all."""
     x, y = data
     out = member(teacher=FLOW, flow_ratio=0.0)(net, x, y, generator=keyed())
     assert bool((out.r < out.t).all())
@@ -171,7 +171,11 @@ def test_a_transformer_has_a_gradient_through_the_slope_by_forward_mode_as_by_di
     net = DiT(input_size=(4, 4), patch=2, channels=1, width=16, depth=2, heads=2, num_classes=3).double()
     for weight in net.parameters():
         nn.init.normal_(weight, std=0.2)
-    z, r, t = torch.randn(3, 1, 4, 4).double(), torch.tensor([0.1, 0.2, 0.3]).double(), torch.full((3,), 0.8).double()
+    z, r, t = (
+        torch.randn(3, 1, 4, 4).double(),
+        torch.tensor([0.1, 0.2, 0.3]).double(),
+        torch.full((3,), 0.8).double(),
+    )
     slopes = []
     for method in ("forward", "reverse", "difference"):
         u, slope = graphed_slope(lambda s: net(z, s, t, torch.arange(3)), r, method)

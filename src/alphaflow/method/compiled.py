@@ -46,7 +46,7 @@ class Compiled:
     def __init__(self, objective: AlphaFlow, **options: Any) -> None:
         if objective.full_gradient:
             raise UserError(
-                "a gradient through ∂u/∂r (tvm) is not compiled whole: leave compile out, or choose another member",
+                "a gradient through ∂u/∂r (tvm) is not compiled whole: leave compile out, or take another member",
                 status=2,
             )
         if callable(objective.flow_ratio):

@@ -257,8 +257,8 @@ class AlphaFlow:
             return
         if self.shift != "end" or self.alpha != 0:
             raise ValueError(
-                f"full_gradient goes with shift 'end' and alpha 0, not {self.shift!r} and {self.alpha}: the error is "
-                "that of the interval's end; leave these as they are, or choose another member (lagrangian)"
+                f"full_gradient goes with shift 'end' and alpha 0, not {self.shift!r} and {self.alpha}: the error "
+                "is that of the interval's end; leave these as they are, or choose another member (lagrangian)"
             )
         if self.derivative == "fused":
             raise ValueError(

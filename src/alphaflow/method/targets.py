@@ -105,7 +105,9 @@ def meanflow_target(net: Network, points: Points, rule: Rule, *, start: int = 0)
         )
         with torch.no_grad():
             arrived = move(rows.z, u[-len(rows.z) :], rows.t, rows.r)
-            end = predict(net if rule.teacher is None else rule.teacher, arrived, rows.r, rows.r, rows.y).to(rows.v)
+            end = predict(net if rule.teacher is None else rule.teacher, arrived, rows.r, rows.r, rows.y).to(
+                rows.v
+            )
             target = end + expand(rows.t - rows.r, rows.z) * slope
             return u, slope, torch.where(expand(rows.r == rows.t, rows.z), rows.v, target)
     with torch.no_grad():

@@ -2,8 +2,8 @@
 
     E = ‖ u - (t - r) ∂u/∂r - ū(z_r, r, r) ‖²,   z_r = z_t - (t - r) u
 
-The first two terms are dz_r/dr, the velocity with which the end of a jump moves; ū is the velocity there, without a
-gradient, at a z_r without one. `targets.py` has the same residual with a gradient through u alone.
+The first two terms are dz_r/dr, the velocity with which the end of a jump moves; ū is the velocity there, without
+a gradient, at a z_r without one. `targets.py` has the same residual with a gradient through u alone.
 """
 
 from contextlib import nullcontext

@@ -141,8 +141,8 @@ class Parallel:
             )
         if objective.full_gradient and objective.derivative != "difference":
             raise UserError(
-                "a gradient through ∂u/∂r over sharded weights needs --objective.derivative difference: choose it, "
-                "or --parallel.strategy ddp",
+                "a gradient through ∂u/∂r over sharded weights needs --objective.derivative difference: choose "
+                "it, or --parallel.strategy ddp",
                 status=2,
             )
         if objective.derivative == "reverse":

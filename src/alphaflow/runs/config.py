@@ -120,8 +120,8 @@ class ObjectiveConfig:
 
     name: Annotated[str, OneOf(tuple(ALPHAS))] = "alphaflow"
     """The member: alphaflow, meanflow, imeanflow, tfm, fm, shortcut, consistency, discrete-consistency,
-    splitmeanflow, facm, lagrangian, tvm, soflow, rcgm. One other than the recipe's comes as it was published, without
-    what the recipe tuned for its own; guidance stays."""
+    splitmeanflow, facm, lagrangian, tvm, soflow, rcgm. One other than the recipe's comes as it was published,
+    without what the recipe tuned for its own; guidance stays."""
     alpha: Annotated[str | None, Schedule(0, 1, steering=True), INTERVALS] = None
     """Schedule of α: a number, or e.g. sigmoid(0%, 100%), linear(0, 500), step(50%); self: α falls when what the
     network sees of its trajectories' curvature has settled (docs/claims.md)."""
