@@ -19,6 +19,7 @@ from ..derivatives.dual import Dual
 from ..errors import UserError
 from ..method.objective import AlphaFlow
 from ..method.self_steering import SelfSteering
+from ..method.trajectories import Trajectories
 from ..parallel.blocks import blocks_of, recompute_blocks
 from ..rng import KeyedRandom
 from ..runs.build import build_model, build_objective, state_objective
@@ -131,10 +132,15 @@ def plan(config: Config, shape: Sequence[int], num_classes: Told, machine: Machi
         evaluations=evaluations(config, num_classes),
         # float32: weights, gradients, two moments, averages; a teacher is whole everywhere
         states=4 * ((4 + averages) / shards + bool(config.distill.teacher)) * parameters,
-        activations=constant + per_row * config.batch_size / parts,
+        activations=constant + per_row * _rows(config) * config.batch_size / parts,
         checkpoint=4 * (3 + averages) * parameters,
         checkpoints=config.keep_checkpoints + 1,
     )
+
+
+def _rows(config: Config) -> int:
+    """Return how many rows are evaluated for each of a batch."""
+    return config.trajectories.pairs if config.stage == "trajectories" else 1
 
 
 def evaluations(config: Config, num_classes: Told) -> float:
@@ -142,10 +148,15 @@ def evaluations(config: Config, num_classes: Told) -> float:
 
     A tangent counts as one more pass over its rows, which is what the fused derivative takes, and computing the
     blocks again in the backward pass as one over all rows. One with its graph counts as three, for the backward
-    pass through it. So does a teacher, under guidance as two. An α that
+    pass through it. A path of the stage of trajectories counts the teacher's steps, and the forward and backward
+    passes of its pairs but for the two of one row. So does a teacher, under guidance as two. An α that
     steers itself counts as fallen from the start, which is the most that it can cost.
     """
     objective: AlphaFlow = build_objective(config, num_classes)
+    if isinstance(objective, Trajectories):
+        steps, passes = objective.path_steps, 1 + (config.distill.guidance != 1)
+        taught = steps if objective.solver == "euler" else 2 * steps - 1
+        return (3 + config.recompute) * objective.pairs - 2 + passes * taught
     graphed = objective.full_gradient
     objective = dataclasses.replace(objective, derivative="forward" if graphed else "fused")
     if isinstance(objective.alpha, SelfSteering):

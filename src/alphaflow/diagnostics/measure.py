@@ -74,6 +74,8 @@ def open_subject(path: Path, step: int | None = None, device: str = "", data_pat
     """
     folder = RunFolder(path)
     config = folder.read_config()
+    if config.stage == "trajectories":
+        raise UserError(f"{path} learns a teacher's paths (stage trajectories): its loss has no parts to diagnose")
     parallel = Parallel(config.parallel)
     parallel.check_batch(config.batch_size, config.accumulate)
     where = parallel.device(choose_device(device or config.device))
