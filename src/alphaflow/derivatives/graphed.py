@@ -1,8 +1,8 @@
 """A derivative by one time together with its graph, for a loss whose gradient goes through it (TVM).
 
 A gradient through torch's own derivative of `layer_norm` is wrong, without a word (torch 2.13: on random numbers
-by 86 %); so that function is written out here while the derivative is taken. `findings/layer-norm-gradient-of-jvp.sh`
-shows it.
+by 86 %); so that function is written out here while the derivative is taken.
+`findings/layer-norm-gradient-of-jvp.sh` shows it.
 """
 
 from collections.abc import Callable

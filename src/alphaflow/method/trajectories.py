@@ -35,7 +35,8 @@ class Trajectories(AlphaFlow):
     mean of each path, (B,); `residual`, `r` and `t` are of all rows, the pairs of a path side by side.
 
     path_steps: N, evaluations of the teacher a path, at times evenly spaced but for `times.time_shift`.
-    solver: euler, or heun, with two evaluations a step but the last, to t = 0, which is Euler's; its error is 1 / N².
+    solver: euler, or heun, with two evaluations a step but the last, to t = 0, which is Euler's, and an error of
+        1 / N².
     pairs: how many pairs of points are taken from a path.
 
     Raises:
