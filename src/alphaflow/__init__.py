@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .method.family import (
         FACM,
         RCGM,
+        TVM,
         ConsistencyTraining,
         FlowMatching,
         ImprovedMeanFlow,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from .method.self_steering import SelfSteering
     from .method.targets import average_velocity_target
     from .method.times import Times
+    from .method.trajectories import Trajectories
     from .method.weighting import Weight
     from .metrics import frechet_distance
     from .models.ema import EMA
@@ -57,6 +59,7 @@ _HOME = {
         for name in (
             "FACM",
             "RCGM",
+            "TVM",
             "ConsistencyTraining",
             "FlowMatching",
             "ImprovedMeanFlow",
@@ -77,6 +80,7 @@ _HOME = {
     "SelfSteering": ".method.self_steering",
     "average_velocity_target": ".method.targets",
     "Times": ".method.times",
+    "Trajectories": ".method.trajectories",
     "Weight": ".method.weighting",
 }
 _MODULES = ("models", "schedules", "times")

@@ -136,11 +136,13 @@ def test_every_setting_of_an_objective_shows_in_its_statement():
         "max_change": 1.0,
         "trust": 0.5,
         "blend": 0.5,
+        "full_gradient": True,
     }
     silent = {"derivative"}  # how it is computed, and not what
     assert {field.name for field in dataclasses.fields(af.AlphaFlow)} == set(changes) | silent
     for name, value in changes.items():
         plain = af.AlphaFlow(alpha=0.1, shift="velocity" if name == "blend" else "data")
+        plain = af.Lagrangian() if name == "full_gradient" else plain
         told = statement(dataclasses.replace(plain, **{name: value}), "alphaflow", 100)
         assert as_it_runs(told) != as_it_runs(statement(plain, "alphaflow", 100)), name
 

@@ -95,14 +95,15 @@ def test_cosines_and_norms_are_those_of_plain_backward_passes(trained):
     assert len(ours.curve) == 0
 
 
-def test_of_a_lagrangian_run_the_full_gradient_is_its_own_and_the_parts_are_meanflows(tmp_path, caplog):
+@pytest.mark.parametrize("member", ["lagrangian", "tvm"])
+def test_of_a_lagrangian_run_the_full_gradient_is_its_own_and_the_parts_are_meanflows(tmp_path, caplog, member):
     caplog.set_level("INFO", "alphaflow")
-    ours = ObjectiveConfig(name="lagrangian", flow_ratio="0.3")
+    ours = ObjectiveConfig(name=member, flow_ratio="0.3")
     config = dataclasses.replace(TINY, objective=ours, diagnosis=DiagnosisConfig(every=12, batches=2))
     Trainer.start(config, RunFolder(tmp_path / "run")).train()
     subject = open_subject(tmp_path / "run")
     found, own = diagnose(subject, batches=2, alphas=()), subject.objective
-    other = dataclasses.replace(subject, objective=dataclasses.replace(own, shift="model"))
+    other = dataclasses.replace(subject, objective=dataclasses.replace(own, shift="model", full_gradient=False))
     like_model = diagnose(other, batches=2, alphas=())
     plain = [plain_gradients(subject, k)["full"].norm().item() for k in range(2)]
     assert found.norms["full"].mean == pytest.approx(sum(plain) / 2, rel=1e-5)

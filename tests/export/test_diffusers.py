@@ -126,15 +126,47 @@ def test_the_pipeline_shows_what_load_shows(maker, tmp_path, open_pipeline):
 @pytest.mark.parametrize("method", ["ode", "consistency", "euler"])
 def test_the_scheduler_steps_as_our_samplers_do(method, tmp_path, open_pipeline):
     model = make_dit(tmp_path / "model")
-    export(model, tmp_path / "pipe", "diffusers")
+    said = export(model, tmp_path / "pipe", "diffusers", method=method)
     generator, pipe = af.load(model), open_pipeline(tmp_path / "pipe")
-    pipe.scheduler = type(pipe.scheduler)(method=method)
+    own = method != "ode"
+    name = "FlowMapScheduler" if own else "FlowMapEulerDiscreteScheduler"
+    assert type(pipe.scheduler).__name__ == name and f"with {'its own' if own else 'diffusers'}" in said
+    assert (tmp_path / "pipe" / "scheduler" / "flow_map_scheduler.py").exists() is own
+    assert ("flow_map_scheduler.py" in (tmp_path / "pipe" / "README.md").read_text()) is own
     noise, y = torch.randn(3, 1, 8, 8), torch.tensor([0, 1, 3])
     ours = af.sample(
         generator.net, noise, y, times=(1.0, 0.75, 0.5, 0.25, 0.0), method=method, generator=torch.manual_seed(2)
     )
     theirs = pipe([0, 1, 3], 4, latents=noise, output_type="latent", generator=torch.manual_seed(2)).images
     torch.testing.assert_close(theirs, ours)
+
+
+def test_diffusers_own_scheduler_shifts_times_and_lets_a_path_end_before_the_data(tmp_path, open_pipeline):
+    """s = 3 of t → s t / (1 + (s - 1) t); the network is told the times between which the scheduler steps."""
+    from diffusers import FlowMapEulerDiscreteScheduler
+
+    model = make_dit(tmp_path / "model")
+    export(model, tmp_path / "pipe", "diffusers")
+    generator, pipe = af.load(model), open_pipeline(tmp_path / "pipe")
+    noise, y = torch.randn(3, 1, 8, 8), torch.tensor([0, 1, 3])
+    words = {"latents": noise, "output_type": "latent"}
+    ends = (1.0, 0.7, 0.3)
+    torch.testing.assert_close(
+        pipe([0, 1, 3], timesteps=ends, **words).images, af.sample(generator.net, noise, y, times=ends)
+    )
+    pipe.scheduler = FlowMapEulerDiscreteScheduler(shift=3.0)
+    shifted = af.sample(generator.net, noise, y, times=(1.0, 0.9, 0.75, 0.5, 0.0))
+    torch.testing.assert_close(pipe([0, 1, 3], 4, **words).images, shifted)
+    given = af.sample(generator.net, noise, y, times=(1.0, 0.75, 0.5))
+    torch.testing.assert_close(pipe([0, 1, 3], timesteps=(1.0, 0.5, 0.25), **words).images, given)
+
+
+def test_a_method_is_a_pipelines(tmp_path):
+    model = make_dit(tmp_path / "model")
+    with pytest.raises(UserError, match="--method euler goes with --format diffusers"):
+        export(model, tmp_path / "net", "safetensors", method="euler")
+    with pytest.raises(UserError, match="did you mean 'euler'"):
+        export(model, tmp_path / "pipe", "diffusers", method="eular")
 
 
 def test_guidance_is_that_of_load(tmp_path, open_pipeline):
@@ -181,6 +213,10 @@ def test_what_a_person_asks_of_it(tmp_path, open_pipeline):
     ):
         with pytest.raises(ValueError, match=message):
             pipe(**words)
+    export(make_dit(tmp_path / "model"), tmp_path / "jumps", "diffusers", method="consistency")
+    pipe = open_pipeline(tmp_path / "jumps")
+    with pytest.raises(ValueError, match="must fall, within"):
+        pipe(timesteps=(0.5, 1))
     with pytest.raises(ValueError, match="unknown method 'heun': choose ode, consistency or euler"):
         type(pipe.scheduler)(method="heun")
 

@@ -81,6 +81,16 @@ def test_what_must_be_compiled_whole_is_refused(net, derivative):
         prepare_blocks(copy.deepcopy(net), derivative, compiled=True)
 
 
+def test_a_derivative_with_its_graph_is_not_recomputed_but_by_differences(net):
+    """Both ways through the objective: refused by name, and the same gradient where it is not."""
+    with pytest.raises(UserError, match=r"recompute does not go with a gradient through ∂u/∂r by .* 'forward'"):
+        prepare_blocks(copy.deepcopy(net), "forward", recompute=True, graphed=True)
+    changed, objective = copy.deepcopy(net), af.TVM(derivative="difference")
+    prepare_blocks(changed, "difference", recompute=True, graphed=True)
+    for ours, theirs in zip(step(changed, objective), step(net, objective)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("other", ["compile_blocks", "recompute"])
 def test_the_whole_and_its_blocks_are_not_both_compiled(other):
     with pytest.raises(UserError, match="compile does not go with"):

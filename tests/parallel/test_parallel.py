@@ -56,9 +56,14 @@ KINDS = {
         *"--objective.flow-ratio 0.94".split(),
     ],
     "steered": "--objective.alpha self(every=1) --objective.flow-ratio 0.3".split(),
+    "tvm": "--objective.name tvm --objective.derivative difference".split(),
     "uneven-between": "--objective.alpha 0.4 --objective.shift model --objective.flow-ratio 0.94".split(),
 }
-REFUSED = {"compiled": ["--compile"], "reverse": ["--objective.derivative", "reverse"]}
+REFUSED = {
+    "compiled": ["--compile"],
+    "reverse": ["--objective.derivative", "reverse"],
+    "graphed": ["--objective.name", "tvm"],
+}
 TAUGHT = [*KINDS["meanflow"], "--distill.guidance", "2", "--distill.teacher"]
 SHARED = [(kind, strategy) for kind in KINDS for strategy in ("ddp", "fsdp")]
 

@@ -185,6 +185,8 @@ def test_evaluations_are_those_of_the_theory() -> None:
     assert passes("fm", "1") == 1
     assert passes("alphaflow", "0.5") == 1.5  # u at the shifted point
     assert passes("meanflow", None) == 1.5  # the tangent
+    # On half of the rows u, ∂u/∂r and the velocity at the end; and the backward pass through ∂u/∂r, as two.
+    assert passes("tvm", None) == 3
     assert passes("shortcut", None) == 2  # the shift too is the model's
     # A step half way: nothing more before it, half a pass after it.
     assert passes("alphaflow", "step(50%)") == pytest.approx(1.25, abs=0.01)

@@ -26,7 +26,7 @@ from children import child
 from tiny_runs import TINY, lines, same, weights
 
 
-@pytest.mark.parametrize("member", ["alphaflow", "meanflow", "shortcut", "splitmeanflow"])
+@pytest.mark.parametrize("member", ["alphaflow", "meanflow", "shortcut", "splitmeanflow", "tvm"])
 def test_a_resumed_run_equals_an_undisturbed_one_to_the_bit(tmp_path, member):
     config = dataclasses.replace(TINY, objective=ObjectiveConfig(name=member, label_drop=0.2, omega=1.5))
     Trainer.start(config, RunFolder(tmp_path / "whole")).train()

@@ -31,6 +31,11 @@ def run(words: list[str]) -> None:
         help="onnx, program, web: the scale that a graph is told for good",
     )
     parser.add_argument("--int8", action="store_true", help="onnx: weights of eight bits; its error is told")
+    parser.add_argument(
+        "--method",
+        default="ode",
+        help="diffusers: what the scheduler does: ode, by diffusers' own; consistency or euler, by ours (ode)",
+    )
     parser.add_argument("--vae", help="of a run on latents: where the autoencoder is, if not where it was")
     parser.add_argument(
         "--push", default="", metavar="OWNER/NAME", help="publish it on the Hugging Face hub as well"
@@ -43,5 +48,5 @@ def run(words: list[str]) -> None:
     from ..export import export
 
     options = {"ema": known.ema, "vae": known.vae, "licence": known.licence, "guidance": known.guidance}
-    options |= {"int8": known.int8}
+    options |= {"int8": known.int8, "method": known.method}
     print(export(known.run, known.out, known.format, push=known.push, private=known.private, **options))

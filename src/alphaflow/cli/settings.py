@@ -94,6 +94,8 @@ def _defaults(recipe: str, words: list[str]) -> Config:
     """
     name = _given("objective.name", words) or RECIPES[recipe].config.objective.name
     config = RECIPES[recipe].for_member(name)
+    if _given("stage", words) == "trajectories":
+        config = with_changes(config, {"objective": config.objective.of_trajectories()})
     return with_changes(config, {"data.flip": False} if _given("data.captions", words) else {})
 
 

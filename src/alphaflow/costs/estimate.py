@@ -19,6 +19,7 @@ from ..derivatives.dual import Dual
 from ..errors import UserError
 from ..method.objective import AlphaFlow
 from ..method.self_steering import SelfSteering
+from ..method.trajectories import Trajectories
 from ..parallel.blocks import blocks_of, recompute_blocks
 from ..rng import KeyedRandom
 from ..runs.build import build_model, build_objective, state_objective
@@ -131,20 +132,33 @@ def plan(config: Config, shape: Sequence[int], num_classes: Told, machine: Machi
         evaluations=evaluations(config, num_classes),
         # float32: weights, gradients, two moments, averages; a teacher is whole everywhere
         states=4 * ((4 + averages) / shards + bool(config.distill.teacher)) * parameters,
-        activations=constant + per_row * config.batch_size / parts,
+        activations=constant + per_row * _rows(config) * config.batch_size / parts,
         checkpoint=4 * (3 + averages) * parameters,
         checkpoints=config.keep_checkpoints + 1,
     )
+
+
+def _rows(config: Config) -> int:
+    """Return how many rows are evaluated for each of a batch."""
+    return config.trajectories.pairs if config.stage == "trajectories" else 1
 
 
 def evaluations(config: Config, num_classes: Told) -> float:
     """Return forward passes a sample and step, averaged over the schedules of the run.
 
     A tangent counts as one more pass over its rows, which is what the fused derivative takes, and computing the
-    blocks again in the backward pass as one over all rows. So does a teacher, under guidance as two. An α that
+    blocks again in the backward pass as one over all rows. One with its graph counts as three, for the backward
+    pass through it. A path of the stage of trajectories counts the teacher's steps, and the forward and backward
+    passes of its pairs but for the two of one row. So does a teacher, under guidance as two. An α that
     steers itself counts as fallen from the start, which is the most that it can cost.
     """
-    objective: AlphaFlow = dataclasses.replace(build_objective(config, num_classes), derivative="fused")
+    objective: AlphaFlow = build_objective(config, num_classes)
+    if isinstance(objective, Trajectories):
+        steps, passes = objective.path_steps, 1 + (config.distill.guidance != 1)
+        taught = steps if objective.solver == "euler" else 2 * steps - 1
+        return (3 + config.recompute) * objective.pairs - 2 + passes * taught
+    graphed = objective.full_gradient
+    objective = dataclasses.replace(objective, derivative="forward" if graphed else "fused")
     if isinstance(objective.alpha, SelfSteering):
         objective = dataclasses.replace(objective, alpha=0.0)
     rows, total = config.batch_size, 0
@@ -155,6 +169,8 @@ def evaluations(config: Config, num_classes: Told) -> float:
         counting = _Counting()
         objective(counting, x, y, step=int(step), generator=KeyedRandom(0, torch.arange(rows), int(step)))
         total += counting.rows
+        if graphed:
+            total += 3 * (rows - objective.flow_rows(rows, int(step)))
     taught = bool(config.distill.teacher) * (1 + (config.distill.guidance != 1))
     return total / rows / len(steps) + config.recompute + taught
 

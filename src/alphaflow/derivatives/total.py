@@ -24,6 +24,7 @@ from ..path import Network, Points, checked
 from .agreement import DerivativeError
 from .behind import is_compiled, look_behind
 from .fused import dual_forward
+from .graphed import GRAPHED
 from .trial import Trial
 from .ways import METHODS, WAYS, Method, eager, full_precision
 
@@ -39,6 +40,8 @@ __all__ = [
 ]
 log = logging.getLogger("alphaflow")
 
+UNGRAPHED: tuple[Method, ...] = ("fused", *GRAPHED)
+"""The ways that are tried before differences, the cheapest first."""
 Memory = dict[tuple[Hashable, ...], str]
 _chosen: "WeakKeyDictionary[object, Memory]" = WeakKeyDictionary()
 _chosen_for_code: Memory = {}
@@ -104,7 +107,7 @@ def du_dt(
     return checked(u, rows.z), slope
 
 
-def choose_method(net: Network, points: Points, *, start: int = 0) -> Method:
+def choose_method(net: Network, points: Points, *, start: int = 0, graphed: bool = False) -> Method:
     """Return what `auto` means for this network: each way is tried and checked, and the choice remembered and
     logged with the reason.
 
@@ -114,26 +117,29 @@ def choose_method(net: Network, points: Points, *, start: int = 0) -> Method:
     Args:
         net, z, v, r, t, y: as in `total_derivative`.
         start: the first row on which training takes tangents.
+        graphed: whether the derivative needs its graph (`graphed_slope`), which `fused` does not keep.
 
     Raises:
         UserError: (a ValueError) the network's output is not like z.
         DerivativeError: the network draws random numbers that no two evaluations can share.
         Exception: whatever the network itself raises when it is simply called.
     """
-    return _choose(net, points, start)[0]
+    return _choose(net, points, start, graphed)[0]
 
 
-def _choose(net: Network, points: Points, start: int) -> tuple[Method, float | None]:
+def _choose(net: Network, points: Points, start: int, graphed: bool = False) -> tuple[Method, float | None]:
     """Return the choice, and its error over the batch if that has been looked at on the way."""
-    modules, key = look_behind(net)
-    memory = _memory(net, modules)
+    modules, behind = look_behind(net)
+    memory, key = _memory(net, modules), (*behind, graphed)
     if key in memory:
         return memory[key], None  # type: ignore[return-value]
     trial, reason, error = Trial(net, modules, points, start), "", None
     method: Method = "difference"
-    for method in ("fused", "forward", "reverse"):
+    for method in GRAPHED if graphed else UNGRAPHED:
         try:
             error = trial.examine(method)
+            if graphed:
+                trial.attempt_gradient(method)
             break
         except torch.OutOfMemoryError:
             raise
@@ -146,7 +152,8 @@ def _choose(net: Network, points: Points, start: int) -> tuple[Method, float | N
     shown = modules[0] if isinstance(net, partial) and modules else net
     name = getattr(shown, "__name__", type(shown).__name__)
     level = logging.WARNING if reason else logging.INFO
-    log.log(level, "du/dt of %s: %s%s", name, method, reason or " (the cheapest way it supports)")
+    what = "du/dt with its graph" if graphed else "du/dt"
+    log.log(level, "%s of %s: %s%s", what, name, method, reason or " (the cheapest way it supports)")
     if is_compiled(net):
         log.warning(
             "%s is compiled, and du/dt runs it as it was before: hand in the plain module, and compile all of the "

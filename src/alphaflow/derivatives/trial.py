@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,8 @@ from ..rng import global_state, is_same, replayed, seeded, set_apart
 from .agreement import CEILING, LOWERED, DerivativeError, Finding, along_t, along_z, compare
 from .behind import look_behind, standing_in
 from .fused import dual_forward
-from .ways import WAYS, Function, eager, full_precision, quotient, usual_step
+from .graphed import graphed_slope
+from .ways import WAYS, Function, Method, eager, full_precision, quotient, usual_step
 
 _LARGEST = 2**33
 """Bytes of float64 weights beyond which the check in float64 is left out."""
@@ -129,6 +131,30 @@ class Trial:
         few = self.few
         with self._aside(noisy=False):
             WAYS[method](self._function(few), few.z, few.v, few.t)
+
+    def attempt_gradient(self, method: Method) -> None:
+        """Go back through ∂u/∂t of the two rows, and raise what says why that fails or differs from differences.
+
+        A second derivative may be wrong where the first is right.
+        """
+        few = self.few if self._exact is None else self._exact
+        gradients = []
+        with self._aside(double=self._exact is not None):
+            weights = {id(one): one.requires_grad_() for root in self.modules for one in root.parameters()}
+            for way in (method, "difference"):
+                with torch.enable_grad():
+                    _, slope = graphed_slope(partial(self._function(few), few.z), few.t, way)
+                    if not (weights and slope.requires_grad):
+                        return
+                    parts = torch.autograd.grad(slope.square().sum(), [*weights.values()], allow_unused=True)
+                whole = [torch.zeros_like(w) if part is None else part for w, part in zip(weights.values(), parts)]
+                gradients.append(torch.cat([part.flatten() for part in whole]))
+        off, allowed = _relative(*gradients), 1e-4 if self._exact is not None else self._ceiling
+        if not off <= allowed:
+            raise DerivativeError(
+                f"the gradient through ∂u/∂t by {method!r} is off by {off:.3g} relative to that by differences "
+                f"(allowed: {allowed:g})"
+            )
 
     def examine(self, method: str, *, whole: bool = True) -> float | None:
         """Raise an error that says why not this way, if it fails or is wrong; return `examine_whole`, if asked.

@@ -28,7 +28,7 @@ def fused(u: Function, z: Tensor, v: Tensor, t: Tensor) -> tuple[Tensor, Tensor]
 
 def forward(u: Function, z: Tensor, v: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Return u and du/dt by torch.func.jvp."""
-    with torch.no_grad(), _math_attention():
+    with torch.no_grad(), math_attention():
         z, t = (x.detach().clone() for x in (z, t))  # a compiled loss cannot take the jvp at a view of rows
         tangents = (v.detach().to(z.dtype), torch.ones_like(t))
         out, pushed = torch.func.jvp(u, (z, t), tangents)  # type: ignore[misc]
@@ -37,7 +37,7 @@ def forward(u: Function, z: Tensor, v: Tensor, t: Tensor) -> tuple[Tensor, Tenso
 
 def reverse(u: Function, z: Tensor, v: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Return u and du/dt by two backward passes."""
-    with torch.enable_grad(), _math_attention():
+    with torch.enable_grad(), math_attention():
         z, t = z.detach().requires_grad_(), t.detach().requires_grad_()
         out = u(z, t)
         # Jᵀw is linear in w; its own transpose applied to the tangent is J·tangent.
@@ -74,7 +74,8 @@ WAYS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
 }
 
 
-def _math_attention() -> AbstractContextManager[None]:
+def math_attention() -> AbstractContextManager[None]:
+    """Run attention, for a while, in plain products of matrices, which any way can differentiate."""
     return sdpa_kernel(SDPBackend.MATH)  # the other backends have no forward-mode and no second derivative
 
 

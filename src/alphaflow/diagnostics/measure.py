@@ -74,6 +74,8 @@ def open_subject(path: Path, step: int | None = None, device: str = "", data_pat
     """
     folder = RunFolder(path)
     config = folder.read_config()
+    if config.stage == "trajectories":
+        raise UserError(f"{path} learns a teacher's paths (stage trajectories): its loss has no parts to diagnose")
     parallel = Parallel(config.parallel)
     parallel.check_batch(config.batch_size, config.accumulate)
     where = parallel.device(choose_device(device or config.device))
@@ -83,10 +85,16 @@ def open_subject(path: Path, step: int | None = None, device: str = "", data_pat
     objective = build_taught(config, dataset, where, folder)
     net = build_model(config.model, dataset.shape, told_of(dataset), config.seed).to(where)
     if objective.derivative == "auto":  # tried while the network is whole
-        method = choose_method(net, _few_points(dataset, objective, where))
+        method = choose_method(net, _few_points(dataset, objective, where), graphed=objective.full_gradient)
         objective = dataclasses.replace(objective, derivative=method)
     parallel.check_objective(objective, compiled=False)
-    prepare_blocks(net, objective.derivative, compiled=config.compile_blocks, recompute=config.recompute)
+    prepare_blocks(
+        net,
+        objective.derivative,
+        compiled=config.compile_blocks,
+        recompute=config.recompute,
+        graphed=objective.full_gradient,
+    )
     parallel.shard(net)
     for name, tensor in net.state_dict().items():
         load_into(tensor, partial(stored.read, "model", name))
@@ -124,7 +132,7 @@ def _split(subject: Subject) -> AlphaFlow:
             "the Lagrangian target has no parts TFM and TC: those shown are MeanFlow's, along the network's own "
             "velocity"
         )
-    return dataclasses.replace(subject.objective, shift="model")
+    return dataclasses.replace(subject.objective, shift="model", full_gradient=False)
 
 
 class _Session:

@@ -49,6 +49,7 @@ def export(
     push: str = "",
     private: bool = False,
     int8: bool = False,
+    method: str = "ode",
 ) -> str:
     """Write the model of a run, or of a model's folder, to the folder `out` in one of `FORMATS`.
 
@@ -58,6 +59,8 @@ def export(
         out: made if need be; files of an earlier export are replaced, and others left alone: see `placing`.
         guidance: for a graph of a network that takes guidance as an input: the scale that it gets for good.
         licence: of the weights, an SPDX name such as "apache-2.0", for the model card.
+        method: for diffusers: what the pipeline's scheduler does, one of those of `alphaflow.sample`. "ode" takes
+            diffusers' own scheduler, the others bring ours.
         int8: for ONNX: weights of eight bits; see `quantised`.
         push: OWNER/NAME on the Hugging Face hub, where the folder is published, or kept `private`.
 
@@ -70,7 +73,7 @@ def export(
             these names that no export made; guidance does not suit the format or the model, or is missing.
     """
     choose("format", format, FORMATS, status=2)
-    _check_options(format, guidance, int8)
+    _check_options(format, guidance, int8, method)
     source, out = Path(source), Path(out)
     if out.suffix in (".onnx", ".pt2", ".safetensors", ".html"):
         raise UserError(f"{out} is where the folder would be: give a name without {out.suffix}", status=2)
@@ -93,7 +96,9 @@ def export(
     weights = weights_hash(model.generator.net)
     if format in GRAPHS:
         model = model.with_guidance(guidance)
-    options = {"int8": True} if int8 else {}
+    options: dict[str, object] = {"int8": True} if int8 else {}
+    if format == "diffusers":
+        options["method"] = method
     write = import_module(f".{format}", __name__).write
     said = place(out, lambda folder: write(model, folder, **options), weights)
     if push:
@@ -101,12 +106,19 @@ def export(
     return said
 
 
-def _check_options(format: str, guidance: float | None, int8: bool) -> None:
+def _check_options(format: str, guidance: float | None, int8: bool, method: str) -> None:
     """Refuse what does not go with the format."""
     if guidance is not None and format not in GRAPHS:
         raise UserError(
             f"guidance {guidance:g} goes with {', '.join(GRAPHS)}: where {format} is opened, a network that takes "
             "guidance still takes it; leave --guidance out",
+            status=2,
+        )
+    choose("method", method, ("ode", "consistency", "euler"), status=2)
+    if method != "ode" and format != "diffusers":
+        raise UserError(
+            f"--method {method} goes with --format diffusers, whose scheduler it chooses, and this is {format}: "
+            "leave it out",
             status=2,
         )
     if int8 and format != "onnx":

@@ -3,7 +3,8 @@
 model_index.json                  which classes
 pipeline.py                       FlowMapPipeline
 transformer/flow_map_network.py   the network: alphaflow's source in one file; its config and weights beside it
-scheduler/flow_map_scheduler.py   FlowMapScheduler
+scheduler/                        diffusers' own FlowMapEulerDiscreteScheduler, by its settings alone, or for
+                                  the other methods FlowMapScheduler in flow_map_scheduler.py
 vae/                              of a model on latents: the autoencoder
 """
 
@@ -34,12 +35,18 @@ SOURCES = (
 )
 """The parts of flow_map_network.py, each after those that it needs."""
 
+OWN, DIFFUSERS = ("flow_map_scheduler", "FlowMapScheduler"), ("diffusers", "FlowMapEulerDiscreteScheduler")
+"""Where a scheduler comes from, and its class. diffusers 0.42.1 has the latter."""
+
 KINDS = ("dit", "video-dit", "unet", "improved-dit")
 """The networks in it; `network.KINDS` has their classes."""
 
 
-def write(model: Model, out: Path) -> str:
+def write(model: Model, out: Path, method: str = "ode") -> str:
     """Write it.
+
+    method: what its scheduler does. "ode" is the plain map, which diffusers' own scheduler steps along; the others
+        bring ours.
 
     Raises:
         UserError: the model makes points, or its autoencoder cannot be loaded; the folder cannot be written.
@@ -65,17 +72,21 @@ def write(model: Model, out: Path) -> str:
             generator.decoder.vae.net.save_pretrained(out / "vae")
     except OSError as error:
         raise UserError(f"cannot write to {out} ({error.strerror}): choose another place") from None
-    write_text(out / "scheduler" / "flow_map_scheduler.py", (HERE / "scheduler.py").read_text())
-    write_text(
-        out / "scheduler" / "scheduler_config.json",
-        _json({"_class_name": "FlowMapScheduler", "method": "ode"}),
-    )
+    scheduler = OWN if method != "ode" else DIFFUSERS
+    settings = {"method": method} if method != "ode" else {"num_train_timesteps": 1000, "shift": 1.0}
+    if method != "ode":
+        write_text(out / "scheduler" / "flow_map_scheduler.py", (HERE / "scheduler.py").read_text())
+    write_text(out / "scheduler" / "scheduler_config.json", _json({"_class_name": scheduler[1], **settings}))
     write_text(out / "pipeline.py", (HERE / "pipeline.py").read_text())
     vae = generator.decoder.vae if generator.decoder else None
-    write_text(out / "model_index.json", _json(_index(vae.class_name if vae else None)))
+    write_text(out / "model_index.json", _json(_index(vae.class_name if vae else None, scheduler)))
     model.make_folder(out)
-    write_card(model, out, _usage(model, out), library="diffusers")
-    return f"{out}: a pipeline; open it with DiffusionPipeline.from_pretrained as its README.md shows"
+    write_card(model, out, _usage(model, out, method), library="diffusers")
+    whose = "its own" if method != "ode" else "diffusers'"
+    return (
+        f"{out}: a pipeline of its own code, with {whose} {scheduler[1]}; open it with "
+        "DiffusionPipeline.from_pretrained as its README.md shows"
+    )
 
 
 def bundle() -> str:
@@ -118,11 +129,11 @@ def _note_imports(node: ast.Import | ast.ImportFrom, imports: dict[str, set[str]
         imports.setdefault(module, set()).update(names)
 
 
-def _index(vae: str | None) -> dict[str, Any]:
+def _index(vae: str | None, scheduler: tuple[str, str]) -> dict[str, Any]:
     return {
         "_class_name": ["pipeline", "FlowMapPipeline"],
         "transformer": ["flow_map_network", "FlowMapNetwork"],
-        "scheduler": ["flow_map_scheduler", "FlowMapScheduler"],
+        "scheduler": list(scheduler),
         "vae": ["diffusers", vae] if vae else [None, None],
     }
 
@@ -154,13 +165,14 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=2) + "\n"
 
 
-def _usage(model: Model, out: Path) -> str:
+def _usage(model: Model, out: Path, method: str) -> str:
     words = "class_labels=[0, 1]" if model.generator.num_classes else "num_images=2"
+    files = "pipeline.py and flow_map_network.py" + ", and flow_map_scheduler.py" * (method != "ode")
     return f"""\
 import torch
 from diffusers import DiffusionPipeline
 
-# trust_remote_code: the folder's own code is run, pipeline.py and two files beside it. Read them first.
+# trust_remote_code: the folder's own code is run, {files}. Read it first.
 folder = {quoted(out.name)}
 pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
 images = pipe({words}, num_inference_steps=1, generator=torch.manual_seed(0)).images

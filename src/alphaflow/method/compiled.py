@@ -38,9 +38,17 @@ class Compiled:
     Args:
         objective: what to compile; `derivative="reverse"` cannot be.
         options: passed on to `torch.compile`, for instance `mode` or `backend`.
+
+    Raises:
+        UserError: (a ValueError) an objective with `full_gradient`, TVM's.
     """
 
     def __init__(self, objective: AlphaFlow, **options: Any) -> None:
+        if objective.full_gradient:
+            raise UserError(
+                "a gradient through ∂u/∂r (tvm) is not compiled whole: leave compile out, or take another member",
+                status=2,
+            )
         if callable(objective.flow_ratio):
             objective = replace(objective, flow_ratio=_Rounded(objective.flow_ratio))
         self.objective = objective

@@ -132,6 +132,25 @@ def Lagrangian(**settings: Any) -> AlphaFlow:
     return AlphaFlow(**{**recipe, **settings})
 
 
+def TVM(**settings: Any) -> AlphaFlow:
+    """Terminal velocity matching (arXiv 2511.19797): Lagrangian, with a gradient through u and ∂u/∂r.
+
+    On half of the rows r < t, and ‖u - (t - r) ∂u/∂r - u⁻(z_r, r, r)‖² is the loss; t - r is drawn first, then r
+    where it leaves room. The other half is flow matching. Its code draws both halves on one sample and noise, here
+    they are rows of their own, which has the same mean; and there u⁻ is an average of decay 0.99, here it is the
+    network's own, as in `Lagrangian`. Its guidance at one scale ω is `Guidance(omega=ω, drop=0.1)`.
+    """
+    recipe = {
+        "alpha": 0.0,
+        "shift": "end",
+        "full_gradient": True,
+        "flow_ratio": 0.5,
+        "times": Times(coupling="gap", t=LogitNormal(-0.8), r=LogitNormal()),
+        "weight": Weight(kind="uniform"),
+    }
+    return AlphaFlow(**{**recipe, **settings})
+
+
 def SoFlow(**settings: Any) -> AlphaFlow:
     """SoFlow (arXiv 2512.15657), as for ImageNet: α-Flow's target at small α from the first step to the last.
 
@@ -192,6 +211,7 @@ MEMBERS: dict[str, Callable[..., AlphaFlow]] = {
     "facm": FACM,
     "imeanflow": ImprovedMeanFlow,
     "lagrangian": Lagrangian,
+    "tvm": TVM,
     "soflow": SoFlow,
     "rcgm": RCGM,
 }
@@ -281,5 +301,6 @@ def _parts(objective: AlphaFlow) -> dict[str, str]:
         "jumps": f"{objective.jumps}" if objective.jumps != 1 else "",
         "change": "" if objective.max_change is None else f"over α, ±{objective.max_change:g}",
         "relaxation": "" if objective.relaxation is None else f"{objective.relaxation:g}",
+        "gradient": "through u and ∂u/∂r" if objective.full_gradient else "",
         "cosine": f"{objective.cosine:g}" if objective.cosine else "",
     }

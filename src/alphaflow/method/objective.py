@@ -22,6 +22,7 @@ from .guidance import Guidance
 from .residuals import measure
 from .schedules import Schedule
 from .targets import Rule, Shift, check_alpha, predict_with_target
+from .terminal import terminal_velocity
 from .times import Times
 from .weighting import AnchorWeight, Weight
 
@@ -59,6 +60,10 @@ class AlphaFlow:
         `Guided` it teaches a guided sampler; `guidance` then comes on top, and the two scales multiply. Rows with
         dropped labels keep their class's velocity, whose mean given z is that of no class. It is evaluated once
         for all rows, plain and whole on each process, in the mode it is in: call `teacher.eval()` first.
+        Under shift "end" at α = 0 it also gives the velocity at the interval's end, unless guidance comes on top:
+        then rows with r < t learn from it, too.
+    full_gradient: TVM's (arXiv 2511.19797), with shift "end" and α = 0: of u - (t - r) ∂u/∂r - u⁻(z_r, r, r) the
+        gradient goes through u and ∂u/∂r, and that is what `residual`, `tfm` and `tc` are of.
     blend: under shift "velocity", how much of the tangent is the network's own velocity; the rest is v.
     trust: a number or a schedule in [0, 1]: where r < t the target is v + trust (target - v), that is at α = 0
         v - trust (t - r) du/dt; rising from 0 to 1, the warm-up of consistency distillation (sCM, AYF).
@@ -87,6 +92,7 @@ class AlphaFlow:
     max_change: float | None = None
     relaxation: float | None = None
     cosine: float = 0.0
+    full_gradient: bool = False
 
     def __post_init__(self) -> None:
         for value in extremes(self.alpha):
@@ -103,6 +109,7 @@ class AlphaFlow:
             raise ValueError("max_change and relaxation both bound how far a target lies from u: choose one")
         if self.max_change is not None and (callable(self.trust) or self.trust != 1):
             raise ValueError("max_change divides by α a change that trust does not let shrink with α: choose one")
+        self._check_full_gradient()
         _ = self.rule  # refuses what it cannot be made of now, not when the schedule reaches 0
         if isinstance(self.teacher, nn.Module) and self.teacher.training:
             raise ValueError(
@@ -180,7 +187,8 @@ class AlphaFlow:
     def evaluate(self, net: Network, points: Points) -> Output:
         """Evaluate the objective at given points, a function of tensors alone: `torch.compile` takes it whole."""
         v, r, t = points.v, points.r, points.t
-        u, target = predict_with_target(net, points, self.rule)
+        taught = terminal_velocity if self.full_gradient else predict_with_target
+        u, target = taught(net, points, self.rule)
         if isinstance(points.trust, Tensor) or points.trust != 1:
             target = v + points.trust * (target - v)
         target = self._shape_target(target, u.detach(), points)
@@ -205,7 +213,8 @@ class AlphaFlow:
     @property
     def rule(self) -> Rule:
         """How targets are made."""
-        return Rule(self.shift, self.derivative, self.jumps, self.blend)
+        at_end = self.teacher if self._taught_at_the_end() else None
+        return Rule(self.shift, self.derivative, self.jumps, self.blend, at_end)
 
     def alpha_at(self, step: int) -> float | None:
         """α at a step; None where it is drawn row by row."""
@@ -236,7 +245,30 @@ class AlphaFlow:
         """v enters a target where r = t, under the other shifts, and where α = 1."""
         fixed = not callable(self.flow_ratio) and self.flow_ratio == 0
         reaches_1 = isinstance(self.alpha, StepSize) or 1 in extremes(self.alpha)
-        return self.shift in ("model", "end") and fixed and not reaches_1
+        return self.shift in ("model", "end") and fixed and not (reaches_1 or self._taught_at_the_end())
+
+    def _taught_at_the_end(self) -> bool:
+        """Guidance leads v away from the teacher's velocity, which then is another than at the interval's end."""
+        plain = self.teacher is not None and self.guidance is None
+        return plain and self.shift == "end" and not callable(self.alpha) and self.alpha == 0
+
+    def _check_full_gradient(self) -> None:
+        if not self.full_gradient:
+            return
+        if self.shift != "end" or self.alpha != 0:
+            raise ValueError(
+                f"full_gradient goes with shift 'end' and alpha 0, not {self.shift!r} and {self.alpha}: the error "
+                "is that of the interval's end; leave these as they are, or choose another member (lagrangian)"
+            )
+        if self.derivative == "fused":
+            raise ValueError(
+                "full_gradient needs ∂u/∂r with its graph, which derivative 'fused' does not keep: choose 'auto', "
+                "'forward', 'reverse' or 'difference'"
+            )
+        if callable(self.trust) or self.trust != 1 or self.relaxation is not None or self.max_change is not None:
+            raise ValueError(
+                "full_gradient has no target of u that trust, relaxation or max_change could move: leave them out"
+            )
 
     def _shape_target(self, target: Tensor, u: Tensor, points: Points) -> Tensor:
         """Clip, extrapolate or relax the target where r < t, if asked to; rows with r = t keep v."""

@@ -32,12 +32,15 @@ class Rule:
 
     jumps: the way from s to r is that of so many equal jumps of the network (RCGM); of one, in the formulas above.
     blend: under shift "velocity" the way to z_s, or the tangent, is (1 - blend) v + blend u⁻(z_t, t, t).
+    teacher: under shift "end" at α = 0 the velocity at z_r is u(z_r, r, r) of this network in the place of u⁻'s
+        (Lagrangian distillation, AYF, arXiv 2506.14603).
     """
 
     shift: Shift = "data"
     derivative: Method = "auto"
     jumps: int = 1
     blend: float = 1.0
+    teacher: Network | None = None
 
     def __post_init__(self) -> None:
         choose("shift", self.shift, get_args(Shift))
@@ -102,7 +105,10 @@ def meanflow_target(net: Network, points: Points, rule: Rule, *, start: int = 0)
         )
         with torch.no_grad():
             arrived = move(rows.z, u[-len(rows.z) :], rows.t, rows.r)
-            target = predict(net, arrived, rows.r, rows.r, rows.y) + expand(rows.t - rows.r, rows.z) * slope
+            end = predict(net if rule.teacher is None else rule.teacher, arrived, rows.r, rows.r, rows.y).to(
+                rows.v
+            )
+            target = end + expand(rows.t - rows.r, rows.z) * slope
             return u, slope, torch.where(expand(rows.r == rows.t, rows.z), rows.v, target)
     with torch.no_grad():
         tangent = rows.v if shift == "data" else predict(net, rows.z, rows.t, rows.t, rows.y)

@@ -52,9 +52,11 @@ class ClassResiduals(Observer):
         self._told = np.zeros(self.count, bool)
 
     def add(self, residual: Tensor, y: Tensor | None) -> None:
-        """Add some rows of a step: residuals (B,) and classes (B,), on the device."""
+        """Add some rows of a step: residuals (B,), or as many of each row side by side, and classes (B,)."""
         if y is None or not self.count:
             return
+        if len(residual) != len(y):
+            y = y.repeat_interleave(len(residual) // len(y))
         finite = residual.isfinite()
         units = torch.where(finite, residual.double().clamp(max=_LARGEST) / _UNIT, 0.0)
         self._since.index_add_(1, y, torch.stack([units.long(), finite.long()]))

@@ -11,16 +11,26 @@ from ..derivatives.dual import Dual, make
 from ..errors import UserError
 
 
-def prepare_blocks(net: nn.Module, derivative: str, *, compiled: bool = False, recompute: bool = False) -> None:
+def prepare_blocks(
+    net: nn.Module, derivative: str, *, compiled: bool = False, recompute: bool = False, graphed: bool = False
+) -> None:
     """Compile the network's blocks, recompute them in the backward pass, or both.
+
+    graphed: whether the derivative is taken with its graph.
 
     Raises:
         UserError: the derivative does not go with it.
     """
+    if recompute and graphed and derivative != "difference":
+        raise UserError(
+            f"recompute does not go with a gradient through ∂u/∂r by derivative {derivative!r}: choose "
+            "--objective.derivative difference",
+            status=2,
+        )
     if compiled and derivative in ("forward", "reverse"):
         raise UserError(
             f"compile_blocks does not go with derivative {derivative!r}, which must be compiled whole: choose "
-            "--objective.derivative fused or difference",
+            f"--objective.derivative {'' if graphed else 'fused or '}difference",
             status=2,
         )
     if compiled:

@@ -139,6 +139,12 @@ class Parallel:
                 "--compile does not go with sharded weights: choose --compile-blocks, or --parallel.strategy ddp",
                 status=2,
             )
+        if objective.full_gradient and objective.derivative != "difference":
+            raise UserError(
+                "a gradient through ∂u/∂r over sharded weights needs --objective.derivative difference: choose "
+                "it, or --parallel.strategy ddp",
+                status=2,
+            )
         if objective.derivative == "reverse":
             raise UserError(
                 "derivative 'reverse' needs all weights after the forward pass, when sharded ones are gone: "

@@ -23,7 +23,9 @@ DIGITS = Recipe(
     expected="class accuracy 0.98 at 1 NFE, 0.99 at 2; Fréchet distance 0.09 at 1, 0.08 at 2 (real halves: 0.24)",
     bounds={"accuracy": (0.97, 1.0), "frechet": (0.0, 0.118), "copies": (0.0, 0.05)},
     members={
-        **dict.fromkeys(("consistency", "discrete-consistency", "shortcut", "lagrangian", "rcgm"), _VELOCITY),
+        **dict.fromkeys(
+            ("consistency", "discrete-consistency", "shortcut", "lagrangian", "tvm", "rcgm"), _VELOCITY
+        ),
         "splitmeanflow": {"objective.weight": "uniform"},
     },
     config=Config(

@@ -39,6 +39,7 @@ from ..method.family import as_it_runs, member, statement
 from ..method.guidance import Guidance
 from ..method.objective import AlphaFlow
 from ..method.self_steering import STATE, SelfSteering
+from ..method.trajectories import Trajectories
 from ..method.weighting import Weight
 from ..rng import hash_key
 from .combinations import check_told
@@ -215,15 +216,30 @@ def build_objective(config: Config, num_classes: Told) -> AlphaFlow:
         if settings.relaxation is not None:
             changes["relaxation"] = settings.relaxation
         changes["guidance"] = _guidance(config, num_classes)
-        return dataclasses.replace(published, **changes)
+        objective = dataclasses.replace(published, **changes)
+        return objective if config.stage == "objective" else _trajectories(config, objective)
     except UserError:
         raise
     except ValueError as error:
         raise UserError(str(error), status=2) from None
 
 
+def _trajectories(config: Config, objective: AlphaFlow) -> Trajectories:
+    """Return the regression on a teacher's paths, whose teacher `build_taught` opens."""
+    ours = config.trajectories
+    return Trajectories(
+        times=objective.times,
+        weight=objective.weight,
+        path_steps=ours.steps,
+        solver=ours.solver,
+        pairs=ours.pairs,
+    )
+
+
 def state_objective(config: Config, objective: AlphaFlow) -> str:
     """Return the objective of a run in one line, with departures from its member's published definition marked."""
+    if isinstance(objective, Trajectories):
+        return str(objective) + "; velocities of a teacher" * (objective.teacher is not None)
     return statement(objective, config.objective.name, config.schedule_steps or config.steps)
 
 

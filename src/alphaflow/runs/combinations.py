@@ -4,6 +4,7 @@ What the samples, the network or the number of processes decide is refused where
 that does not suit the samples, by what settings alone say of both, in `network_checks.py`.
 """
 
+import dataclasses
 from typing import Any
 
 from ..errors import UserError
@@ -25,6 +26,36 @@ def check_together(config: Any) -> None:
     if config.data.captions and config.data.labels:
         raise UserError("data.captions and data.labels both say what a picture is: give one of them", status=2)
     _check_teacher(config.distill)
+    if config.stage == "trajectories":
+        _check_stage(config)
+
+
+def _check_stage(config: Any) -> None:
+    if not config.distill.teacher:
+        raise UserError("stage trajectories learns a teacher's paths: name it by --distill.teacher RUN", status=2)
+    ours = config.objective
+    if dataclasses.replace(ours, **_LEFT) != dataclasses.replace(ours.of_trajectories(), **_LEFT):
+        raise UserError(
+            "stage trajectories has no objective of its own but time_shift and the weight: set those of the "
+            "member in the run that goes on from it by --init",
+            status=2,
+        )
+    if config.model.guided:
+        raise UserError(
+            "stage trajectories learns its teacher's guidance (distill.guidance): leave model.guided out", status=2
+        )
+    if config.diagnosis.every:
+        raise UserError("stage trajectories has no TFM and TC to diagnose: leave diagnosis.every out", status=2)
+
+
+_LEFT: dict[str, Any] = {
+    "weight": "uniform",
+    "weight_power": 1.0,
+    "weight_c": None,
+    "weight_by_time": None,
+    "time_shift": 1.0,
+}
+"""What `_check_stage` leaves to choose, with what stands for all of it in the comparison."""
 
 
 def _check_teacher(distill: Any) -> None:

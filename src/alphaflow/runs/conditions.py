@@ -25,6 +25,7 @@ ALPHAS: dict[str, tuple[float, ...]] = {
     "facm": (0.0,),
     "imeanflow": (0.0,),
     "lagrangian": (0.0,),
+    "tvm": (0.0,),
     "soflow": (0.002, 0.1),
     "rcgm": (0.01, 1.0),
 }
@@ -131,6 +132,7 @@ INTERVALS = Only(
 NOT_DYADIC = Only("another objective.coupling than dyadic", lambda one: not _dyadic(one))
 GUIDED = Only("objective.omega, objective.kappa or objective.label_drop", _guided)
 DROPPED = Only("objective.label_drop above 0", lambda one: one.objective.label_drop > 0)
+STAGED = Only("stage trajectories", lambda one: one.stage == "trajectories")
 AVERAGED = Only("ema.half_life above 0", lambda one: one.ema.half_life > 0)
 STORED = Only("ema.profiles", lambda one: bool(one.ema.profiles))
 MONITORED = Only("monitor.every above 0", lambda one: one.monitor.every > 0)

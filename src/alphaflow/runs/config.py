@@ -30,6 +30,7 @@ from .conditions import (
     PICTURES,
     POWERED,
     SHIFTED,
+    STAGED,
     STEPPED,
     STORED,
     TIMED,
@@ -120,8 +121,8 @@ class ObjectiveConfig:
 
     name: Annotated[str, OneOf(tuple(ALPHAS))] = "alphaflow"
     """The member: alphaflow, meanflow, imeanflow, tfm, fm, shortcut, consistency, discrete-consistency,
-    splitmeanflow, facm, lagrangian, soflow, rcgm. One other than the recipe's comes as it was published, without
-    what the recipe tuned for its own; guidance stays."""
+    splitmeanflow, facm, lagrangian, tvm, soflow, rcgm. One other than the recipe's comes as it was published,
+    without what the recipe tuned for its own; guidance stays."""
     alpha: Annotated[str | None, Schedule(0, 1, steering=True), INTERVALS] = None
     """Schedule of α: a number, or e.g. sigmoid(0%, 100%), linear(0, 500), step(50%); self: α falls when what the
     network sees of its trajectories' curvature has settled (docs/claims.md)."""
@@ -200,6 +201,10 @@ class ObjectiveConfig:
         kept = "derivative omega kappa guide_from guide_to label_drop scales intervals".split()
         return ObjectiveConfig(name=name, **{key: getattr(self, key) for key in kept})
 
+    def of_trajectories(self) -> "ObjectiveConfig":
+        """Return these settings for the stage of trajectories: α = 1 where r < t, all rows counted alike."""
+        return ObjectiveConfig(name="tfm", flow_ratio="0", weight="uniform", time_shift=self.time_shift)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig:
@@ -212,6 +217,16 @@ class DistillConfig:
     """Smallest t at which the teacher is guided."""
     guide_to: Annotated[float, Range(0, 1)] = 1.0
     """Largest t at which the teacher is guided."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrajectoryConfig:
+    steps: Annotated[int, Range(1, 1000), STAGED] = 16
+    """Steps of each of the teacher's paths from noise to data."""
+    solver: Annotated[Literal["euler", "heun"], STAGED] = "euler"
+    """How the teacher takes them; heun evaluates it twice a step."""
+    pairs: Annotated[int, Range(1, 4096), STAGED] = 8
+    """Pairs of points that are learned of each path: batch_size counts paths, each with so many rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,6 +302,9 @@ class Config:
     """Optimizer steps of the whole run."""
     schedule_steps: Annotated[int, Range(0, STEPS)] = 0
     """What 100 % means in schedules; 0: `steps`, which a run notes here as it begins and keeps when lengthened."""
+    stage: Literal["objective", "trajectories"] = "objective"
+    """What is learned: the objective, or a teacher's whole paths (distill.teacher), a start without derivatives
+    and without samples, from which runs with an objective go on by `--init`."""
     init: Annotated[str, Anything()] = ""
     """Begin where this run ended: weights, averages and moments from its newest checkpoint; steps count anew."""
     seed: Annotated[int, Range(-(2**63), 2**63 - 1)] = 0
@@ -328,6 +346,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
+    trajectories: TrajectoryConfig = field(default_factory=TrajectoryConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema: EMAConfig = field(default_factory=EMAConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)

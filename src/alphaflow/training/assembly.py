@@ -13,6 +13,7 @@ from ..devices import choose_device, prepare
 from ..errors import UserError
 from ..method.objective import AlphaFlow
 from ..method.targets import differentiated
+from ..method.trajectories import Trajectories
 from ..models.ema import EMA, PowerEMA
 from ..parallel.blocks import prepare_blocks
 from ..parallel.parallel import Parallel
@@ -73,7 +74,8 @@ def assemble(config: Config, folder: RunFolder, parallel: Parallel, *, resumes: 
     objective = build_taught(config, dataset, device, folder)
     statement = state_objective(config, objective)
     ema = EMA(net, config.ema.half_life, config.ema.ramp)
-    flops = 3.0 * forward_flops(net, shape, told) / parallel.world
+    rows = objective.pairs if isinstance(objective, Trajectories) else 1
+    flops = 3.0 * rows * forward_flops(net, shape, told) / parallel.world
     batches = batches_of(dataset, config.data, config.batch_size, config.seed)
     if resumes:
         refuse_other_objective(statement, folder.read_record(), folder.path)
@@ -82,7 +84,13 @@ def assemble(config: Config, folder: RunFolder, parallel: Parallel, *, resumes: 
     # from here on no process holds the network whole, where weights are sharded
     objective = _with_method(objective, net, batches, config)
     parallel.check_objective(objective, compiled=config.compile)
-    prepare_blocks(net, objective.derivative, compiled=config.compile_blocks, recompute=config.recompute)
+    prepare_blocks(
+        net,
+        objective.derivative,
+        compiled=config.compile_blocks,
+        recompute=config.recompute,
+        graphed=objective.full_gradient,
+    )
     parallel.shard(net)
     parallel.shard(ema.module)
     profiles = _profiles(net, config.ema.profiles)
@@ -105,7 +113,7 @@ def _with_method(objective: AlphaFlow, net: nn.Module, batches: Batches, config:
         return objective
     points = points_of(batches, objective, config.seed, next(net.parameters()).device)
     taken = differentiated(net, points, objective.shift)
-    return dataclasses.replace(objective, derivative=choose_method(*taken))
+    return dataclasses.replace(objective, derivative=choose_method(*taken, graphed=objective.full_gradient))
 
 
 def _profiles(net: nn.Module, widths: tuple[float, ...]) -> list[PowerEMA]:

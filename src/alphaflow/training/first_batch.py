@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..data import Batches
-from ..derivatives.total import check_derivative
+from ..derivatives.total import check_derivative, choose_method
 from ..devices import autocast
 from ..method.objective import AlphaFlow
 from ..method.targets import differentiated
@@ -42,7 +42,8 @@ def check_first_batch(net: nn.Module, objective: AlphaFlow, batches: Batches, co
     points = points_of(batches, objective, config.seed, device)
     function, points = differentiated(net, points, objective.shift)
     with autocast(config.precision, device):
-        error = check_derivative(
-            function, points.z, points.v, points.r, points.t, points.y, method=objective.derivative
-        )
+        method = objective.derivative
+        if objective.full_gradient and method == "auto":
+            method = choose_method(function, points, graphed=True)
+        error = check_derivative(function, points.z, points.v, points.r, points.t, points.y, method=method)
     log.info("%s agrees with central differences to %.1e", "∂u/∂r" if objective.shift == "end" else "du/dt", error)

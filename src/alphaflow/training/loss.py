@@ -69,5 +69,6 @@ def blame(outs: Sequence[Output], parts: Sequence[Part], parallel: Parallel) -> 
 
 
 def _row(out: Output, part: Part, i: int) -> str:
-    place = part.start + i * part.stride
+    each = len(out.residual) // len(out.per_sample)
+    place = part.start + i // each * part.stride
     return f"row {place}: r={out.r[i]:.4f} t={out.t[i]:.4f} residual={out.residual[i]:.3g}"

@@ -1,6 +1,7 @@
 """Pictures or videos by a flow map, in one step or a few."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ class FlowMapPipeline(DiffusionPipeline):
 
     Args:
         transformer: the network, a `FlowMapNetwork`.
-        scheduler: a `FlowMapScheduler`.
+        scheduler: diffusers' own `FlowMapEulerDiscreteScheduler`, or a `FlowMapScheduler` from the folder, which
+            knows other methods.
         vae: an autoencoder where the network makes latents; None where it makes pixels.
     """
 
@@ -73,18 +75,49 @@ class FlowMapPipeline(DiffusionPipeline):
             latents = randn_tensor((rows, *config.shape), generator, torch.device(device), self.transformer.dtype)
         if latents.shape != (rows, *config.shape):
             raise ValueError(f"latents have shape {tuple(latents.shape)}: give {(rows, *config.shape)}")
-        self.scheduler.set_timesteps(
-            None if timesteps is not None else num_inference_steps, device=device, timesteps=timesteps
-        )
+        schedule = self._schedule(num_inference_steps, timesteps, device, generator)
         z = latents.to(device, self.transformer.dtype)
         y, guidance_scale = self._told(y, guidance_scale, guidance_interval)
-        for t in self.progress_bar(self.scheduler.timesteps):
-            r = self.scheduler.asks_for(t)
+        for t, r, words in self.progress_bar(schedule):
             u = self._velocity(z, r.expand(rows), t.expand(rows), y, guidance_scale)
-            z = self.scheduler.step(u, t, z, generator=generator).prev_sample
+            z = self.scheduler.step(u, sample=z, **words).prev_sample
         images = z if output_type == "latent" else self._show(z, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _schedule(
+        self, count: int, timesteps: Sequence[float] | None, device: Any, generator: Any
+    ) -> list[tuple[Tensor, Tensor, dict[str, Any]]]:
+        """Return each step's t, the r for which the network gives u, and what the scheduler is told.
+
+        diffusers' scheduler counts times in thousandths, up to 1000, and shifts those that it is given; a folder's
+        own takes them as they are.
+        """
+        scheduler = self.scheduler
+        if hasattr(scheduler, "asks_for"):
+            scheduler.set_timesteps(None if timesteps is not None else count, device=device, timesteps=timesteps)
+            return [
+                (t, scheduler.asks_for(t), {"timestep": t, "generator": generator}) for t in scheduler.timesteps
+            ]
+        units = scheduler.config.num_train_timesteps
+        if timesteps is None:
+            if count < 1:
+                raise ValueError(f"num_inference_steps {count} must be at least 1")
+            scheduler.set_timesteps(count, device=device)
+            last = 0.0
+        else:
+            falling = all(t > r for t, r in pairwise(timesteps))
+            if len(timesteps) < 2 or not falling or timesteps[0] > 1 or timesteps[-1] < 0:
+                raise ValueError(f"timesteps {tuple(timesteps)} must fall, within [0, 1], as in (1, 0.5, 0)")
+            scheduler.set_timesteps(timesteps=[units * t for t in timesteps[:-1]], device=device)
+            last = scheduler.apply_shift(torch.tensor(timesteps[-1], dtype=torch.float64)).item()
+        times = [*scheduler.sigmas[:-1].tolist(), last]
+        steps = []
+        for t, r in pairwise(times):
+            ends = [torch.tensor(one, dtype=torch.float32, device=device) for one in (t, r)]
+            words = {name: torch.tensor(units * one) for name, one in (("timestep", t), ("r_timestep", r))}
+            steps.append((ends[0], ends[1], words))
+        return steps
 
     def _told(self, y: Tensor | None, scale: float, interval: tuple[float, float]) -> tuple[Tensor | None, float]:
         """Return labels that hold the guidance, and the scale that remains to be applied.
