@@ -83,6 +83,7 @@ def _images(config: DataConfig, class_names: Sequence[str] | None) -> Images:
         "crop": config.crop,
         "tolerance": config.tolerance,
         "memory": IN_MEMORY if alone else 0,
+        "grey": config.grey,
     }
     if config.captions:
         source = open_source(config.path, labels="none")
