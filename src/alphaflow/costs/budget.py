@@ -18,18 +18,16 @@ def read_budget(word: str) -> float:
     """
     found = _FORM.fullmatch(word.strip().lower())
     if not found or not any(found.groups()):
-        raise UserError(
-            f"--budget {word[:40]!r} is no length of time: give 30m, 1h, 2h30m, or minutes alone, 90", status=2
-        )
+        raise UserError(f"{word[:40]!r} is no length of time: give 30m, 1h, 2h30m, or minutes alone, 90", status=2)
     hours, minutes = (float(part or 0) for part in found.groups())
     seconds = 3600 * hours + 60 * minutes
     if not 60 <= seconds <= LONGEST:
-        raise UserError(f"--budget {word[:40]} must be from 1m to {LONGEST / 3600:.0f}h", status=2)
+        raise UserError(f"{word[:40]} must be from 1m to {LONGEST / 3600:.0f}h", status=2)
     return seconds
 
 
 def budget_word(seconds: float) -> str:
-    """Return a length of time as `read_budget` reads it, rounded up to whole minutes, beyond ten hours to hours."""
+    """Return a length of time as `read_budget` reads it: rounded up to minutes, beyond ten hours to hours."""
     minutes = max(1, -int(-seconds // 60))
     if minutes >= 600:
         minutes = -(-minutes // 60) * 60
