@@ -16,7 +16,7 @@ from ..data.sources import Source
 from ..devices import choose_device
 from ..runs.build import image_source
 from ..runs.config import Config, with_changes
-from .measured import device_words
+from .measured import busy_words, device_words
 
 HOUR = 3600.0
 """The budget where none is said, in seconds."""
@@ -38,6 +38,8 @@ class Asked:
     device_words: str
     threads: int
     """Processors that decode pictures."""
+    busy: str = ""
+    """What else the machine does, in words, if much."""
     budget: float = HOUR
     """Seconds that the whole run may take."""
 
@@ -65,6 +67,7 @@ def ask(config: Config, said: Collection[str], budget: float = HOUR) -> Asked:
         told=vocabulary_for(source, config.data.captions) if config.data.captions else len(source.class_names),
         device="cuda" if device.type == "cuda" else "cpu",
         device_words=device_words(device),
+        busy=busy_words(device),
         threads=len(os.sched_getaffinity(0)),
         budget=budget,
     )

@@ -37,23 +37,25 @@ def budget_word(seconds: float) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Overhead:
-    """The time of a run beside its steps, in seconds and in rows that are drawn."""
+    """The time of a run beside its steps: in seconds, and in steps' worth of a network's work."""
 
-    fixed: float
-    """Seconds that do not depend on the network's speed: reading the data, writing checkpoints and pictures."""
+    seconds: float
+    """Seconds however many steps there are: reading the data, writing at the twentieths of a run."""
     steps: float
-    """Steps' worth of work that is none: the look at the first batch, drawing for pictures and scores."""
-
-    def seconds(self, step: float) -> float:
-        """Return the whole, where one step takes so many seconds."""
-        return self.fixed + self.steps * step
-
-
-def steps_within(seconds: float, step: float, overhead: Overhead) -> int:
-    """Return how many steps fit into so many seconds, of which one takes `step`; 0 where none does."""
-    return max(0, int((seconds - overhead.seconds(step)) / step))
+    """Steps' worth of work however many there are: the look at the first batch, drawing pictures."""
+    seconds_each: float = 0.0
+    """Seconds beside each step, of what is done every so many steps."""
+    steps_each: float = 0.0
+    """Steps' worth of work beside each step."""
 
 
 def seconds_for(steps: int, step: float, overhead: Overhead) -> float:
-    """Return the seconds of a run of so many steps, of which one takes `step`; `steps_within` undoes it."""
-    return steps * step + overhead.seconds(step)
+    """Return the seconds of a run of so many steps, of which one takes `step`."""
+    once = overhead.seconds + overhead.steps * step
+    return once + steps * (step * (1 + overhead.steps_each) + overhead.seconds_each)
+
+
+def steps_within(seconds: float, step: float, overhead: Overhead) -> int:
+    """Return how many steps fit into so many seconds: `seconds_for` undone; 0 where none does."""
+    once = seconds_for(0, step, overhead)
+    return max(0, int((seconds - once) / (seconds_for(1, step, overhead) - once)))

@@ -47,6 +47,8 @@ class MeasuredTime:
     """The samples of a step of the run: the time is taken to grow in proportion."""
     device: str
     """The device, in words."""
+    busy: str = ""
+    """What else the machine does, in words, if much."""
 
     def __str__(self) -> str:
         fewer = (
@@ -55,6 +57,8 @@ class MeasuredTime:
         return (
             f"{duration(self.seconds * self.steps)} on {self.device}: {self.seconds:.3g} s a step, mean of "
             f"{len(PARTS)} steps through the schedule{fewer}; compilation, data and checkpoints left out"
+            + f"; {self.busy}"
+            * bool(self.busy)
         )
 
 
@@ -78,9 +82,10 @@ def measure(
         return "not measured: there is a teacher"
     rate = _flops_per_second(device, config.precision)
     if plan.step_flops / config.batch_size > LONGEST * rate:
+        least, products = duration(plan.step_flops / rate * config.steps), f"{config.precision} products"
         return (
-            f"{duration(plan.step_flops / rate * config.steps)} at the least: the step's FLOPs at the "
-            f"{rate / 1e9:.3g} GFLOP/s of {config.precision} products on {device_words(device)}; too long to be measured"
+            f"{least} at the least: the step's FLOPs at the {rate / 1e9:.3g} GFLOP/s of {products} on "
+            f"{device_words(device)}; too long to be measured"
         )
     needed, there = 4 * 5 * plan.parameters, _memory(device)
     if needed > 0.8 * there:
@@ -109,6 +114,7 @@ def seconds_of_step(config: Config, shape: Sequence[int], num_classes: Told) -> 
 def _measure(
     config: Config, shape: Sequence[int], num_classes: Told, device: torch.device, longest: float
 ) -> MeasuredTime:
+    busy = busy_words(device)  # before these steps keep it busy
     step = _step_of(config, shape, num_classes, device)
     most = config.batch_size // config.accumulate
     last, rows = config.steps - 1, min(4, most)  # of four rows the usual shares of r = t are whole
@@ -122,6 +128,7 @@ def _measure(
         rows=rows,
         batch_size=config.batch_size,
         device=device_words(device),
+        busy=busy,
     )
 
 
@@ -183,3 +190,11 @@ def device_words(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     return f"{threads} CPU thread{'s' * (threads > 1)}"
+
+
+def busy_words(device: torch.device) -> str:
+    """Return that a CPU has other work, which makes steps slow, and how much of it; empty where it has little."""
+    load, processors = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    if device.type == "cuda" or load < max(1.0, processors / 2):
+        return ""
+    return f"the machine is busy (load average {load:.1f} on {processors} processors), and idle it is quicker"

@@ -16,7 +16,7 @@ from ..progress import duration
 from ..runs.config import Config
 from .asked import Asked, shape_of, tokens_of
 from .budget import Overhead, budget_word, seconds_for, steps_within
-from .ladder import on_rung, rungs, usual, weights_of, work
+from .ladder import networks, usual, weights_of, work
 from .picture_size import of_pictures
 
 ENOUGH = 4000
@@ -27,6 +27,8 @@ VIEWS = 1000
 """As often may each picture be seen: beyond, a network learns pictures by heart."""
 ALWAYS = 2000
 """So many steps are taken however few pictures there are."""
+PARTS = 20
+"""A picture of samples and a checkpoint come with each of so many parts of a run."""
 FEW = 500
 """Fewer pictures than these are told to be few."""
 
@@ -57,14 +59,11 @@ def fit(asked: Asked, measure: Measure, left: Callable[[], float]) -> Fitted:
     Raises:
         UserError: with status 2: no patches fit the pictures, or the budget holds too few steps.
     """
-    config = asked.with_unsaid(of_pictures(asked))
-    networks = [on_rung(asked, config, rung) for rung in rungs(asked)]
+    among = networks(asked, asked.with_unsaid(of_pictures(asked)))
     if "steps" in asked.said:
-        config = _paced(asked, networks[usual(asked, len(networks))], config.steps)
-        return _fitted(asked, config, "")
-    most = max(ALWAYS, math.ceil(VIEWS * asked.look.count / config.batch_size))
-    chosen, step = _network(asked, networks, min(ENOUGH, most), measure, left)
-    steps = _steps(asked, chosen, step, left())
+        return _fitted(asked, _paced(asked, among[usual(asked, among)], asked.config.steps), "")
+    chosen, step = _network(asked, among, measure, left)
+    steps, most = _steps(asked, chosen, step, left()), _most(asked, chosen)
     if steps < LEAST:
         raise UserError(_too_little(asked, chosen, step, steps, asked.budget - left()), status=2)
     config = _paced(asked, chosen, min(steps, most))
@@ -73,43 +72,56 @@ def fit(asked: Asked, measure: Measure, left: Callable[[], float]) -> Fitted:
     said += asked.device_words
     if steps > most:
         said += f"; more steps would learn {asked.look.count:,} pictures by heart (--steps N for more)"
+    if asked.busy:
+        said += f"; {asked.busy}"
     return _fitted(asked, config, said)
 
 
 def _network(
-    asked: Asked, networks: Sequence[Config], needed: int, measure: Measure, left: Callable[[], float]
+    asked: Asked, among: Sequence[Config], measure: Measure, left: Callable[[], float]
 ) -> tuple[Config, float]:
-    """Return the largest network that has `needed` steps, else the smallest, and the seconds of its step.
+    """Return the largest network that has steps enough, else the first, and the seconds of its step.
 
-    One is measured and tells about the others; the one to which that points is measured as well.
+    One is measured and tells about the others; the one to which that points is measured as well, and where it has
+    too few steps after all, the next smaller one.
     """
-    number, top = usual(asked, len(networks)), len(networks) - 1
+    first = usual(asked, among)
     measured: dict[int, float] = {}
-    while number not in measured:
-        one = networks[number]
-        measured[number] = measure(one, shape_of(one), asked.told)
-        rate = measured[number] / work(one)
-        if number and _steps(asked, one, measured[number], left()) < needed:
-            top = number - 1
-        steps = {k: measured.get(k, rate * work(networks[k])) for k in range(top + 1)}
-        fitting = [k for k, step in steps.items() if _steps(asked, networks[k], step, left()) >= needed]
-        number = max(fitting, default=0)
-    return networks[number], measured[number]
+
+    def step_of(k: int) -> float:
+        if k not in measured:
+            measured[k] = measure(among[k], shape_of(among[k]), asked.told)
+        return measured[k]
+
+    def has_enough(k: int, step: float) -> bool:
+        return _steps(asked, among[k], step, left()) >= min(ENOUGH, _most(asked, among[k]))
+
+    rate = step_of(first) / work(among[first])
+    fitting = [k for k, one in enumerate(among) if has_enough(k, measured.get(k, rate * work(one)))]
+    number = max(fitting, default=0)
+    while number and not has_enough(number, step_of(number)):
+        number -= 1
+    return among[number], step_of(number)
+
+
+def _most(asked: Asked, config: Config) -> int:
+    """Return the steps beyond which pictures are learnt by heart."""
+    return max(ALWAYS, math.ceil(VIEWS * asked.look.count / config.batch_size))
 
 
 def _steps(asked: Asked, config: Config, step: float, seconds: float) -> int:
     """Return the steps that so many seconds hold beside all else; round ones where there are many."""
-    about = steps_within(seconds, step, _overhead(asked, _paced(asked, config, ENOUGH)))
-    steps = steps_within(seconds, step, _overhead(asked, _paced(asked, config, max(1, about))))
+    steps = steps_within(seconds, step, _overhead(asked, config))
     return steps // 20 * 20 if steps >= LEAST else steps
 
 
 def _too_little(asked: Asked, config: Config, step: float, steps: int, spent: float) -> str:
-    needed = spent + seconds_for(LEAST, step, _overhead(asked, _paced(asked, config, LEAST)))
+    needed = spent + seconds_for(LEAST, step, _overhead(asked, config))
     remedy = f"give --budget {budget_word(1.1 * needed)}"
     smaller = [size for size in (32, 16, 8) if size < config.data.size]
     if smaller:
         remedy += f", or smaller pictures (--data.size {smaller[0]})"
+    remedy += f"; {asked.busy}" * bool(asked.busy)
     return (
         f"--budget {budget_word(asked.budget)} holds {steps} steps of {step:.3g} s, by a network of width "
         f"{config.model.width} on {asked.device_words}, and fewer than {LEAST} teach nothing: {remedy}"
@@ -118,7 +130,7 @@ def _too_little(asked: Asked, config: Config, step: float, steps: int, spent: fl
 
 def _paced(asked: Asked, config: Config, steps: int) -> Config:
     """Return the settings with this number of steps, and with what is a share of it."""
-    part = max(1, steps // 20)
+    part = max(1, steps // PARTS)
     changes = {
         "log_every": max(1, min(20, steps // 100)),
         "sample_every": part,
@@ -141,19 +153,22 @@ _COMPARED = 5e9  # operations a second of distances in float64
 
 def _overhead(asked: Asked, config: Config) -> Overhead:
     """Return what a run takes beside its steps; of scores by a published detector only the drawing."""
-    pictures, files = (1 + config.steps // every for every in (config.sample_every, config.checkpoint_every))
-    monitor = config.monitor
-    scores = config.steps // monitor.every + 1 if monitor.every else 0
-    drawn = (_SHOWN * pictures + monitor.count * scores * monitor.nfe) / config.batch_size
-    written = 16 * weights_of(config, shape_of(config), asked.told)
-    fixed = _BEGIN + asked.look.seconds * asked.look.count / asked.threads
-    fixed += pictures * 0.2 + files * (0.2 + written / _WRITTEN)
-    if scores and not monitor.detector:
-        values = math.prod(shape_of(config))
-        real = min(asked.look.count, max(monitor.count, 2**24 // values))
-        pairs = real**2 + scores * monitor.count * (real + monitor.count)
-        fixed += 2 * values * pairs / _COMPARED
-    return Overhead(fixed=fixed, steps=_CHECK + _PASS * drawn)
+    monitor, values, weights = config.monitor, math.prod(shape_of(config)), weights_of(config, asked)
+    real = min(asked.look.count, max(monitor.count, 2**24 // values)) if not monitor.detector else 0
+    compared = 2 * values * real / _COMPARED
+    begin = _BEGIN + asked.look.seconds * asked.look.count / asked.threads
+    begin += (compared * real) * (monitor.every > 0)
+    once, each = [begin, _CHECK], [0.0, 0.0]
+    rows = _PASS / config.batch_size
+    for name, every, costs in (
+        ("sample_every", config.sample_every, (0.2, rows * _SHOWN)),
+        ("checkpoint_every", config.checkpoint_every, (0.2 + 16 * weights / _WRITTEN, 0.0)),
+        ("monitor.every", monitor.every, (compared * monitor.count, rows * monitor.count * monitor.nfe)),
+    ):
+        for k, cost in enumerate(costs):
+            once[k] += cost * (1 if name in asked.said else PARTS + 1) * (every > 0)
+            each[k] += cost / every if name in asked.said and every else 0.0
+    return Overhead(seconds=once[0], steps=once[1], seconds_each=each[0], steps_each=each[1])
 
 
 def _fitted(asked: Asked, config: Config, time: str) -> Fitted:
@@ -165,7 +180,7 @@ def _fitted(asked: Asked, config: Config, time: str) -> Fitted:
         what = f"{told:,} classes" if told else "no labels"
     mirrored = "mirrored" if config.data.flip else "not mirrored (--data.flip)"
     few = f"; {count:,} are few: expect copies of them" * (count < FEW)
-    weights, seen = weights_of(config, shape_of(config), told), config.steps * config.batch_size / count
+    weights, seen = weights_of(config, asked), config.steps * config.batch_size / count
     rows = {
         "pictures": f"{asked.look}, {what}; as {side}×{side} {'grey' if config.data.grey else 'RGB'}, "
         f"{mirrored}{few}",
