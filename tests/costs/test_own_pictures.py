@@ -19,7 +19,7 @@ from alphaflow.method.times import LogitNormal
 from alphaflow.runs.build import build_model
 
 PHOTOS = Look(count=50_000, side=500, alike=False, grey=False, seconds=1e-3)
-SAME = "--model.width 192"
+SAME = "--model.width 192 --batch-size 64"
 """One network, whatever time there is."""
 
 
