@@ -73,7 +73,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(whole, grey, tmp_path, capsys):
 def test_a_budget_is_kept_in_the_run_and_measured_once(grey, tmp_path, capsys, caplog):
     out = tmp_path / "run"
     caplog.set_level("INFO", "alphaflow")
-    words = ("--budget", "1m", "--data.size", "8", "--stop-after", "1")
+    words = ("--budget", "20m", "--data.size", "8", "--stop-after", "1")
     assert train(grey, out, *words) == 0
     said = caplog.text
     assert "see how long they take" in said

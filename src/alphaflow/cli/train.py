@@ -29,6 +29,7 @@ WARM = 5
 """Steps before the first that --profile records: they choose the way to du/dt and grow buffers."""
 _USAGE = """alphaflow train RECIPE --out DIR [--steps N] [--stop-after N] [--continue] [--profile N]
                                [--dotted.setting VALUE ...]
+       alphaflow train pictures --data.path ADDRESS --out DIR [--budget TIME] [--dotted.setting VALUE ...]
        alphaflow train --resume DIR [--steps N] [--stop-after N] [--profile N]
        alphaflow train RECIPE --dry-run [--gpus N] [--mfu F] [--dotted.setting VALUE ...]"""
 
