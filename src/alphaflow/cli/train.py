@@ -169,8 +169,9 @@ def _start(known: argparse.Namespace, settings: list[str]) -> "Trainer":
     config = parse_settings(known.recipe, settings)
     if known.out is None:
         raise UserError(f"no folder given: add --out DIR, for example --out runs/{known.recipe}", status=2)
-    check_memory(config)
-    _refuse_few(known, config.steps)
+    if not RECIPES[known.recipe].planned:
+        check_memory(config)
+        _refuse_few(known, config.steps)
     _tell(known.recipe, config)
     from ..runs.folder import RunFolder
 
