@@ -63,6 +63,16 @@ def results(script: str, out: Path, *words: str) -> dict:
 
 
 @pytest.mark.slow
+def test_the_growth_of_a_step(tmp_path):
+    record = results("scale.py", tmp_path / "s.json", "--tiny", "--rounds", "1", "--threads", "1")
+    tokens = {row["tokens"]: row for row in record["rows"] if row["varied"] == "tokens"}
+    assert list(tokens) == [16, 64, 256] and tokens[256]["bytes"] > tokens[16]["bytes"] > 0
+    assert record["exponents"]["bytes by tokens"] < 1.3  # attention's tokens² would make it 2
+    wide, usual = (next(row for row in record["rows"] if row["varied"] == name) for name in ("weights", "tokens"))
+    assert wide["weights"] > 2 * usual["weights"] and wide["held"] > usual["held"]
+
+
+@pytest.mark.slow
 def test_the_table_of_protocols(digits, tmp_path):
     """What does not depend on how well the network is trained is as the page says."""
     rows = results("protocols.py", tmp_path / "p.json", str(digits), "--count", "512", "--pieces", "200")["rows"]

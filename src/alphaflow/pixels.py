@@ -11,6 +11,15 @@ def scale_pixels(pixels: Tensor) -> Tensor:
     return pixels.to(torch.float32).div_(127.5).sub_(1.0)
 
 
+def luminance(pixels: Tensor) -> Tensor:
+    """Map RGB, uint8 (B, 3, H, W), to grey, uint8 (B, 1, H, W), by the weights of ITU-R BT.601, rounded.
+
+    Pixels whose three values are equal keep that value.
+    """
+    weights = torch.tensor([299, 587, 114], dtype=torch.int32)[:, None, None]
+    return (((pixels.to(torch.int32) * weights).sum(1, keepdim=True) + 500) // 1000).to(torch.uint8)
+
+
 def from_uint8(images: NDArray[np.uint8]) -> Tensor:
     """Map images, uint8 (B, H, W, C), or videos, (B, T, H, W, C), to float32 in [-1, 1] with C second.
 

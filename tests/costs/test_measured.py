@@ -1,13 +1,16 @@
 """`--dry-run` says how long this machine takes, by steps that it takes."""
 
 import dataclasses
+import os
 
 import pytest
+import torch
 
 from alphaflow.cli import run
 from alphaflow.costs import measured
 from alphaflow.costs.estimate import Machine, plan
-from alphaflow.costs.measured import MeasuredTime, measure
+from alphaflow.costs.measured import MeasuredTime, measure, seconds_of_step
+from alphaflow.errors import UserError
 from alphaflow.method.objective import AlphaFlow
 from alphaflow.recipes import RECIPES
 from alphaflow.runs.config import Config, DistillConfig
@@ -95,3 +98,23 @@ def test_the_command_says_it_for_this_machine_and_not_for_another(capsys):
     assert "CPU thread" in capsys.readouterr().out.splitlines()[-1]
     assert run(["train", "toy", "--dry-run", "--gpus", "1"]) == 0
     assert "here" not in capsys.readouterr().out
+
+
+def test_a_busy_machine_is_told_of(monkeypatch, clock):
+    """A load of less than half of the processors is none; a GPU is not held up by it."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr(os, "getloadavg", lambda: (1.9, 9.0, 9.0))
+    assert measured.busy_words(torch.device("cpu")) == ""
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.14, 0.0, 0.0))
+    said = "the machine is busy (load average 3.1 on 4 processors), and idle it is quicker"
+    assert measured.busy_words(torch.device("cpu")) == said
+    assert measured.busy_words(torch.device("cuda")) == ""
+    assert str(measure_toy(dataclasses.replace(TOY, steps=100, batch_size=16))).endswith(f"left out; {said}")
+
+
+def test_where_a_budget_hangs_on_it_steps_are_taken_on_all_rows(clock):
+    config = dataclasses.replace(TOY, steps=100, batch_size=1024)
+    assert seconds_of_step(config, SHAPE, CLASSES) == pytest.approx(1024 * (2 * 1e-3 + 3 * 3e-3) / 5)
+    assert clock[-1][0] == 1024
+    with pytest.raises(UserError, match=r"--budget: how many steps it holds is unknown \(not measured: there is"):
+        seconds_of_step(dataclasses.replace(TOY, distill=DistillConfig(teacher="t")), SHAPE, CLASSES)

@@ -295,3 +295,15 @@ def test_a_jfif_is_a_jpeg(tmp_path: Path) -> None:
     save(plain(GREEN), tmp_path / "a.jpg", quality=95)
     (tmp_path / "a.jpg").rename(tmp_path / "a.jfif")
     assert len(Images(tmp_path, 8)) == 1
+
+
+def test_grey_samples_are_the_luminance(tmp_path: Path) -> None:
+    pixels = np.array([[[0, 0, 0], [255, 255, 255]], [[255, 0, 0], [7, 7, 7]]], np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    colour, grey = Images(str(tmp_path), 2), Images(str(tmp_path), 2, grey=True)
+    x, _ = grey.batch(torch.tensor([0]))
+    assert grey.shape == (1, 2, 2) and x.shape == (1, 1, 2, 2)
+    assert to_uint8(x)[0, ..., 0].tolist() == [[0, 255], [76, 7]]  # 0.299 · 255 = 76.2
+    flipped, _ = grey.batch(torch.tensor([0]), torch.tensor([True]))
+    torch.testing.assert_close(flipped, x.flip(-1))
+    assert grey.fingerprint != colour.fingerprint

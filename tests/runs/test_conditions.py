@@ -19,6 +19,7 @@ UNHEEDED = {  # a setting that a person gives, where nothing would heed it: reci
     "data.frames": ("folder", "--data.frames 8"),
     "data.rate": ("folder", "--data.rate 8"),
     "data.crop": ("digits", "--data.crop box"),
+    "data.grey": ("digits", "--data.grey"),
     "data.flip": ("toy", "--data.flip"),
     "data.tolerance": ("digits", "--data.tolerance 0.1"),
     "data.toy": ("digits", "--data.toy moons"),

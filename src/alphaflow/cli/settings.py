@@ -19,7 +19,7 @@ from ..runs.constraints import check_said, settings_of
 from ..runs.network_checks import check_fits_data
 from .streams import wide_enough
 
-OWN = ("--out", "--resume", "--stop-after", "--continue", "--dry-run", "--gpus", "--mfu")
+OWN = ("--out", "--resume", "--stop-after", "--continue", "--dry-run", "--budget", "--gpus", "--mfu")
 """Words of `alphaflow train` that are no settings."""
 
 
@@ -34,8 +34,14 @@ def parse_settings(recipe: str, words: list[str]) -> Config:
     config = _build(Config, {"recipe": recipe, **_read(recipe, words)})
     check_said(config, said)
     check_told(config)
-    check_fits_data(config)
+    if not RECIPES[recipe].planned:  # then the size and the patches are still to be chosen
+        check_fits_data(config)
     return config
+
+
+def settings_said(words: list[str]) -> set[str]:
+    """Return the settings that the words give, by their dotted names."""
+    return _names(_spell_out_flags(words))
 
 
 def setting_words() -> list[str]:

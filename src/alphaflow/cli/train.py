@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -12,12 +13,14 @@ from ..recipes import RECIPES
 from ..runs.conditions import ALPHAS
 from ..runs.network_checks import check_memory
 from . import Parser
-from .settings import parse_settings, print_help, setting_words
+from .planning import as_it_began, check_budget, planned
+from .settings import parse_settings, print_help, setting_words, settings_said
 from .streams import say
-from .words import count, number, target
+from .words import budget, count, number, target
 
 if TYPE_CHECKING:
     from ..runs.config import Config
+    from ..runs.folder import RunFolder
     from ..training.trainer import Trainer
 
 log = logging.getLogger("alphaflow")
@@ -26,12 +29,14 @@ WARM = 5
 """Steps before the first that --profile records: they choose the way to du/dt and grow buffers."""
 _USAGE = """alphaflow train RECIPE --out DIR [--steps N] [--stop-after N] [--continue] [--profile N]
                                [--dotted.setting VALUE ...]
+       alphaflow train pictures --data.path ADDRESS --out DIR [--budget TIME] [--dotted.setting VALUE ...]
        alphaflow train --resume DIR [--steps N] [--stop-after N] [--profile N]
        alphaflow train RECIPE --dry-run [--gpus N] [--mfu F] [--dotted.setting VALUE ...]"""
 
 
 def run(words: list[str]) -> int | None:
     """Train; status 143 when SIGTERM ended it, 130 when Ctrl-C did, 129 when its terminal closed."""
+    started = time.monotonic()
     resumes = any(word == "--resume" or word.startswith("--resume=") for word in words)
     if resumes and {"-h", "--help"} & {*words}:
         _resume_parser().print_help()
@@ -39,7 +44,7 @@ def run(words: list[str]) -> int | None:
     parser = _parser()
     recipe = words[0] if words and not words[0].startswith("-") else None
     known, settings = parser.parse_known_args(words[1:] if recipe else words)
-    known.recipe = _recipe(recipe) if recipe is not None else None
+    known.recipe, known.started = _recipe(recipe) if recipe is not None else None, started
     if known.help:
         if known.recipe is None:
             parser.print_help()
@@ -47,6 +52,7 @@ def run(words: list[str]) -> int | None:
             print_help(known.recipe)
         return 0
     _check(known)
+    check_budget(known.recipe, known.budget, settings, resumes=known.resume is not None)
     if known.dry_run:
         _plan(known, settings)
         return 0
@@ -108,6 +114,12 @@ def _parser() -> Parser:
     )
     parser.add_argument("--stop-after", type=count(), metavar="N", help="stop after N steps, with a checkpoint")
     parser.add_argument("--profile", type=count(), metavar="N", help="record N steps: where does their time go?")
+    parser.add_argument(
+        "--budget",
+        type=budget,
+        metavar="TIME",
+        help="pictures: how long it may take, 30m or 2h30m; 90 are minutes (1h)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what the run would cost, and train nothing")
     gpus, mfu = count(1, 10**6), number(float, above=0, high=1)
     parser.add_argument("--gpus", type=gpus, metavar="N", help="with --dry-run: how many there would be (8)")
@@ -157,18 +169,41 @@ def _start(known: argparse.Namespace, settings: list[str]) -> "Trainer":
     config = parse_settings(known.recipe, settings)
     if known.out is None:
         raise UserError(f"no folder given: add --out DIR, for example --out runs/{known.recipe}", status=2)
-    check_memory(config)
-    _refuse_few(known, config.steps)
+    if not RECIPES[known.recipe].planned:
+        check_memory(config)
+        _refuse_few(known, config.steps)
     tell(known.recipe, config)
     from ..runs.folder import RunFolder
 
-    RunFolder(known.out).refuse_others()
+    folder = RunFolder(known.out)
+    folder.refuse_others()
     from ..processes import environment_number
-    from ..training.trainer import Trainer
 
     restarted = environment_number("TORCHELASTIC_RESTART_COUNT", 0) > 0  # by torchrun, after a worker died
-    begin = Trainer.go_on if known.go_on or restarted else Trainer.start
-    return begin(config, RunFolder(known.out))
+    goes_on = known.go_on or restarted
+    if RECIPES[known.recipe].planned:
+        config = _chosen(known, config, settings_said(settings), folder, goes_on=goes_on)
+    from ..training.trainer import Trainer
+
+    return (Trainer.go_on if goes_on else Trainer.start)(config, folder)
+
+
+def _chosen(
+    known: argparse.Namespace, config: "Config", said: set[str], folder: "RunFolder", *, goes_on: bool
+) -> "Config":
+    """Return what a run of a planned recipe is, and say so; of a run that is there, what it was."""
+    if goes_on and folder.holds_run():
+        return as_it_began(folder.path, config, said)
+    from ..runs.data_paths import refuse_overlap
+
+    folder.refuse_existing()
+    refuse_overlap(config, folder.path)
+    plan = planned(config, said, known.budget, known.started)
+    for line in plan.lines:
+        log.info("%s", line)
+    check_memory(plan.config)
+    _refuse_few(known, plan.config.steps)
+    return plan.config
 
 
 CONSISTENT = ("consistency", "discrete-consistency")
@@ -195,6 +230,9 @@ def _plan(known: argparse.Namespace, settings: list[str]) -> None:
         _refuse_no_recipe(settings, "no recipe to plan")
     recipe, config = RECIPES[known.recipe], parse_settings(known.recipe, settings)
     tell(recipe.name, config)
+    if recipe.planned:
+        _print_chosen(known, config, settings_said(settings))
+        return
     from ..costs import estimate
     from ..data import Images, Told, told_of
     from ..runs.build import build_dataset
@@ -219,6 +257,20 @@ def _plan(known: argparse.Namespace, settings: list[str]) -> None:
         from ..costs.measured import measure
 
         print(f"{'here':10} {measure(config, shape, classes, plan)}")
+
+
+def _print_chosen(known: argparse.Namespace, config: "Config", said: set[str]) -> None:
+    """Print what a planned recipe would train, and how long that takes on this machine."""
+    if known.gpus is not None or known.mfu is not None:
+        raise UserError(f"--gpus and --mfu: {known.recipe} is planned for this machine alone", status=2)
+    plan = planned(config, said, known.budget, known.started)
+    print("\n".join(plan.lines), flush=True)
+    if "steps" in said:
+        from ..costs import estimate
+        from ..costs.measured import measure
+
+        run = (plan.config, plan.shape, plan.told)
+        print(f"{'here':10} {measure(*run, estimate.plan(*run, estimate.Machine(gpus=1)))}")
 
 
 def _dividing(config: "Config", most: int) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from ..costs.budget import read_budget
 from ..errors import UserError
 from ..runs.conditions import WIDEST
 from ..runs.constraints import Range
@@ -86,6 +87,14 @@ whole = number(int, -(2**63), 2**63 - 1)
 """Any whole number, such as a seed."""
 real = number(float)
 """Any finite number."""
+
+
+def budget(word: str) -> float:
+    """How long something may take, in seconds."""
+    try:
+        return read_budget(word)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def source(word: str) -> Path:

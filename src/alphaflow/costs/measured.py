@@ -1,5 +1,6 @@
 """The time of a run on this machine, from a few of its steps that are really taken."""
 
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -10,16 +11,22 @@ import torch
 from ..data import Batch, Told
 from ..data.vocabulary import some_condition
 from ..devices import choose_device, prepare
+from ..errors import UserError
 from ..method.self_steering import SelfSteering
 from ..models.ema import EMA
 from ..parallel.blocks import recompute_blocks
 from ..runs.build import build_model, build_objective
 from ..runs.config import Config
 from ..training.loss import Loss
+from . import estimate
 from .estimate import CostEstimate, duration
+
+log = logging.getLogger("alphaflow")
 
 SECONDS = 1.0
 """As long may a measured step take: with more rows than fit, it is measured on fewer."""
+WHOLE = 8.0
+"""The same where a budget hangs on it: most steps are taken on all rows."""
 PARTS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Where in the schedule steps are taken: what they cost depends on α."""
 LONGEST = 0.25
@@ -40,6 +47,8 @@ class MeasuredTime:
     """The samples of a step of the run: the time is taken to grow in proportion."""
     device: str
     """The device, in words."""
+    busy: str = ""
+    """What else the machine does, in words, if much."""
 
     def __str__(self) -> str:
         fewer = (
@@ -48,10 +57,14 @@ class MeasuredTime:
         return (
             f"{duration(self.seconds * self.steps)} on {self.device}: {self.seconds:.3g} s a step, mean of "
             f"{len(PARTS)} steps through the schedule{fewer}; compilation, data and checkpoints left out"
+            + f"; {self.busy}"
+            * bool(self.busy)
         )
 
 
-def measure(config: Config, shape: Sequence[int], num_classes: Told, plan: CostEstimate) -> MeasuredTime | str:
+def measure(
+    config: Config, shape: Sequence[int], num_classes: Told, plan: CostEstimate, longest: float = SECONDS
+) -> MeasuredTime | str:
     """Take a few steps of the run on random samples, all through its schedule.
 
     Args:
@@ -59,6 +72,7 @@ def measure(config: Config, shape: Sequence[int], num_classes: Told, plan: CostE
         shape: that of a sample.
         num_classes: the data's number of classes, or the vocabulary of their captions.
         plan: what the run costs by arithmetic.
+        longest: as many seconds may a step take; one that would take longer is taken on fewer rows.
 
     Returns:
         the time, or in words why nothing was measured.
@@ -68,34 +82,55 @@ def measure(config: Config, shape: Sequence[int], num_classes: Told, plan: CostE
         return "not measured: there is a teacher"
     rate = _flops_per_second(device, config.precision)
     if plan.step_flops / config.batch_size > LONGEST * rate:
+        least, products = duration(plan.step_flops / rate * config.steps), f"{config.precision} products"
         return (
-            f"{duration(plan.step_flops / rate * config.steps)} at the least: the step's FLOPs at the "
-            f"{rate / 1e9:.3g} GFLOP/s of {config.precision} products on {_words(device)}; too long to be measured"
+            f"{least} at the least: the step's FLOPs at the {rate / 1e9:.3g} GFLOP/s of {products} on "
+            f"{device_words(device)}; too long to be measured"
         )
     needed, there = 4 * 5 * plan.parameters, _memory(device)
     if needed > 0.8 * there:
         return f"not measured: weights and optimizer take {needed / 2**30:.1f} GiB of {there / 2**30:.1f}"
     prepare(device)
     try:
-        return _measure(config, shape, num_classes, device)
+        return _measure(config, shape, num_classes, device, longest)
     except torch.OutOfMemoryError:
         return "not measured: a step does not fit into the device's memory"
 
 
-def _measure(config: Config, shape: Sequence[int], num_classes: Told, device: torch.device) -> MeasuredTime:
+def seconds_of_step(config: Config, shape: Sequence[int], num_classes: Told) -> float:
+    """Return the seconds of a step of a run on this machine, mean over its schedule, by a few that are taken.
+
+    Raises:
+        UserError: with status 2: none can be taken.
+    """
+    log.info("taking a few steps of width %d, to see how long they take here", config.model.width)
+    plan = estimate.plan(config, shape, num_classes, estimate.Machine(gpus=1))
+    found = measure(config, shape, num_classes, plan, longest=WHOLE)
+    if isinstance(found, str):
+        raise UserError(f"--budget: how many steps it holds is unknown ({found}): give --steps", status=2)
+    return found.seconds
+
+
+def _measure(
+    config: Config, shape: Sequence[int], num_classes: Told, device: torch.device, longest: float
+) -> MeasuredTime:
+    busy = busy_words(device)  # before these steps keep it busy
     step = _step_of(config, shape, num_classes, device)
     most = config.batch_size // config.accumulate
     last, rows = config.steps - 1, min(4, most)  # of four rows the usual shares of r = t are whole
     _timed(step, rows, last, device)  # there α is lowest: this chooses the way to du/dt
-    while rows < most and _timed(step, rows, last, device) < SECONDS / 4:
+    while rows < most and _timed(step, rows, last, device) < longest / 4:
         rows = min(2 * rows, most)
+    for part in (PARTS[0], PARTS[-1]):  # the first with so many rows are slow
+        step(rows, int(part * config.steps))
     times = [_timed(step, rows, int(part * config.steps), device) for part in PARTS]
     return MeasuredTime(
         seconds=sum(times) / len(times) * config.batch_size / rows,
         steps=config.steps,
         rows=rows,
         batch_size=config.batch_size,
-        device=_words(device),
+        device=device_words(device),
+        busy=busy,
     )
 
 
@@ -151,8 +186,17 @@ def _memory(device: torch.device) -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _words(device: torch.device) -> str:
+def device_words(device: torch.device) -> str:
+    """Return what a device is called in a plan: a GPU's name, or the number of CPU threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     return f"{threads} CPU thread{'s' * (threads > 1)}"
+
+
+def busy_words(device: torch.device) -> str:
+    """Return that a CPU has other work, which makes steps slow, and how much of it; empty where it has little."""
+    load, processors = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    if device.type == "cuda" or load < max(1.0, processors / 2):
+        return ""
+    return f"the machine is busy (load average {load:.1f} on {processors} processors), and idle it is quicker"

@@ -38,19 +38,42 @@ class CaptionedImages(Images):
     def __init__(self, source: Source, size: int, captions: str, **settings: Any) -> None:
         super().__init__(source, size, **settings)
         rows = range(len(source)) if self._rows is None else self._rows.tolist()
-        names = [source.name(index) for index in rows]
-        told = _own(source, rows) if captions == OWN else captions_in_table(names, captions, Path(source.address))
-        _refuse_gaps(names, told, captions)
+        told = captions_for(source, rows, captions)
         distinct = list(dict.fromkeys(told))
         made = Vocabulary.of(told)
         few = min(EXAMPLES, len(distinct))
         shown = tuple(distinct[k * len(distinct) // few] for k in range(few))
-        self.vocabulary = Vocabulary(made.words, min(made.length, LONGEST), shown)
+        self.vocabulary = _shortened(made, shown)
         self._y = self.vocabulary.encode(told, cut=True)
         self.captions, self.num_classes, self.class_names = tuple(told), 0, ()
         self.fingerprint = fingerprint(f"captions {self.fingerprint}", self._y.numpy())
         if made.length > LONGEST:
             log.warning("the longest caption takes %d places: all are cut to %d", made.length, LONGEST)
+
+
+def captions_for(source: Source, rows: Sequence[int], captions: str) -> list[str]:
+    """Return the captions of these images of a source, for what `CaptionedImages` takes as captions.
+
+    Raises:
+        UserError: there are none, or one of the images has none.
+    """
+    names = [source.name(index) for index in rows]
+    told = _own(source, rows) if captions == OWN else captions_in_table(names, captions, Path(source.address))
+    _refuse_gaps(names, told, captions)
+    return told
+
+
+def vocabulary_for(source: Source, captions: str) -> Vocabulary:
+    """Return the vocabulary that a data set of all images of a source would have, before any is decoded.
+
+    Raises:
+        UserError: as `captions_for`.
+    """
+    return _shortened(Vocabulary.of(captions_for(source, range(len(source)), captions)), ())
+
+
+def _shortened(made: Vocabulary, shown: tuple[str, ...]) -> Vocabulary:
+    return Vocabulary(made.words, min(made.length, LONGEST), shown)
 
 
 def captions_in_table(names: Sequence[str], captions: str, folder: Path) -> list[str]:

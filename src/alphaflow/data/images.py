@@ -18,7 +18,7 @@ from alphaflow.data.sources.classes import shown
 from alphaflow.data.sources.decoding import CROPPED, check_size_and_crop
 from alphaflow.data.sources.words import found_words
 from alphaflow.errors import UserError, one_line
-from alphaflow.pixels import mirror, scale_pixels
+from alphaflow.pixels import luminance, mirror, scale_pixels
 
 Skipped = list[tuple[int, str]]
 """The images that cannot be decoded, by number, each with the reason."""
@@ -31,7 +31,7 @@ _ROUND = 4096  # images between two marks of progress
 
 
 class Images:
-    """The images of a source, as RGB of `size` x `size` pixels in [-1, 1]; see `sources.decode` for the
+    """The images of a source, as RGB or grey of `size` x `size` pixels in [-1, 1]; see `sources.decode` for the
     conversion.
 
     All of them are decoded once, into 3 · size² bytes an image: into memory if they fit into `memory`, otherwise
@@ -46,6 +46,7 @@ class Images:
         crop: how an image becomes a square; see `sources.decode`.
         tolerance: the largest share of undecodable images, in [0, 1], that is not an error.
         memory: GB (10⁹ bytes) of decoded images that may be held in memory, at least 0.
+        grey: whether samples have one channel, the luminance, rather than three.
 
     Raises:
         UserError: an argument is bad, too many images cannot be decoded, a class is left with none, or there is no
@@ -64,6 +65,7 @@ class Images:
         tolerance: float = 0.1,
         memory: float = IN_MEMORY,
         class_names: Sequence[str] | None = None,
+        grey: bool = False,
     ) -> None:
         check_size_and_crop(size, crop)
         if not 0 <= tolerance <= 1:
@@ -93,9 +95,9 @@ class Images:
             raise UserError(
                 f"{source.address}: class {self.class_names[label]!r}: none of its images can be read: remove it"
             )
-        self.shape: tuple[int, ...] = (3, size, size)
+        self.shape: tuple[int, ...] = (1 if grey else 3, size, size)
         self.num_classes: int = len(self.class_names)
-        settings = f"folder {size} {crop} centre {self.class_names}"
+        settings = f"folder {size} {crop} centre {self.class_names}{' grey' * grey}"
 
         def hashed() -> str:
             return _fingerprint(settings, pixels, self._rows, labels)
@@ -121,10 +123,12 @@ class Images:
         return self._count
 
     def batch(self, indices: Tensor, flip: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return x, float32 (B, 3, size, size) in [-1, 1], and y, int64 (B,), or `None`; see `Dataset`."""
+        """Return x, float32 (B, 3, size, size), or (B, 1, size, size) of grey ones, in [-1, 1], and y, int64 (B,),
+        or `None`; see `Dataset`."""
         y = None if self._y is None else self._y[indices]
         rows = indices if self._rows is None else torch.from_numpy(self._rows[indices.numpy()])
-        return mirror(scale_pixels(self._pixels[rows]), flip), y
+        pixels = self._pixels[rows]
+        return mirror(scale_pixels(luminance(pixels) if self.shape[0] == 1 else pixels), flip), y
 
 
 def _in_order(source: Source, names: Sequence[str] | None) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:

@@ -12,6 +12,7 @@ from .imagenet import IMAGENET
 from .kinetics import KINETICS
 from .latents import LATENTS
 from .moving import MOVING_DIGITS
+from .pictures import PICTURES
 from .shapes import SHAPES
 from .toy import TOY
 
@@ -22,6 +23,7 @@ RECIPES: dict[str, Recipe] = {
         FASHION,
         SHAPES,
         TOY,
+        PICTURES,
         FOLDER,
         LATENTS,
         MOVING_DIGITS,

@@ -30,6 +30,9 @@ class Recipe:
     shape: tuple[int, ...] | None = None
     """What a sample is expected to be, for a plan without the data; None where the package has them."""
     num_classes: int = 0
+    planned: bool = False
+    """Whether the size of the samples, the network and the steps are chosen when it starts, so far as nothing is
+    said of them: by `costs/own_pictures.py`."""
 
     def for_member(self, name: str) -> Config:
         """Return the configuration for another member of the family, as `--objective.name NAME` trains it here.

@@ -28,7 +28,7 @@ from ..data import (
 )
 from ..data.captioned import CaptionedImages
 from ..data.images import IN_MEMORY
-from ..data.sources import open_source
+from ..data.sources import Source, open_source
 from ..data.videos.latents import ClipLatents
 from ..data.vocabulary import BLANK
 from ..derivatives.total import METHODS
@@ -55,8 +55,6 @@ def build_dataset(config: DataConfig, class_names: Sequence[str] | None = None) 
         choose("toy", config.toy, TOYS, status=2)
         return Toy(config.toy)
     if config.name == "folder":
-        if not config.path:
-            raise UserError("no images given: add --data.path DIR, or another address of images", status=2)
         return _images(config, class_names)
     if config.name == "clips":
         if not config.path:
@@ -84,12 +82,24 @@ def _images(config: DataConfig, class_names: Sequence[str] | None) -> Images:
         "crop": config.crop,
         "tolerance": config.tolerance,
         "memory": IN_MEMORY if alone else 0,
+        "grey": config.grey,
     }
+    source = image_source(config)
     if config.captions:
-        source = open_source(config.path, labels="none")
         return CaptionedImages(source, config.size, config.captions, **settings)
-    source = open_source(config.path, labels=config.labels or None)
     return Images(source, config.size, class_names=class_names, **settings)
+
+
+def image_source(config: DataConfig) -> Source:
+    """Return the images that the settings of `folder` name, before any is decoded; of captioned ones without
+    labels.
+
+    Raises:
+        UserError: no address is given, or no images lie there.
+    """
+    if not config.path:
+        raise UserError("no images given: add --data.path DIR, or another address of images", status=2)
+    return open_source(config.path, labels="none" if config.captions else config.labels or None)
 
 
 def build_model(config: ModelConfig, shape: Sequence[int], num_classes: Told, seed: int = 0) -> nn.Module:

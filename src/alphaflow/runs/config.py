@@ -77,6 +77,8 @@ class DataConfig:
     crop: Annotated[Literal["lanczos", "box"], of_data("folder")] = "lanczos"
     """folder: the central square by Lanczos (α-Flow's), or halved by box and then bicubic (ADM's, DiT's,
     SiT's)."""
+    grey: Annotated[bool, of_data("folder")] = False
+    """folder: pictures have one channel, their luminance."""
     flip: Annotated[bool, PICTURES] = False
     """Mirror images left-right with probability 1/2; latents: take that of the mirrored image."""
     tolerance: Annotated[float, Range(0, 1), of_data("folder", "clips")] = 0.1

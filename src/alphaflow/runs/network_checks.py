@@ -110,7 +110,7 @@ def _shape(data: Any) -> tuple[int, ...] | None:
         "fashion": (1, 28, 28),
         "shapes": (3, 32, 32),
         "moving-digits": (1, data.frames, data.size, data.size),
-        "folder": (3, data.size, data.size),
+        "folder": (1 if data.grey else 3, data.size, data.size),
         "clips": (3, data.frames, data.size, data.size),
     }
     return known.get(data.name)
