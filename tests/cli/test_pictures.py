@@ -97,7 +97,7 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(colour, tmp_path, capsys, m
     assert run([*words, "--budget", "90", "--data.size", "16"]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert names == ["pictures", "network", "training", "time"]
-    assert run([*words, "--data.captions", "txt", "--steps", "7"]) == 0
+    assert run([*words, "--data.captions", "auto", "--steps", "7"]) == 0
     found = capsys.readouterr().out.splitlines()
     assert "6 coloured pictures, the shorter side about 55 pixels, captions of 5 words; as 32×32 RGB" in found[0]
     assert found[2].startswith("training   7 steps of 4, each picture 4.7 times")
