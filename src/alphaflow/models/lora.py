@@ -1,0 +1,83 @@
+"""LoRA around an adapted flow network: only small matrices, the time's adapter and the condition's tables train.
+
+What is frozen becomes buffers that no checkpoint holds: optimizer, averages and gradients see what trains alone.
+PEFT (an extra) makes the layers; it is imported only here, when asked for.
+"""
+
+import re
+from collections.abc import Iterator
+
+from torch import nn
+
+from alphaflow.errors import UserError
+from alphaflow.models.adapted import OWN, AdaptedFlow
+
+ALPHA = 2
+"""α over the rank: what the product of the two matrices is multiplied by."""
+_MODULATION = re.compile(r"norm|_mod(\.|$)|ada")
+"""In the names of layers that are told the time: these are no part of attention or MLP."""
+
+
+def add_lora(flow: AdaptedFlow, rank: int) -> AdaptedFlow:
+    """Put low-rank matrices beside the linear layers of attention and MLPs, and freeze all else of the network.
+
+    The answers are those of before: the second matrix begins at zero. The network is changed in place.
+
+    Args:
+        flow: with its weights; those of the network are fixed from here on.
+        rank: of the matrices.
+
+    Raises:
+        UserError: peft is not there, or the network has no such layers.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise UserError("LoRA needs peft: pip install 'alphaflow[lora]'") from None
+    names = list(_linears(flow))
+    if not names:
+        raise UserError(f"a {type(flow.net).__name__} has no linear layers in its blocks: leave --lora out")
+    config = LoraConfig(r=rank, lora_alpha=ALPHA * rank, target_modules=names)
+    inject_adapter_in_model(config, flow.net)
+    for module in flow.net.modules():
+        for name, weight in list(module._parameters.items()):
+            if weight is not None and not weight.requires_grad:
+                del module._parameters[name]
+                module.register_buffer(name, weight.detach(), persistent=False)
+    flow.frozen = True
+    return flow
+
+
+def merge_lora(flow: AdaptedFlow) -> AdaptedFlow:
+    """Add the low-rank matrices into the weights that they stand beside: a plain network again, in place."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [(name, module) for name, module in flow.net.named_modules() if isinstance(module, LoraLayer)]
+    for name, layer in layers:
+        base = layer.get_base_layer()
+        base.weight = base.weight + layer.get_delta_weight("default")  # a buffer of its own
+        flow.net.set_submodule(name, base)
+    for module in flow.net.modules():
+        kept = [name for name in module._buffers if name in _weights_of(module)]
+        for name in kept:
+            weight = module._buffers.pop(name)
+            module._non_persistent_buffers_set.discard(name)
+            module.register_parameter(name, None if weight is None else nn.Parameter(weight, requires_grad=False))
+    flow.frozen = False
+    return flow
+
+
+def trains(name: str) -> bool:
+    """Whether a weight of this name is one that trains beside frozen ones."""
+    return name.split(".")[0] in OWN or ".lora_" in name
+
+
+def _linears(flow: AdaptedFlow) -> Iterator[str]:
+    for block in flow.facts.blocks:
+        for name, module in flow.net.get_submodule(block).named_modules():
+            if isinstance(module, nn.Linear) and not _MODULATION.search(name):
+                yield f"{block}.{name}"
+
+
+def _weights_of(module: nn.Module) -> set[str]:
+    return set()
