@@ -27,8 +27,6 @@ GATE = 0.25
 """g."""
 SPLIT = 0.7
 """The share of the blocks that see t."""
-OWN = ("interval", "later", "condition")
-"""Parts of an `AdaptedFlow` beside the network: the adapter's embeddings, and the condition's."""
 
 
 class AdaptedFlow(nn.Module):
@@ -84,6 +82,8 @@ class AdaptedFlow(nn.Module):
             self.condition = WordTokens(vocabulary, length, *sizes)
         elif num_classes:
             self.condition = ClassTokens(num_classes, *sizes)
+        self.frozen: tuple[str, ...] = ()
+        """Names of the network's weights that do not train, beside those of LoRA: no parameters, but buffers."""
         self._r: Tensor | None = None  # what the network is told of r, while it is called
         self._gap: Tensor | None = None
         self._later: dict[int, Tensor] = {}  # the embedding's outputs at r, by their places
@@ -163,6 +163,16 @@ class AdaptedFlow(nn.Module):
         finally:
             self._r, self._gap, self._later = None, None, {}
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "AdaptedFlow":
+        """Copy all but what is frozen, which copies share: an average of it would be the same."""
+        for name in self.frozen:
+            weight = self.net.get_buffer(name)
+            memo[id(weight)] = weight
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
+
     # ------------------------------------------------------------------ the call
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Condition | None = None) -> Tensor:
@@ -237,6 +247,26 @@ def build_flow(class_name: str, network: Mapping[str, Any]) -> nn.Module:
     except AttributeError:
         raise UserError(f"this diffusers has no {class_name}: install 0.36 or newer") from None
     return kind.from_config({"_class_name": class_name, **network}).eval()
+
+
+def build_adapted(
+    class_name: str,
+    network: Mapping[str, Any],
+    adapter: str,
+    shape: Sequence[int],
+    num_classes: int = 0,
+    vocabulary: int = 0,
+    length: int = 0,
+) -> AdaptedFlow:
+    """Build what an `AdaptedFlow`'s `config` describes, with any weights.
+
+    Raises:
+        UserError: diffusers is not there, or the network predicts no velocity.
+        ValueError: the shape does not fit the network.
+    """
+    net = build_flow(class_name, network)
+    told = {"num_classes": num_classes, "vocabulary": vocabulary, "length": length}
+    return AdaptedFlow(net, adapter, shape=shape, **told)
 
 
 def adapt(

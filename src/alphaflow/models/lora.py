@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from torch import nn
 
 from alphaflow.errors import UserError
-from alphaflow.models.adapted import OWN, AdaptedFlow
+from alphaflow.models.adapted import AdaptedFlow
 
 ALPHA = 2
 """α over the rank: what the product of the two matrices is multiplied by."""
-_MODULATION = re.compile(r"norm|_mod(\.|$)|ada")
+_MODULATION = re.compile(r"norm|_mod(\.|$)")
 """In the names of layers that are told the time: these are no part of attention or MLP."""
 
 
@@ -39,12 +39,12 @@ def add_lora(flow: AdaptedFlow, rank: int) -> AdaptedFlow:
         raise UserError(f"a {type(flow.net).__name__} has no linear layers in its blocks: leave --lora out")
     config = LoraConfig(r=rank, lora_alpha=ALPHA * rank, target_modules=names)
     inject_adapter_in_model(config, flow.net)
-    for module in flow.net.modules():
-        for name, weight in list(module._parameters.items()):
-            if weight is not None and not weight.requires_grad:
-                del module._parameters[name]
-                module.register_buffer(name, weight.detach(), persistent=False)
-    flow.frozen = True
+    frozen = [name for name, weight in flow.net.named_parameters() if not weight.requires_grad]
+    for name in frozen:
+        module, own = _place(flow, name)
+        weight = module._parameters.pop(own)
+        module.register_buffer(own, None if weight is None else weight.detach(), persistent=False)
+    flow.frozen = tuple(frozen)
     return flow
 
 
@@ -57,19 +57,14 @@ def merge_lora(flow: AdaptedFlow) -> AdaptedFlow:
         base = layer.get_base_layer()
         base.weight = base.weight + layer.get_delta_weight("default")  # a buffer of its own
         flow.net.set_submodule(name, base)
-    for module in flow.net.modules():
-        kept = [name for name in module._buffers if name in _weights_of(module)]
-        for name in kept:
-            weight = module._buffers.pop(name)
-            module._non_persistent_buffers_set.discard(name)
-            module.register_parameter(name, None if weight is None else nn.Parameter(weight, requires_grad=False))
-    flow.frozen = False
+    for name in (name.replace(".base_layer.", ".") for name in flow.frozen):
+        module, own = _place(flow, name)
+        weight = module._buffers.pop(own)
+        module._non_persistent_buffers_set.discard(own)
+        assert weight is not None
+        module.register_parameter(own, nn.Parameter(weight, requires_grad=False))
+    flow.frozen = ()
     return flow
-
-
-def trains(name: str) -> bool:
-    """Whether a weight of this name is one that trains beside frozen ones."""
-    return name.split(".")[0] in OWN or ".lora_" in name
 
 
 def _linears(flow: AdaptedFlow) -> Iterator[str]:
@@ -79,5 +74,7 @@ def _linears(flow: AdaptedFlow) -> Iterator[str]:
                 yield f"{block}.{name}"
 
 
-def _weights_of(module: nn.Module) -> set[str]:
-    return set()
+def _place(flow: AdaptedFlow, name: str) -> tuple[nn.Module, str]:
+    """Return the module that holds a weight of the network, and the weight's name there."""
+    path, _, own = name.rpartition(".")
+    return flow.net.get_submodule(path), own

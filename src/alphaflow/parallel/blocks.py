@@ -59,8 +59,8 @@ class _Recomputed:
     def __init__(self, forward: Callable[..., Any]) -> None:
         self._forward = forward
 
-    def __call__(self, *args: Any) -> Any:
-        return checkpoint(self._forward, *args, use_reentrant=False)
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        return checkpoint(self._forward, *args, use_reentrant=False, **named)
 
 
 class _Compiled:
