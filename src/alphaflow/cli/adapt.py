@@ -26,7 +26,10 @@ def run(words: list[str]) -> None:
         "embedding of r, or r in place of t in the later blocks",
     )
     parser.add_argument(
-        "--lora", type=count(1, 4096), metavar="RANK", help="train low-rank matrices alone, by peft; else all weights"
+        "--lora",
+        type=count(1, 4096),
+        metavar="RANK",
+        help="train low-rank matrices alone, by peft; else all weights",
     )
     parser.add_argument(
         "--side", type=count(1, 4096), help="of a sample in latent pixels, where the network does not tell (64)"

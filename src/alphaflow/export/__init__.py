@@ -23,7 +23,7 @@ FORMATS: Mapping[str, str] = {
 
 NAMES: Mapping[str, tuple[str, ...]] = {
     "safetensors": ("README.md", "alphaflow.json", "model.safetensors"),
-    "diffusers": ("README.md", "model_index.json", "model.json", "pipeline.py"),
+    "diffusers": ("README.md", "model_index.json", "model.json", "pipeline.py", "flow_map.safetensors"),
     "onnx": ("README.md", "model.json", "model.onnx"),
     "program": ("README.md", "model.json", "model.pt2"),
     "web": ("index.html", "app.js", "style.css", "worker.js", "noise.js", "model.json", "model.onnx", "page.json"),
@@ -82,7 +82,14 @@ def export(
     from .model import open_model
 
     model = open_model(source, ema, vae, licence)
-    if model.generator.vocabulary and format != "safetensors":
+    adapted = model.record.network["name"] == "adapted"
+    if adapted and format in GRAPHS:
+        raise UserError(
+            f"{source} is an adapted network of diffusers, of which no graph is made: choose --format safetensors "
+            "or diffusers",
+            status=2,
+        )
+    if model.generator.vocabulary and format != "safetensors" and not (adapted and format == "diffusers"):
         raise UserError(
             f"{source} is told in words, which the format safetensors alone keeps: leave --format {format} out",
             status=2,

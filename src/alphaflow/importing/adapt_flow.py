@@ -145,7 +145,9 @@ def _read_weights(place: Path) -> dict[str, Tensor]:
     if not files:
         pickled = any(place.glob("*.bin")) or any(place.glob("*.pt"))
         why = "pickles alone, which could run code: convert them" if pickled else f"no {WEIGHTS}.safetensors"
-        raise UserError(f"{place} holds {why}: save the network with save_pretrained(..., safe_serialization=True)")
+        raise UserError(
+            f"{place} holds {why}: save the network with save_pretrained(..., safe_serialization=True)"
+        )
     weights: dict[str, Tensor] = {}
     try:
         for file in files:

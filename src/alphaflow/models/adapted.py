@@ -84,6 +84,8 @@ class AdaptedFlow(nn.Module):
             self.condition = ClassTokens(num_classes, *sizes)
         self.frozen: tuple[str, ...] = ()
         """Names of the network's weights that do not train, beside those of LoRA: no parameters, but buffers."""
+        self.tables: tuple[str, ...] = ()
+        """Names of the network's own buffers that its files hold, and a checkpoint does not while weights are frozen."""
         self._r: Tensor | None = None  # what the network is told of r, while it is called
         self._gap: Tensor | None = None
         self._later: dict[int, Tensor] = {}  # the embedding's outputs at r, by their places
@@ -111,7 +113,9 @@ class AdaptedFlow(nn.Module):
         else:
             blocks = [block for name in self.facts.blocks for block in self._part(name).children()]
             if len(blocks) < 2:
-                raise UserError("the adapter split needs two blocks or more, and there is one: choose zero or gate")
+                raise UserError(
+                    "the adapter split needs two blocks or more, and there is one: choose zero or gate"
+                )
             self._part(self.facts.embedding).register_forward_hook(self._embed_later, with_kwargs=True)
             for block in blocks[min(math.ceil(SPLIT * len(blocks)), len(blocks) - 1) :]:
                 block.register_forward_pre_hook(self._tell_later, with_kwargs=True)
@@ -132,8 +136,9 @@ class AdaptedFlow(nn.Module):
         if self._r is None or self._later:  # the latter: it is called from here
             return
         self._later = {-1: self._r}
-        first = self._sinusoids(args[0]) if self.facts.embedding == self.facts.vector else self._r
-        twin = module(first, *args[1:], **named)
+        time = self._sinusoids(args[0]) if self.facts.embedding == self.facts.vector else self._r
+        place = self.facts.place
+        twin = module(*args[:place], time, *args[place + 1 :], **named)
         self._later = dict(enumerate(twin)) if isinstance(twin, tuple) else {0: twin}
 
     def _tell_later(

@@ -24,7 +24,7 @@ pipeline's own."""
 class FlowFacts:
     """A flow network's facts. Those of another class than the table's are a `FlowFacts`, or a subclass of it.
 
-    Paths name parts of the network: "time_embed.emb". A part is called with t as its first argument.
+    Paths name parts of the network: "time_embed.emb".
     """
 
     unit: float = 1000.0
@@ -35,6 +35,8 @@ class FlowFacts:
     """The number by which the network multiplies what it is told before its embedding sees it."""
     embedding: str = "time_text_embed"
     """The part whose output the blocks are given, called with the time and other things."""
+    place: int = 0
+    """The place of the time among these."""
     vector: str = "time_text_embed.timestep_embedder"
     """The part of it that makes a vector (B, D) of the time's sinusoids; has `linear_2`."""
     project: str = "time_text_embed.time_proj"
@@ -214,6 +216,7 @@ FACTS: Mapping[str, FlowFacts] = {
         unit=1.0,
         backwards=True,
         embedding="time_caption_embed",
+        place=1,
         vector="time_caption_embed.timestep_embedder",
         project="time_caption_embed.time_proj",
         blocks=("layers",),

@@ -7,7 +7,7 @@ PEFT (an extra) makes the layers; it is imported only here, when asked for.
 import re
 from collections.abc import Iterator
 
-from torch import nn
+from torch import Tensor, nn
 
 from alphaflow.errors import UserError
 from alphaflow.models.adapted import AdaptedFlow
@@ -16,6 +16,16 @@ ALPHA = 2
 """α over the rank: what the product of the two matrices is multiplied by."""
 _MODULATION = re.compile(r"norm|_mod(\.|$)")
 """In the names of layers that are told the time: these are no part of attention or MLP."""
+
+
+class _Buffers:
+    """What a frozen embedding of the time answers for its parameters: Wan asks the first one for its type."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = [module]
+
+    def __call__(self, recurse: bool = True) -> Iterator[Tensor]:
+        return self._module[0].buffers(recurse)
 
 
 def add_lora(flow: AdaptedFlow, rank: int) -> AdaptedFlow:
@@ -45,6 +55,12 @@ def add_lora(flow: AdaptedFlow, rank: int) -> AdaptedFlow:
         weight = module._parameters.pop(own)
         module.register_buffer(own, None if weight is None else weight.detach(), persistent=False)
     flow.frozen = tuple(frozen)
+    flow.tables = tuple(name for name in flow.net.state_dict() if name in dict(flow.net.named_buffers()))
+    for name in flow.tables:  # of positions: a network's own numbers
+        module, own = _place(flow, name)
+        module._non_persistent_buffers_set.add(own)
+    vector = flow.net.get_submodule(flow.facts.vector)
+    vector.parameters = _Buffers(vector)  # type: ignore[method-assign]
     return flow
 
 
@@ -63,7 +79,11 @@ def merge_lora(flow: AdaptedFlow) -> AdaptedFlow:
         module._non_persistent_buffers_set.discard(own)
         assert weight is not None
         module.register_parameter(own, nn.Parameter(weight, requires_grad=False))
-    flow.frozen = ()
+    for name in flow.tables:
+        module, own = _place(flow, name)
+        module._non_persistent_buffers_set.discard(own)
+    flow.frozen = flow.tables = ()
+    del flow.net.get_submodule(flow.facts.vector).parameters
     return flow
 
 
