@@ -12,9 +12,9 @@ def run(words: list[str]) -> None:
     """Make a flow network of diffusers something to train into a flow map."""
     parser = Parser(
         prog="alphaflow adapt",
-        description="Turn a flow network as it is, a local folder of diffusers (SD3, FLUX, SANA, Lumina 2, AuraFlow, "
-        "Qwen-Image, LTX-Video, Wan), into a folder that train --init, sample and alphaflow.load open. No code in it "
-        "is run, and no pickle read.",
+        description="Turn a flow network as it is, a local folder of diffusers (SD3, FLUX, SANA, Lumina 2, "
+        "AuraFlow, Qwen-Image, LTX-Video, Wan), into a folder that train --init, sample and alphaflow.load open. No "
+        "code in it is run, and no pickle read.",
     )
     parser.add_argument("model", metavar="MODEL", type=Path, help="the pipeline's folder, or its transformer's")
     parser.add_argument("out", metavar="DIR", type=Path, help="the folder to write")
@@ -29,7 +29,7 @@ def run(words: list[str]) -> None:
         "--lora",
         type=count(1, 4096),
         metavar="RANK",
-        help="train low-rank matrices alone, by peft; else all weights",
+        help="train low-rank matrices, by peft; else all weights",
     )
     parser.add_argument(
         "--side", type=count(1, 4096), help="of a sample in latent pixels, where the network does not tell (64)"

@@ -1,5 +1,5 @@
-"""An adapted flow network back in its own class: a folder that plain diffusers opens, with what makes it a flow map
-beside it.
+"""An adapted flow network back in its own class: a folder that plain diffusers opens, with what makes it a flow
+map beside it.
 
 transformer/           config.json and diffusion_pytorch_model.safetensors of the class that it came from
 flow_map.safetensors   what is told beside it: the time adapter, and the condition's table or encoder
@@ -25,8 +25,14 @@ def write(model: Model, flow: AdaptedFlow, out: Path) -> str:
     """Write the folder; see `diffusers.write`.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written; or plain diffusers would compute something else.
     """
+    if flow.adapter == "gate":
+        raise UserError(
+            f"the adapter gate has a second embedding of the time, also at r = t, and a {flow.config['class_name']} "
+            "has one: leave --format diffusers out",
+            status=2,
+        )
     weights = flow.state_dict()
     own = {name.removeprefix(WITHIN): one for name, one in weights.items() if name.startswith(WITHIN)}
     rest = {name: one for name, one in weights.items() if not name.startswith(WITHIN)}
@@ -41,8 +47,9 @@ def write(model: Model, flow: AdaptedFlow, out: Path) -> str:
         raise UserError(f"cannot write to {out} ({error.strerror}): choose another place") from None
     model.make_folder(out)
     write_card(model, out, _usage(flow, out), library="diffusers")
-    told = "" if flow.adapter == "split" else f"; r, which plain diffusers does not tell it, needs {BESIDE}"
-    return f"{out}: transformer/ is a {flow.config['class_name']} of diffusers{told}"
+    return (
+        f"{out}: transformer/ is a {flow.config['class_name']} of diffusers, which answers the velocity u(z, t, t)"
+    )
 
 
 def _usage(flow: AdaptedFlow, out: Path) -> str:
@@ -50,7 +57,7 @@ def _usage(flow: AdaptedFlow, out: Path) -> str:
     return f"""\
 from diffusers import {name}
 
-# u(z, t, t), the velocity. Jumps from t to r need the adapter {flow.adapter!r} of flow_map.safetensors:
-# alphaflow makes them of `alphaflow export RUN OUT --format safetensors`.
+# It answers u(z, t, t), the velocity. For jumps from t to r it is told r (adapter {flow.adapter!r}), and its
+# conditions by flow_map.safetensors: alphaflow does so with what --format safetensors writes.
 net = {name}.from_pretrained({quoted(out.name)}, subfolder="transformer")
 """

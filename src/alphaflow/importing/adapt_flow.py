@@ -117,8 +117,8 @@ def _check_pipeline(place: Path, model: Path) -> None:
         return
     if (model / "transformer_2").is_dir():
         raise UserError(
-            f"{model} has two networks, transformer and transformer_2, each for a part of the times: give the one to "
-            f"train, {place}, and mind that it knows its part alone"
+            f"{model} has two networks, transformer and transformer_2, each for a part of the times: give the one "
+            f"to train, {place}, and mind that it knows its part alone"
         )
     file = model / "scheduler" / "scheduler_config.json"
     try:

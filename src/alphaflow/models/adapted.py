@@ -1,7 +1,8 @@
 """A flow network of diffusers as it is, under this package's signature: something to train into a flow map.
 
-The network keeps its class, its names and its own `save_pretrained`. It is told a second time by one of `ADAPTERS`,
-which at r = t leave its answer as it was, and the condition through a table of tokens or an encoder of words.
+The network keeps its class, its names and its own `save_pretrained`. It is told a second time by one of
+`ADAPTERS`, which at r = t leave its answer as it was, and the condition through a table of tokens or an encoder of
+words.
 """
 
 import copy
@@ -21,8 +22,9 @@ from alphaflow.models.flow_facts import FlowFacts, facts_of
 from alphaflow.models.told_tokens import ClassTokens, WordTokens
 
 ADAPTERS = ("zero", "gate", "split")
-"""How the network is told r. zero: E(t) + Z(t - r), with Z a new embedding that begins at zero. gate: (1 - g) E(t) +
-g E'(r), with E' a copy of E. split: the later blocks see r in the place of t, through the same E (DMF's)."""
+"""How the network is told r. zero: E(t) + Z(t - r) - Z(0), with Z a new embedding that begins at zero; so at r = t the
+network alone answers, however long it trains. gate: (1 - g) E(t) + g E'(r), with E' a copy of E (AnyFlow's). split:
+the later blocks see r in the place of t, through the same E (DMF's)."""
 GATE = 0.25
 """g."""
 SPLIT = 0.7
@@ -85,7 +87,7 @@ class AdaptedFlow(nn.Module):
         self.frozen: tuple[str, ...] = ()
         """Names of the network's weights that do not train, beside those of LoRA: no parameters, but buffers."""
         self.tables: tuple[str, ...] = ()
-        """Names of the network's own buffers that its files hold, and a checkpoint does not while weights are frozen."""
+        """Names of the network's own buffers that its files hold, and no checkpoint while weights are frozen."""
         self._r: Tensor | None = None  # what the network is told of r, while it is called
         self._gap: Tensor | None = None
         self._later: dict[int, Tensor] = {}  # the embedding's outputs at r, by their places
@@ -123,7 +125,10 @@ class AdaptedFlow(nn.Module):
                 self._part(self.facts.last[0]).register_forward_pre_hook(self._tell_last)
 
     def _add_interval(self, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
-        return out if self._gap is None else out + self.interval(self._gap).to(out.dtype)
+        if self._gap is None:
+            return out
+        told = self.interval(self._gap) - self.interval(torch.zeros_like(self._gap))
+        return out + told.to(out.dtype)
 
     def _sinusoids(self, like: Tensor) -> Tensor:
         assert self._r is not None

@@ -1,7 +1,7 @@
 """What there is to know of diffusers' flow networks: the time they are told, what they answer, how they take z.
 
-All of them are trained on z = (1 - σ) x + σ ε, diffusers' FlowMatchEulerDiscreteScheduler, so that σ is t here. What
-differs is the number that stands for t, the sign of the answer, and the layout of z. Each line was read in the
+All of them are trained on z = (1 - σ) x + σ ε, diffusers' FlowMatchEulerDiscreteScheduler, so that σ is t here.
+What differs is the number that stands for t, the sign of the answer, and the layout of z. Each line was read in the
 pipeline of diffusers 0.42.1 that calls the network; nothing here imports diffusers.
 """
 
@@ -152,8 +152,8 @@ class _Sana(FlowFacts):
         super().check(config)
         if config["guidance_embeds"]:
             raise UserError(
-                "a SanaTransformer2DModel with guidance_embeds is SANA-Sprint, a consistency model in times of its "
-                "own (TrigFlow): it predicts no velocity; give SANA itself"
+                "a SanaTransformer2DModel with guidance_embeds is SANA-Sprint, a consistency model in times of "
+                "its own (TrigFlow): it predicts no velocity; give SANA itself"
             )
         if config.get("timestep_scale", 1.0) != 1.0:
             raise UserError(

@@ -91,8 +91,8 @@ class DataConfig:
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     name: Literal["dit", "video-dit", "mlp", "unet", "adapted"] = "dit"
-    """The network: a diffusion transformer for images or for videos, an MLP for points, a U-Net for pixels; adapted:
-    what init names, as `alphaflow adapt` made it."""
+    """The network: a diffusion transformer for images or for videos, an MLP for points, a U-Net for pixels; or
+    adapted, what init names, as `alphaflow adapt` made it."""
     adapted: Annotated[str, Anything()] = ""
     """adapted: what the network is, in JSON, as a run notes it when it begins."""
     base: Annotated[str, Anything()] = ""
