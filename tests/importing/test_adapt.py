@@ -18,7 +18,7 @@ from tiny_runs import same, weights
 
 diffusers = pytest.importorskip("diffusers")
 NAME = "SD3Transformer2DModel"
-FEW = "--batch-size 16 --log-every 2 --sample-every 100 --monitor.every 0 --objective.alpha 0 --objective.label-drop 0.2"
+FEW = "--batch-size 16 --log-every 2 --monitor.every 0 --objective.alpha 0 --objective.label-drop 0.2"
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +129,8 @@ def test_plain_diffusers_opens_what_was_exported(model, trained, rank, tmp_path)
     assert torch.equal(u, net(z, t, t, labels))
     beside = load_file(out / "flow_map.safetensors")
     assert beside and all(torch.equal(one, net.state_dict()[name]) for name, one in beside.items())
+    assert run(["adapt", str(out), str(tmp_path / "again")]) == 0  # with another adapter, and what it was told
+    assert torch.equal(af.load(tmp_path / "again").net(z, t, t, labels), u)
     assert run(["export", str(trained), str(tmp_path / "model")]) == 0
     again = af.load(tmp_path / "model").net
     assert torch.equal(again(z, r, t, labels), net(z, r, t, labels))

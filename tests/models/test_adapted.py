@@ -24,8 +24,8 @@ def adapted(name: str, adapter: str = "zero", net=None, **told: int) -> af.model
 
 
 def as_its_pipeline_does(name, net, z, t, tokens, pooled):
-    """The velocity ε - x by the plain network: the time and the sign as pipeline_*.py of diffusers have them, and its
-    own functions for the layout."""
+    """The velocity ε - x by the plain network: the time and the sign as pipeline_*.py of diffusers have them, and
+    its own functions for the layout."""
     step = 1000 * t
     named = {"encoder_hidden_states": tokens, "return_dict": False}
     there = torch.ones(tokens.shape[:2])

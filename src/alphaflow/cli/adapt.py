@@ -13,8 +13,8 @@ def run(words: list[str]) -> None:
     parser = Parser(
         prog="alphaflow adapt",
         description="Turn a flow network as it is, a local folder of diffusers (SD3, FLUX, SANA, Lumina 2, "
-        "AuraFlow, Qwen-Image, LTX-Video, Wan), into a folder that train --init, sample and alphaflow.load open. No "
-        "code in it is run, and no pickle read.",
+        "AuraFlow, Qwen-Image, LTX-Video, Wan), into a folder that train --init, sample and alphaflow.load open. "
+        "No code in it is run, and no pickle read.",
     )
     parser.add_argument("model", metavar="MODEL", type=Path, help="the pipeline's folder, or its transformer's")
     parser.add_argument("out", metavar="DIR", type=Path, help="the folder to write")

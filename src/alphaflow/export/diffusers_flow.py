@@ -29,8 +29,8 @@ def write(model: Model, flow: AdaptedFlow, out: Path) -> str:
     """
     if flow.adapter == "gate":
         raise UserError(
-            f"the adapter gate has a second embedding of the time, also at r = t, and a {flow.config['class_name']} "
-            "has one: leave --format diffusers out",
+            "the adapter gate has a second embedding of the time, also at r = t, and a "
+            f"{flow.config['class_name']} has one: leave --format diffusers out",
             status=2,
         )
     weights = flow.state_dict()

@@ -20,6 +20,7 @@ from ..models.adapted import AdaptedFlow, build_flow, plain_config
 from ..models.flow_facts import FlowFacts, facts_of
 from ..runs.folder import versions
 from ..runs.model_folder import LARGEST, ModelRecord, check_names, describe_network, write_model
+from .kept_condition import read_condition
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model"
@@ -59,15 +60,19 @@ def adapt_folder(model: Path, folder: Path, options: AdaptOptions) -> ModelRecor
     net = _build(class_name, settings, _read_weights(place), place)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
+        kept = read_condition(model)
+        shape = kept.data["shape"] if kept else _shape(facts, plain_config(net), options)
         try:
-            flow = AdaptedFlow(net, options.adapter, shape=_shape(facts, plain_config(net), options))
+            flow = AdaptedFlow(net, options.adapter, shape=shape, **(kept.told if kept else {}))
         except ValueError as error:
             raise UserError(f"{error}; --side gives another", status=2) from None
+        if kept:
+            kept.fill(flow, model)
         if options.lora:
             _try_lora(flow, options.lora)
     record = ModelRecord(
         network=describe_network(flow),
-        data=_data(flow.shape, facts),
+        data=kept.data if kept else _data(flow.shape, facts),
         weights="net",
         origin={
             "adapted": model.resolve().name,

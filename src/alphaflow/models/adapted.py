@@ -22,9 +22,9 @@ from alphaflow.models.flow_facts import FlowFacts, facts_of
 from alphaflow.models.told_tokens import ClassTokens, WordTokens
 
 ADAPTERS = ("zero", "gate", "split")
-"""How the network is told r. zero: E(t) + Z(t - r) - Z(0), with Z a new embedding that begins at zero; so at r = t the
-network alone answers, however long it trains. gate: (1 - g) E(t) + g E'(r), with E' a copy of E (AnyFlow's). split:
-the later blocks see r in the place of t, through the same E (DMF's)."""
+"""How the network is told r. zero: E(t) + Z(t - r) - Z(0), with Z a new embedding that begins at zero; so at r = t
+the network alone answers, however long it trains. gate: (1 - g) E(t) + g E'(r), with E' a copy of E (AnyFlow's).
+split: the later blocks see r in the place of t, through the same E (DMF's)."""
 GATE = 0.25
 """g."""
 SPLIT = 0.7

@@ -30,8 +30,8 @@ PRESETS: Mapping[str, tuple[int, int, int]] = {
 def position_table(rows: int, columns: int, width: int, step: float = 1.0) -> Tensor:
     """Return fixed 2-D sin-cos positions, (rows·columns, width) float32, row-major; width divisible by 4.
 
-    As in DiT, the first half of the features encodes the column, the second the row; sines, then cosines. Neighbours
-    are `step` apart, 1 in DiT.
+    As in DiT, the first half of the features encodes the column, the second the row; sines, then cosines.
+    Neighbours are `step` apart, 1 in DiT.
     """
     frequencies = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
 

@@ -1,8 +1,8 @@
 """What there is to know of diffusers' flow networks: the time they are told, what they answer, how they take z.
 
 All of them are trained on z = (1 - σ) x + σ ε, diffusers' FlowMatchEulerDiscreteScheduler, so that σ is t here.
-What differs is the number that stands for t, the sign of the answer, and the layout of z. Each line was read in the
-pipeline of diffusers 0.42.1 that calls the network; nothing here imports diffusers.
+What differs is the number that stands for t, the sign of the answer, and the layout of z. Each line was read in
+the pipeline of diffusers 0.42.1 that calls the network; nothing here imports diffusers.
 """
 
 import math
