@@ -1,16 +1,16 @@
 """A flow network of diffusers becomes a one-step generator: flow matching, adapting, α-Flow, on the digits.
 
-    python benchmarks/adapting.py                       # writes benchmarks/results/adapting.json; about an hour on 2 cores
+    python benchmarks/adapting.py                       # writes benchmarks/results/adapting.json
     python benchmarks/adapting.py --steps 4 --tiny      # does it run at all? writes nothing
 
 An SD3-shaped network is made with random weights and trained by flow matching: the teacher, which draws in many
-steps. Exported into its own class and adapted again, by each adapter and with LoRA, it is trained into a flow map;
-and so is a network that begins from scratch, for as many steps. Fréchet distances are those of `alphaflow evaluate`.
+steps. Exported into its own class and adapted again, by each adapter and with LoRA, it is trained into a flow
+map; and so is a network that begins from scratch, for as many steps. Fréchet distances are those of `alphaflow
+evaluate`.
 """
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 from machine import RESULTS, machine
+
+from alphaflow.cli import run
 
 WAYS: dict[str, list[str]] = {
     "zero": ["--adapter", "zero"],
@@ -63,10 +65,10 @@ def train(init: Path, out: Path, steps: int, *words: str) -> float:
     return time.perf_counter() - start
 
 
-def frechet(run: Path, *nfe: int, count: int) -> dict[str, Any]:
+def frechet(trained: Path, *nfe: int, count: int) -> dict[str, Any]:
     """The figures of `alphaflow evaluate` at each number of evaluations."""
-    _alphaflow("evaluate", run, "--nfe", *nfe, "--count", count)
-    results = json.loads((run / "evaluation.json").read_text())["results"]
+    _alphaflow("evaluate", trained, "--nfe", *nfe, "--count", count)
+    results = json.loads((trained / "evaluation.json").read_text())["results"]
     return {str(result["nfe"]): result["figures"] for result in results}
 
 
@@ -99,7 +101,8 @@ def main() -> None:
 
 
 def _alphaflow(*words: object) -> None:
-    subprocess.run([sys.executable, "-m", "alphaflow", *map(str, words)], check=True)
+    if status := run([*map(str, words)]):
+        sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -73,6 +73,8 @@ def test_a_run_goes_on_from_it_resumes_exactly_and_draws(folder, trained, tmp_pa
             run(["sample", str(trained), "--out", str(file), "--count", "4", "--nfe", nfe, "--guidance", "2"]) == 0
         )
         assert np.load(file)["arr_0"].shape == (4, 8, 8, 1)
+    again = train(folder, tmp_path / "again", "--steps", "4", "--recompute", "True")
+    assert same(weights(again), weights(trained))
     further = train(trained, tmp_path / "further", "--steps", "1")  # a run begins where an adapted one ended
     assert weights(further).keys() == after.keys()
 
@@ -173,5 +175,7 @@ def test_what_cannot_be_adapted_is_said_in_one_line(model, trained, tmp_path, ca
     assert not Path(out).exists()
     line = ["train", "digits", "--model.name", "adapted", "--out", out]
     assert "add --init DIR" in refused(*line)
+    few = ["train", "digits", "--init", str(trained), "--out", out]
+    assert "leave it out" in refused(*few, "--compile-blocks", "True")
     assert "takes (C, H, W) with C = 1" in refused("train", "shapes", "--init", str(trained), "--out", out)
     assert "no graph is made" in refused("export", str(trained), out, "--format", "onnx")

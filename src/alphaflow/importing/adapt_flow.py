@@ -63,7 +63,7 @@ def adapt_folder(model: Path, folder: Path, options: AdaptOptions) -> ModelRecor
         kept = read_condition(model)
         shape = kept.data["shape"] if kept else _shape(facts, plain_config(net), options)
         try:
-            flow = AdaptedFlow(net, options.adapter, shape=shape, **(kept.told if kept else {}))
+            flow = AdaptedFlow(net, options.adapter, None, shape=shape, **(kept.told if kept else {}))
         except ValueError as error:
             raise UserError(f"{error}; --side gives another", status=2) from None
         if kept:

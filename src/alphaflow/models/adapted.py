@@ -275,8 +275,9 @@ def build_adapted(
         ValueError: the shape does not fit the network.
     """
     net = build_flow(class_name, network)
-    told = {"num_classes": num_classes, "vocabulary": vocabulary, "length": length}
-    return AdaptedFlow(net, adapter, shape=shape, **told)
+    return AdaptedFlow(
+        net, adapter, None, shape=shape, num_classes=num_classes, vocabulary=vocabulary, length=length
+    )
 
 
 def adapt(

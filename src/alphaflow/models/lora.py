@@ -60,7 +60,7 @@ def add_lora(flow: AdaptedFlow, rank: int) -> AdaptedFlow:
         module, own = _place(flow, name)
         module._non_persistent_buffers_set.add(own)
     vector = flow.net.get_submodule(flow.facts.vector)
-    vector.parameters = _Buffers(vector)  # type: ignore[method-assign]
+    vector.parameters = _Buffers(vector)  # type: ignore[assignment]
     return flow
 
 
@@ -71,7 +71,8 @@ def merge_lora(flow: AdaptedFlow) -> AdaptedFlow:
     layers = [(name, module) for name, module in flow.net.named_modules() if isinstance(module, LoraLayer)]
     for name, layer in layers:
         base = layer.get_base_layer()
-        base.weight = base.weight + layer.get_delta_weight("default")  # a buffer of its own
+        delta = layer.get_delta_weight("default")  # type: ignore[attr-defined]
+        base.weight = base.weight + delta  # a buffer of its own
         flow.net.set_submodule(name, base)
     for name in (name.replace(".base_layer.", ".") for name in flow.frozen):
         module, own = _place(flow, name)

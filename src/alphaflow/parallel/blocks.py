@@ -30,10 +30,17 @@ def prepare_blocks(net: nn.Module, derivative: str, *, compiled: bool = False, r
 
 
 def blocks_of(net: nn.Module) -> Iterator[nn.Module]:
-    """Yield the children of the network's module lists: transformer blocks, or the levels' layers of a U-Net."""
-    for module in net.modules():
-        if isinstance(module, nn.ModuleList):
-            yield from (child for child in module if not isinstance(child, nn.ModuleList))
+    """Yield the children of the network's module lists: transformer blocks, or the levels' layers of a U-Net.
+
+    Lists within such a child are a part of it.
+    """
+    within: set[nn.Module] = set()
+    for module in net.modules():  # from the outside in
+        if isinstance(module, nn.ModuleList) and module not in within:
+            for child in module:
+                if not isinstance(child, nn.ModuleList):
+                    within |= {inner for inner in child.modules() if isinstance(inner, nn.ModuleList)}
+                    yield child
 
 
 def recompute_blocks(net: nn.Module) -> None:

@@ -43,6 +43,11 @@ def adopt(config: Config) -> Config:
                 status=2,
             )
         return config
+    if config.compile_blocks:
+        raise UserError(
+            "compile_blocks is for this package's own blocks, and the network is an adapted one: leave it out",
+            status=2,
+        )
     settings = json.loads(model.adapted)
     log.info(
         "the network is that of %s, and model.* of the recipe is left aside: %s", config.init, in_words(settings)
@@ -66,10 +71,10 @@ def _adapted_in(path: Path) -> ModelConfig | None:
         kept = {name: record.network["settings"][name] for name in _KEPT}
         rank = record.origin.get("lora", 0)
         if not rank:
-            return ModelConfig(name=NAME, adapted=json.dumps(kept))
+            return ModelConfig(name="adapted", adapted=json.dumps(kept))
         base = weights_hash(model_folder.load_network(path, record))
         settings = json.dumps(kept | {"lora": rank, "base": base})
-        return ModelConfig(name=NAME, adapted=settings, base=str(path.absolute()))
+        return ModelConfig(name="adapted", adapted=settings, base=str(path.absolute()))
     run = RunFolder(path)
     model = run.read_config().model if run.holds_run() else None
     return model if model and model.name == NAME else None

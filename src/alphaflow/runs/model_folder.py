@@ -210,7 +210,8 @@ def _check_data(net: nn.Module, data: Mapping[str, Any], path: Path) -> None:
     if inner.num_classes != data["num_classes"]:
         raise UserError(f"{path}: the network has {inner.num_classes} classes and the data {data['num_classes']}")
     words = Vocabulary.from_record(data.get("vocabulary"))
-    reads = (inner.config["vocabulary"], inner.length) if inner.config.get("vocabulary") else None
+    config: Any = inner.config
+    reads = (config["vocabulary"], config["length"]) if config.get("vocabulary") else None
     if reads != (words and (words.size, words.length)):
         raise UserError(f"{path}: the vocabulary is not the network's: export the model again")
     if isinstance(inner, models.Transformer | models.AdaptedFlow) and inner.shape != tuple(data["shape"]):
