@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from .method.trajectories import Trajectories
     from .method.weighting import Weight
     from .metrics import frechet_distance
+    from .models.adapted import adapt
     from .models.ema import EMA
+    from .models.flow_facts import FlowFacts
     from .path import interpolate
     from .rng import KeyedRandom
     from .runs.loading import load
@@ -50,6 +52,8 @@ _HOME = {
     **{name: ".derivatives.total" for name in ("DerivativeError", "check_derivative", "total_derivative")},
     "Compiled": ".method.compiled",
     "EMA": ".models.ema",
+    "FlowFacts": ".models.flow_facts",
+    "adapt": ".models.adapted",
     "UserError": ".errors",
     "Generator": ".generation.generator",
     "load": ".runs.loading",

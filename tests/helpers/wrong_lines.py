@@ -22,6 +22,7 @@ BASES = {
     "encode": "{pictures} {out} --vae {none}",
     "inspect": "{latents}",
     "import": "{model}/model.safetensors {out}",
+    "adapt": "{model} {out}",
     "stats": "digits {out}.npz --detector digits",
     "demo": "{run} --port 0",
     "recipes": "",

@@ -27,6 +27,7 @@ COMMANDS = {
     "encode": "turn images into latents of an autoencoder",
     "inspect": "say what a set of latents is, and show some of it",
     "import": "take in a released checkpoint of other code",
+    "adapt": "make a flow network of diffusers something to train",
     "stats": "keep what a detector sees in images, to compare with",
     "demo": "show a model on a page of this machine, or two side by side",
     "recipes": "list the recipes with their cost and expected result",

@@ -23,7 +23,7 @@ FORMATS: Mapping[str, str] = {
 
 NAMES: Mapping[str, tuple[str, ...]] = {
     "safetensors": ("README.md", "alphaflow.json", "model.safetensors"),
-    "diffusers": ("README.md", "model_index.json", "model.json", "pipeline.py"),
+    "diffusers": ("README.md", "model_index.json", "model.json", "pipeline.py", "flow_map.safetensors"),
     "onnx": ("README.md", "model.json", "model.onnx"),
     "program": ("README.md", "model.json", "model.pt2"),
     "web": (
@@ -88,7 +88,14 @@ def export(
     from .model import open_model
 
     model = open_model(source, ema, vae, licence)
-    if model.generator.vocabulary and format == "diffusers":
+    adapted = model.record.network["name"] == "adapted"
+    if adapted and format in GRAPHS:
+        raise UserError(
+            f"{source} is an adapted network of diffusers, of which no graph is made: choose --format safetensors "
+            "or diffusers",
+            status=2,
+        )
+    if model.generator.vocabulary and format == "diffusers" and not adapted:
         raise UserError(
             f"{source} is told in words, which the pipeline is not: choose safetensors, {', '.join(GRAPHS)}",
             status=2,

@@ -1,5 +1,7 @@
 """A pipeline of diffusers: a folder with weights, and code that runs without alphaflow.
 
+An adapted flow network goes back into its own class instead: see `diffusers_flow`.
+
 model_index.json                  which classes
 pipeline.py                       FlowMapPipeline
 transformer/flow_map_network.py   the network: alphaflow's source in one file; its config and weights beside it
@@ -16,8 +18,10 @@ from typing import Any
 from .. import __version__
 from ..errors import UserError
 from ..files import beside, write_text
+from ..models.adapted import AdaptedFlow
 from ..runs import model_folder
 from ..runs.checkpoint import write_tensors
+from . import diffusers_flow
 from .card import quoted, write_card
 from .model import Model
 
@@ -52,6 +56,8 @@ def write(model: Model, out: Path, method: str = "ode") -> str:
         UserError: the model makes points, or its autoencoder cannot be loaded; the folder cannot be written.
     """
     generator = model.generator
+    if isinstance(generator.net, AdaptedFlow):
+        return diffusers_flow.write(model, generator.net, out)
     if generator.kind == "points":
         raise UserError(
             "a diffusers pipeline makes pictures, and this model makes points: choose another --format"

@@ -54,7 +54,8 @@ class EMA:
         weights: list[Tensor] = [p.data for p in model.parameters()]
         torch._foreach_lerp_(averages, weights, 1 - self.decay(step))
         for mine, theirs in zip(self.module.buffers(), model.buffers()):
-            mine.copy_(theirs)
+            if mine is not theirs:  # which frozen weights are: see `AdaptedFlow`
+                mine.copy_(theirs)
 
 
 class PowerEMA:

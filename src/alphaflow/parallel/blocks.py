@@ -40,10 +40,17 @@ def prepare_blocks(
 
 
 def blocks_of(net: nn.Module) -> Iterator[nn.Module]:
-    """Yield the children of the network's module lists: transformer blocks, or the levels' layers of a U-Net."""
-    for module in net.modules():
-        if isinstance(module, nn.ModuleList):
-            yield from (child for child in module if not isinstance(child, nn.ModuleList))
+    """Yield the children of the network's module lists: transformer blocks, or the levels' layers of a U-Net.
+
+    Lists within such a child are a part of it.
+    """
+    within: set[nn.Module] = set()
+    for module in net.modules():  # from the outside in
+        if isinstance(module, nn.ModuleList) and module not in within:
+            for child in module:
+                if not isinstance(child, nn.ModuleList):
+                    within |= {inner for inner in child.modules() if isinstance(inner, nn.ModuleList)}
+                    yield child
 
 
 def recompute_blocks(net: nn.Module) -> None:
@@ -69,8 +76,8 @@ class _Recomputed:
     def __init__(self, forward: Callable[..., Any]) -> None:
         self._forward = forward
 
-    def __call__(self, *args: Any) -> Any:
-        return checkpoint(self._forward, *args, use_reentrant=False)
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        return checkpoint(self._forward, *args, use_reentrant=False, **named)
 
 
 class _Compiled:

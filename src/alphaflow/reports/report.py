@@ -109,7 +109,9 @@ def _classes_shown(m: Material) -> str:
 def _summary(m: Material) -> str:
     config, data, step = m.config, m.record["data"], m.generator.step
     size = sum(p.numel() for p in m.generator.net.parameters())
-    model = {"dit": "a DiT", "video-dit": "a video DiT", "mlp": "an MLP", "unet": "a U-Net"}[config.model.name]
+    model = {"dit": "a DiT", "video-dit": "a video DiT", "mlp": "an MLP", "unet": "a U-Net"}.get(
+        config.model.name, "an adapted network"
+    )
     source = {
         "toy": f"the toy {config.data.toy}",
         "digits": "scikit-learn's digits",

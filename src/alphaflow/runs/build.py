@@ -42,6 +42,7 @@ from ..method.self_steering import STATE, SelfSteering
 from ..method.trajectories import Trajectories
 from ..method.weighting import Weight
 from ..rng import hash_key
+from . import adapted
 from .combinations import check_told
 from .config import Config, DataConfig, ModelConfig, from_dict
 
@@ -109,13 +110,15 @@ def build_model(config: ModelConfig, shape: Sequence[int], num_classes: Told, se
     """
     if config.guided and (num_classes == 0 or isinstance(num_classes, Vocabulary)):
         raise UserError("model.guided needs classes, and this data set has none: leave it out", status=2)
-    if len(shape) != _DIMENSIONS[config.name]:
+    if config.name in _DIMENSIONS and len(shape) != _DIMENSIONS[config.name]:
         raise UserError(
             f"a network of kind {config.name!r} does not fit samples of shape {tuple(shape)}", status=2
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(hash_key(seed, "weights"))
         try:
+            if config.name == adapted.NAME:
+                return adapted.build(config, shape, num_classes)
             if isinstance(num_classes, Vocabulary):
                 net = _worded(config, shape, num_classes)
             else:

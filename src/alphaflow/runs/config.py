@@ -47,7 +47,7 @@ from .yaml_settings import read, without_earlier
 
 STEPS = 10**12
 """More than any run has."""
-RECORDED = ("recipe", "schedule_steps")
+RECORDED = ("recipe", "schedule_steps", "adapted", "base")
 """Fields that no option sets: the command's first word, and what a run notes for when it is lengthened."""
 
 
@@ -93,8 +93,13 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    name: Literal["dit", "video-dit", "mlp", "unet"] = "dit"
-    """The network: a diffusion transformer for images or for videos, an MLP for points, a U-Net for pixels."""
+    name: Literal["dit", "video-dit", "mlp", "unet", "adapted"] = "dit"
+    """The network: a diffusion transformer for images or for videos, an MLP for points, a U-Net for pixels; or
+    adapted, what init names, as `alphaflow adapt` made it."""
+    adapted: Annotated[str, Anything()] = ""
+    """adapted: what the network is, in JSON, as a run notes it when it begins."""
+    base: Annotated[str, Anything()] = ""
+    """adapted, with LoRA: the folder of the weights that do not train, as a run notes it."""
     width: Annotated[int, Range(1, 65536)] = 96
     """Channels: tokens of the DiT, hidden units of the MLP, the first level of the U-Net."""
     depth: Annotated[int, Range(1, 1024)] = 4

@@ -14,6 +14,8 @@ from ..devices import choose_device
 from ..encoding.decoder import Decoder
 from ..errors import UserError
 from ..generation.generator import Generator
+from ..models.adapted import AdaptedFlow
+from ..models.lora import merge_lora
 from . import checkpoint, hub, model_folder
 from .averages import make_average
 from .build import build_model
@@ -55,6 +57,8 @@ def load(
         average = make_average(folder, ema)
         step, weights = average.step, average.weights
     net.load_state_dict(weights)
+    if isinstance(net, AdaptedFlow) and net.frozen:
+        net = merge_lora(net)
     net = net.to(where).eval().requires_grad_(False)
     generator = _generator(net, data, step, where, "ema" if ema is None else f"ema {ema:g}", vae)
     _check_weights(str(path), net, step)

@@ -53,7 +53,8 @@ def check_record(record: Any, path: object) -> None:
     wrong += [
         f"the network's {name} {_short(value)}"
         for name, value in record.network["settings"].items()
-        if not _is_setting(value) or (isinstance(value, float) and name not in FRACTIONS)
+        if not (name == "network" and _is_network(value))
+        and (not _is_setting(value) or (isinstance(value, float) and name not in FRACTIONS))
     ]
     if not wrong and data.get("vocabulary") is not None and not is_vocabulary(data["vocabulary"]):
         wrong.append(f"vocabulary {_short(data['vocabulary'])}")
@@ -65,8 +66,9 @@ def check_record(record: Any, path: object) -> None:
 
 def check_sizes(settings: Mapping[str, Any], tensors: int, path: object) -> None:
     """Refuse a network of more parts than there are tensors to fill them."""
-    for name in COUNTS:
-        value = settings.get(name, 0)
+    inner = settings.get("network", {})
+    counts = {name: settings.get(name, 0) for name in COUNTS}
+    for name, value in (counts | {name: value for name, value in inner.items() if "layers" in name}).items():
         if isinstance(value, int) and value > tensors:
             raise UserError(f"{path}: {name} {value} is more than the {tensors} tensors of its weights")
 
@@ -116,6 +118,11 @@ def _is_setting(value: Any) -> bool:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return 0 <= value <= MOST
     return isinstance(value, str | bool) or value is None
+
+
+def _is_network(value: Any) -> bool:
+    """Return whether these are settings of a network of other code: plain values by their names."""
+    return isinstance(value, dict) and len(value) <= 64 and all(map(_is_setting, value.values()))
 
 
 def _is_scale(table: tuple[int, ...], shape: Any) -> bool:

@@ -32,13 +32,14 @@ WEIGHTS = "model.safetensors"
 LARGEST = 1 << 25
 """Bytes of a record. With a scale of its own for each place of a latent of 4 × 32 × 32 it has some 200,000."""
 
-NETWORKS: Mapping[str, type[models.Network]] = {
+NETWORKS: Mapping[str, type[models.Network] | type[models.AdaptedFlow]] = {
     "dit": models.DiT,
     "video-dit": models.VideoDiT,
     "mlp": models.MLP,
     "unet": models.UNet,
     "improved-dit": models.ImprovedDiT,
     "worded-dit": models.WordedDiT,
+    "adapted": models.AdaptedFlow,
 }
 
 
@@ -90,8 +91,9 @@ def describe_network(net: nn.Module) -> dict[str, Any]:
 def build_network(description: Mapping[str, Any]) -> nn.Module:
     """Build the network that `describe_network` described, on torch's default device, with any weights."""
     kind = NETWORKS[choose("network", str(description.get("name"))[:80], NETWORKS)]
+    make = models.build_adapted if kind is models.AdaptedFlow else kind
     try:
-        net = kind(**description["settings"])
+        net = make(**description["settings"])
     except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError, AssertionError) as error:
         what = one_line(error, 300)
         raise UserError(f"no {kind.__name__} can be made of the settings in {RECORD}: {what}") from None
@@ -180,6 +182,8 @@ def load_network(folder: Path, record: ModelRecord, device: torch.device | str =
     with torch.device("meta"):
         net = build_network(record.network)
     _check_data(net, record.data, folder / RECORD)
+    if isinstance(net, models.AdaptedFlow):  # it keeps numbers that no file holds
+        net = _real(record.network)
     try:
         weights = load_file(path, device=str(device))
     except (OSError, SafetensorError) as error:
@@ -194,16 +198,23 @@ def load_network(folder: Path, record: ModelRecord, device: torch.device | str =
     return net.eval().requires_grad_(False)
 
 
+def _real(description: Mapping[str, Any]) -> nn.Module:
+    """Build a network with memory of its own, and leave torch's generators as they were."""
+    with torch.random.fork_rng(devices=[]):
+        return build_network(description)
+
+
 def _check_data(net: nn.Module, data: Mapping[str, Any], path: Path) -> None:
     """Refuse a record whose network does not make the samples that it speaks of."""
     inner = net.net if isinstance(net, models.DataPrediction) else net
     if inner.num_classes != data["num_classes"]:
         raise UserError(f"{path}: the network has {inner.num_classes} classes and the data {data['num_classes']}")
     words = Vocabulary.from_record(data.get("vocabulary"))
-    reads = (inner.config["vocabulary"], inner.length) if isinstance(inner, models.WordedDiT) else None
+    config: Any = inner.config
+    reads = (config["vocabulary"], config["length"]) if config.get("vocabulary") else None
     if reads != (words and (words.size, words.length)):
         raise UserError(f"{path}: the vocabulary is not the network's: export the model again")
-    if isinstance(inner, models.Transformer) and inner.shape != tuple(data["shape"]):
+    if isinstance(inner, models.Transformer | models.AdaptedFlow) and inner.shape != tuple(data["shape"]):
         raise UserError(f"{path}: the network makes samples of {inner.shape} and the data are {data['shape']}")
 
 

@@ -9,7 +9,7 @@ LARGEST = 10**11
 """Of depth × width²: a tenth of the weights that a transformer then has."""
 DIGIT = 8
 """Pixels along the side of a digit that moves."""
-_SQUARES = {"dit": 18, "video-dit": 18, "mlp": 4, "unet": 0}
+_SQUARES = {"dit": 18, "video-dit": 18, "mlp": 4, "unet": 0, "adapted": 0}
 """Matrices of width × width in a block, at least."""
 _DIMENSIONS = {"dit": 3, "video-dit": 4, "mlp": 1, "unet": 3}
 
@@ -21,6 +21,8 @@ def check_fits_data(config: Any) -> None:
         UserError: with status 2, by the names of the settings that do not go together.
     """
     model = config.model
+    if model.name == "adapted":  # its folder tells, and it says itself what it takes
+        return
     _check_size(model)
     if config.data.name == "moving-digits" and config.data.size <= DIGIT:
         raise UserError(

@@ -25,6 +25,7 @@ from ..parallel.watchdog import Watchdog
 from ..progress import ProgressBar
 from ..rng import hash_key
 from ..runs import checkpoint
+from ..runs.adapted import adopt
 from ..runs.best_effort import BestEffort
 from ..runs.config import Config, to_dict
 from ..runs.data_paths import at_home, refuse_overlap
@@ -101,6 +102,7 @@ class Trainer:
         """Begin a run. Its folder appears only when everything that the settings name could be built."""
         folder.refuse_existing()
         refuse_overlap(config, folder.path)
+        config = adopt(config)
         check_named_files(config)
         config = dataclasses.replace(at_home(config), schedule_steps=config.schedule_steps or config.steps)
         parallel = parallel or Parallel(config.parallel)
@@ -147,7 +149,7 @@ class Trainer:
         parallel.device(choose_device(config.device))
         if not parallel.exchange(folder.holds_run())[0]:  # the first process decides: the others may see
             return cls.start(config, folder, parallel)  # a folder that it has made meanwhile
-        folder.refuse_other(at_home(config))
+        folder.refuse_other(at_home(adopt(config)))
         changes = {"steps": config.steps, "device": config.device, "parallel": config.parallel}
         return cls.resume(folder, parallel, **changes, accumulate=config.accumulate)
 
@@ -393,7 +395,5 @@ class Trainer:
     def _open_log(self) -> MetricsLog | None:
         if not self.parallel.main:
             return None
-        settings = to_dict(self.config)
-        return MetricsLog(
-            self.folder.path, self.step, project=self.config.wandb, settings=settings, notes=self.notes
-        )
+        path, settings = self.folder.path, to_dict(self.config)
+        return MetricsLog(path, self.step, project=self.config.wandb, settings=settings, notes=self.notes)

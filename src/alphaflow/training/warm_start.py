@@ -15,6 +15,7 @@ from ..errors import UserError, one_line
 from ..parallel.parallel import Parallel
 from ..parallel.sharded import load_into
 from ..runs import model_folder
+from ..runs.adapted import lacks_condition, taken_from
 from ..runs.checkpoint import Checkpoint, last_step, newest
 from ..runs.config import ModelConfig
 from ..runs.data_record import check_fits
@@ -82,14 +83,19 @@ def _begin_from_model(
     path: Path, model: ModelConfig, data: Mapping[str, Any], modules: Mapping[str, nn.Module]
 ) -> None:
     record = model_folder.read_record(path)
-    check_fits(f"--init {path}", "begin without --init", data, record.data)
+    fresh = lacks_condition(record)
+    if not fresh:
+        check_fits(f"--init {path}", "begin without --init", data, record.data)
     try:
         weights = load_file(path / model_folder.WEIGHTS)  # mapped: each process takes what it needs
     except (OSError, SafetensorError) as error:
         raise UserError(f"--init {path}: cannot read its weights ({one_line(error)})") from None
     for module in modules.values():
         tensors = _taken_over(module, model, _settings_of(record))
-        model_folder.check_names(f"--init {path}", weights, tensors)
+        if record.network["name"] == "adapted":
+            tensors = taken_from(weights, tensors)
+        else:
+            model_folder.check_names(f"--init {path}", weights, tensors)
         for name, tensor in tensors.items():
             load_into(tensor, partial(_rows, weights[name]))
     log.info("begins from %s (%s)", path, record.origin.get("imported", record.weights))
