@@ -20,8 +20,8 @@ SHAPES = Recipe(
         sample_every=300,
         data=DataConfig(name="shapes"),
         model=replace(DIGITS.config.model, patch=16),
-        # About √(3072 / 64): what shows through 48 times as many numbers takes more noise to hide. Under the digits'
-        # own times the network seldom sees noise alone, and does not learn from the words where to put things.
+        # About √(3072 / 64): what shows through 48 times as many numbers takes more noise to hide. Under the times
+        # of the digits the network seldom sees noise alone, and does not learn from words where to put things.
         objective=replace(DIGITS.config.objective, time_shift=8.0),
         monitor=MonitorConfig(every=300, count=512),
     ),
