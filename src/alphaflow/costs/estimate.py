@@ -154,9 +154,9 @@ def evaluations(config: Config, num_classes: Told) -> float:
     """
     objective: AlphaFlow = build_objective(config, num_classes)
     if isinstance(objective, Trajectories):
-        steps, passes = objective.path_steps, 1 + (config.distill.guidance != 1)
-        taught = steps if objective.solver == "euler" else 2 * steps - 1
-        return (3 + config.recompute) * objective.pairs - 2 + passes * taught
+        path, passes = objective.path_steps, 1 + (config.distill.guidance != 1)
+        visits = path if objective.solver == "euler" else 2 * path - 1
+        return (3 + config.recompute) * objective.pairs - 2 + passes * visits
     graphed = objective.full_gradient
     objective = dataclasses.replace(objective, derivative="forward" if graphed else "fused")
     if isinstance(objective.alpha, SelfSteering):
