@@ -5,7 +5,7 @@
 
 An SD3-shaped network is made with random weights and trained by flow matching: the teacher, which draws in many
 steps. Exported into its own class and adapted again, by each adapter and with LoRA, it is trained into a flow
-map; and so is a network that begins from scratch, for as many steps. Fréchet distances are those of `alphaflow
+map for a third of its own steps; and so is a network that begins from scratch. Fréchet distances are those of `alphaflow
 evaluate`.
 """
 
@@ -74,7 +74,7 @@ def frechet(trained: Path, *nfe: int, count: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, help="of flow matching, and of each that follows (1600)")
+    parser.add_argument("--steps", type=int, help="of flow matching (1600); a third of them each that follows")
     parser.add_argument("--tiny", action="store_true", help="a network of a few thousand weights")
     known = parser.parse_args()
     steps, count = known.steps or 1600, 64 if known.tiny else 1797
@@ -92,7 +92,7 @@ def main() -> None:
             source = here / "random" if name == "from scratch" else here / "teacher"
             start = here / f"start {name}"
             _alphaflow("adapt", source, start, *words)
-            seconds = train(start, here / name, steps, "--optimizer.lr", "1e-3")
+            seconds = train(start, here / name, max(1, steps // 3), "--optimizer.lr", "1e-3")
             rows[name] = {"seconds": seconds, "figures": frechet(here / name, 1, 2, count=count)}
             print(name, json.dumps(rows[name]), flush=True)
     if known.steps is None and not known.tiny:
