@@ -19,7 +19,6 @@ DEEP: dict[str, Any] = {
     "max_position_embeddings": 64,
 }
 LLAMA = {**DEEP, "num_key_value_heads": 1, "head_dim": 8}
-PLAIN_ROPE = {key: value for key, value in DEEP.items()}
 VISION: dict[str, Any] = {
     "hidden_size": WIDTH,
     "num_hidden_layers": 2,
@@ -114,7 +113,7 @@ BACKBONES: dict[str, Entry] = {
     "SigLIP (vision)": vision("SiglipVision", "SiglipVisionModel", **VISION),
     "Swin": vision("Swin", image_size=16, patch_size=2, embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=4),
     "SegFormer": vision(
-        "Segformer", hidden_sizes=[8, 8, 8, 8], depths=[1] * 4, num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=8
+        "Segformer", sr_ratios=[2, 1, 1, 1], hidden_sizes=[8, 8, 8, 8], depths=[1] * 4, num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=8
     ),
-    "ConvNeXt": vision("ConvNext", hidden_sizes=[8, 8, 16, 16], depths=[1] * 4),
+    "ConvNeXt": vision("ConvNext", patch_size=2, hidden_sizes=[8, 8, 16, 16], depths=[1] * 4),
 }

@@ -209,10 +209,10 @@ IMAGES: dict[str, Entry] = {
     ),
     "UNet2DModel, FIR resampling": diffusers(
         "UNet2DModel",
-        IMAGE,
+        (3, 8, 8),
         simple,
         None,
-        **WIDE,
+        **WIDE | {"in_channels": 3, "out_channels": 3},
         time_embedding_type="fourier",
         down_block_types=("SkipDownBlock2D", "AttnSkipDownBlock2D"),
         up_block_types=("AttnSkipUpBlock2D", "SkipUpBlock2D"),
@@ -264,8 +264,8 @@ IMAGES: dict[str, Entry] = {
         time_embedding_dim=16,
         groups=4,
         attention_head_dim=4,
-        layers_per_block=1,
-        block_out_channels=(8, 16, 16, 16),
+        layers_per_block=2,
+        block_out_channels=(16, 16, 16, 16),
         cross_attention_dim=16,
         encoder_hid_dim=16,
     ),
@@ -529,8 +529,8 @@ IMAGES: dict[str, Entry] = {
         sound,
         None,
         sample_size=32,
-        extra_in_channels=16,
-        block_out_channels=(8, 8, 8),
+        extra_in_channels=64,
+        block_out_channels=(32, 32, 32),
     ),
     "StableAudioDiTModel": diffusers(
         "StableAudioDiTModel",
@@ -563,8 +563,9 @@ IMAGES: dict[str, Entry] = {
         "MiniMaxMusic3Transformer1DModel",
         (16, 4),
         lambda net, z, t, w: net(
-            z, t, torch.cat([w, w, w, w[:, :1]], 1), return_dict=False
-        )[0],
+            z.transpose(1, 2), t, w, return_dict=False
+        )[0].transpose(1, 2),
+        (16, 16),
         **SMALL,
         in_channels=4,
         condition_dim=16,

@@ -49,7 +49,7 @@ def hunyuan15(net: Any, z: Tensor, t: Tensor, w: Tensor) -> Tensor:
 
 
 def cosmos(net: Any, z: Tensor, t: Tensor, w: Tensor) -> Tensor:
-    return net(z, t, w, fps=24, padding_mask=torch.zeros(1, 1, 64, 64).to(z), return_dict=False)[0]
+    return net(z, t, w, fps=24, return_dict=False)[0]
 
 
 def svd(net: Any, z: Tensor, t: Tensor, w: Tensor) -> Tensor:
@@ -71,8 +71,15 @@ def any_flow(net: Any, z: Tensor, t: Tensor, w: Tensor) -> Tensor:
 def allegro(net: Any, z: Tensor, t: Tensor, w: Tensor) -> Tensor:
     from diffusers.models.embeddings import get_3d_rotary_pos_embed_allegro
 
-    turned, places = get_3d_rotary_pos_embed_allegro(24, ((0, 0, 0), (2, 4, 4)), (2, 4, 4), 2)
-    return net(z, w, 1000 * t, encoder_attention_mask=whole(w).to(z), image_rotary_emb=(turned, places), return_dict=False)[0]
+    *turned, deep, high, wide = get_3d_rotary_pos_embed_allegro(24, ((0, 0), (4, 4)), (4, 4), 2)
+    places = torch.cartesian_prod(deep.long(), high.long(), wide.long()).T.reshape(3, 1, -1).unbind()
+    told = {"encoder_attention_mask": whole(w).to(z), "image_rotary_emb": (tuple(turned), places)}
+    return net(z, w, 1000 * t, **told, return_dict=False)[0]
+
+
+def motion(net: Any, z: Tensor, t: Tensor, w: Tensor) -> Tensor:
+    """AnimateDiff: the text once for each frame."""
+    return net(z, 1000 * t, w.repeat_interleave(z.shape[2], 0), return_dict=False)[0]
 
 
 def easy(net: Any, z: Tensor, t: Tensor, w: Tensor) -> Tensor:
@@ -167,6 +174,7 @@ VIDEOS: dict[str, Entry] = {
         attention_head_dim=12,
         num_layers=2,
         mlp_ratio=2,
+        concat_padding_mask=False,
         text_embed_dim=16,
         adaln_lora_dim=4,
         max_size=(4, 16, 16),
@@ -237,7 +245,7 @@ VIDEOS: dict[str, Entry] = {
     "UNetMotionModel (AnimateDiff)": diffusers(
         "UNetMotionModel",
         VIDEO,
-        plain,
+        motion,
         **UNET3D,
         num_attention_heads=2,
         motion_num_attention_heads=2,

@@ -38,10 +38,10 @@ OWN: dict[str, Entry] = {
     "models.DiT": Entry(lambda: models.DiT(8, 2, 4, 16, 2, 2, 3), IMAGE, classes=3),
     "models.UNet": Entry(lambda: models.UNet(4, width=8, multipliers=(1, 2), num_classes=3), IMAGE, classes=3),
     "models.VideoDiT, joint": Entry(
-        lambda: models.VideoDiT(4, 2, 4, 2, 16, 2, 2, 3, attention="joint"), (2, 4, 4, 4), classes=3
+        lambda: models.VideoDiT(4, 2, 2, 4, 16, 2, 2, 3, attention="joint"), (4, 2, 4, 4), classes=3
     ),
     "models.VideoDiT, factorised": Entry(
-        lambda: models.VideoDiT(4, 2, 4, 2, 16, 2, 2, 3, attention="factorised"), (2, 4, 4, 4), classes=3
+        lambda: models.VideoDiT(4, 2, 2, 4, 16, 2, 2, 3, attention="factorised"), (4, 2, 4, 4), classes=3
     ),
     "models.MLP": Entry(lambda: models.MLP(4, 16, 2, 3), (4,), classes=3),
     "models.ImprovedDiT": Entry(lambda: models.ImprovedDiT(8, 2, 4, 16, 2, 1, 2, 3, 32), IMAGE, classes=3),
