@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import alphaflow as af
 from alphaflow.derivatives.total import choose_method
-from alphaflow.derivatives.ways import WAYS, quotient
+from alphaflow.derivatives.ways import quotient
 from alphaflow.method.weighting import Weight
 from alphaflow.path import Points
 
@@ -35,7 +35,6 @@ def measure(entry: Entry) -> dict[str, Any]:
     row: dict[str, Any] = {"weights": sum(weight.numel() for weight in net.parameters())}
     row["way"], row["why"] = chosen(net, points)
     reference = Reference(net, points)
-    row["float64"] = tried(lambda: reference.way(row["way"]))
     for name, cell in CELLS.items():
         row[name] = tried(partial(cell, copy.deepcopy(net), points, reference, row["way"]))
     return row
@@ -86,13 +85,6 @@ class Reference:
 
     def u(self, z: Tensor, t: Tensor) -> Tensor:
         return self.net(z, self.later.r, t, self.later.y)
-
-    def way(self, name: str) -> dict[str, float]:
-        """What the way itself is off by, in float64."""
-        later = self.later
-        with in_double():
-            u, slope = WAYS[name](self.u, later.z, later.v, later.t)
-        return {"u": off(u, self.out[FLOW:]), "du/dt": off(slope, self.slope)}
 
     def against(self, found: Gradient) -> float:
         """How far a gradient is off, over all weights that have one in the reference."""
