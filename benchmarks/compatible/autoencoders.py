@@ -45,8 +45,8 @@ def measure(name: str) -> dict[str, Any]:
         stored = torch.from_numpy(data._read(np.arange(COUNT), none, none.copy())).float()
         row = {
             "rank": 5 if vae.frames else 4,
-            "channels": vae.channels,
-            "compression": vae.factor,
+            "channels": data.shape[0],
+            "compression": SIDE // data.shape[1],
             "variance": vae.variance,
             "scale": convention(vae),
             "encoded": off(stored[:, : mean.shape[1]], mean),

@@ -117,7 +117,7 @@ def choose_method(net: Network, points: Points, *, start: int = 0) -> Method:
 
     Raises:
         UserError: (a ValueError) the network's output is not like z.
-        DerivativeError: the network draws random numbers that no two evaluations can share.
+        DerivativeError: the network draws random numbers that no two evaluations can share, or no way is right.
         Exception: whatever the network itself raises when it is simply called.
     """
     return _choose(net, points, start)[0]
@@ -130,6 +130,8 @@ def _choose(net: Network, points: Points, start: int) -> tuple[Method, float | N
     if key in memory:
         return memory[key], None  # type: ignore[return-value]
     trial, reason, error = Trial(net, modules, points, start), "", None
+    shown = modules[0] if isinstance(net, partial) and modules else net
+    name = getattr(shown, "__name__", type(shown).__name__)
     method: Method = "difference"
     for method in ("fused", "forward", "reverse"):
         try:
@@ -143,8 +145,15 @@ def _choose(net: Network, points: Points, start: int) -> tuple[Method, float | N
     else:
         method = "difference"
         trial.attempt(method)
-    shown = modules[0] if isinstance(net, partial) and modules else net
-    name = getattr(shown, "__name__", type(shown).__name__)
+        try:
+            error = trial.examine_difference()
+        except DerivativeError as problem:
+            raise DerivativeError(
+                f"no way to take du/dt of {name} is right{reason}; not difference: {str(problem).split('; ')[0]}. A "
+                "network that multiplies its times, as by 1000, is too rough in t for differences: let it take one "
+                "of the other ways (in float32, if autocast rounds its times), or give derivative='difference' to "
+                "train on it as it is"
+            ) from None
     level = logging.WARNING if reason else logging.INFO
     log.log(level, "du/dt of %s: %s%s", name, method, reason or " (the cheapest way it supports)")
     if is_compiled(net):
