@@ -31,19 +31,20 @@ RECORD = RESULTS / "compatibility.jsonl"
 PAGE = Path(__file__).parents[1] / "docs" / "compatibility.md"
 
 
-def run_apart(measure: Callable[[], dict[str, Any]], limit: float) -> dict[str, Any]:
-    """What `measure` returns, from a fork of this process; or why it returned nothing."""
-    context = multiprocessing.get_context("fork")
-    results: Any = context.Queue()
+def child(measure: Callable[[], dict[str, Any]], results: Any) -> None:
+    """Put the row, or why there is none."""
+    torch.set_num_threads(1)
+    try:
+        results.put(measure())
+    except Exception as error:
+        results.put({"failed": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"})
 
-    def child() -> None:
-        torch.set_num_threads(1)
-        try:
-            results.put(measure())
-        except Exception as error:
-            results.put({"failed": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"})
 
-    process = context.Process(target=child, daemon=True)
+def run_apart(measure: Callable[[], dict[str, Any]], limit: float, start: str) -> dict[str, Any]:
+    """What `measure` returns, from a process of its own; or why it returned nothing. start: how that begins."""
+    context: Any = multiprocessing.get_context(start)
+    results = context.Queue()
+    process = context.Process(target=child, args=(measure, results), daemon=True)
     process.start()
     begun = time.monotonic()
     while True:
@@ -93,7 +94,7 @@ def main() -> None:
             if (group, name) in done and (words.again is None or words.again not in name):
                 continue
             start = time.monotonic()
-            row = run_apart(measure, words.limit)
+            row = run_apart(measure, words.limit, found.start)
             line = {"group": group, "name": name, "date": f"{datetime.now(UTC):%Y-%m-%d}", "versions": versions}
             line |= {"seconds": round(time.monotonic() - start, 1), **row}
             with words.record.open("a") as file:

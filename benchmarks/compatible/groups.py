@@ -19,10 +19,13 @@ Rows = dict[str, Callable[[], dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Group:
-    """rows: a function of whether only the quick ones are wanted. packages: whose versions are noted."""
+    """rows: a function of whether only the quick ones are wanted. packages: whose versions are noted.
+    start: how a row's process begins; torch.export hangs in a fork.
+    """
 
     rows: Callable[[bool], Rows]
     packages: tuple[str, ...]
+    start: str = "fork"
 
 
 def of_networks(quick: bool) -> Rows:
@@ -61,6 +64,6 @@ def of_schedulers(quick: bool) -> Rows:
 GROUPS: dict[str, Group] = {
     "networks": Group(of_networks, ("torch", "diffusers", "transformers")),
     "autoencoders": Group(of_autoencoders, ("torch", "diffusers")),
-    "runtimes": Group(of_runtimes, ("torch", "onnxruntime", "openvino")),
+    "runtimes": Group(of_runtimes, ("torch", "onnxruntime", "openvino"), "spawn"),
     "schedulers": Group(of_schedulers, ("torch", "diffusers")),
 }

@@ -70,7 +70,7 @@ def errors(generator: Generator, net: Any) -> dict[str, float]:
     y = torch.arange(ROWS) % CLASSES
     found = {}
     for steps in (1, 4):
-        ours, theirs = (af.sample(one, noise, y, nfe=steps) for one in (generator.net, net))
+        ours, theirs = (af.sample(one, noise, y, times=even(steps)) for one in (generator.net, net))
         found["one step" if steps == 1 else "four steps"] = off(theirs, ours)
     return found
 
@@ -102,7 +102,7 @@ def exported_pipeline(name: str) -> dict[str, Any]:
             pipe.scheduler = type(pipe.scheduler)(method=method)
             for steps in (1, 4):
                 words = {"method": method, "generator": torch.manual_seed(2)}
-                ours = af.sample(generator.net, noise, torch.tensor(y), nfe=steps, **words)
+                ours = af.sample(generator.net, noise, torch.tensor(y), times=even(steps), **words)
                 with redirect_stderr(StringIO()):
                     theirs = pipe(y, steps, latents=noise, output_type="latent", generator=torch.manual_seed(2))
                 found[f"{method}, {steps}"] = off(theirs.images, ours)
@@ -126,10 +126,15 @@ def stepped(make: str, given: bool, shift: float = 1.0) -> dict[str, Any]:
             rows = torch.full((len(z),), float(t) / 1000)
             r = torch.full_like(rows, end / 1000) if flow_map else rows
             z = scheduler.step(generator.net(z, r, rows, y), t, z, return_dict=False)[0]
-        ours = af.sample(generator.net, noise, y, nfe=steps, method="ode" if flow_map else "euler")
+        ours = af.sample(generator.net, noise, y, times=even(steps), method="ode" if flow_map else "euler")
         found[f"{steps}"] = off(z, ours)
         found[f"times of {steps}"] = [round(float(sigma), 4) for sigma in np.asarray(scheduler.sigmas)]
     return found
+
+
+def even(steps: int) -> tuple[float, ...]:
+    """Times from 1 to 0 in equal steps."""
+    return tuple(1 - k / steps for k in range(steps + 1))
 
 
 def off(a: Tensor, b: Tensor) -> float:
