@@ -47,7 +47,7 @@ packages:
 test: lint docs packages
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 25 --durations-min 10
 
-# Runs the rows of docs/compatibility.md that the record has not yet, and writes the page: under half an hour from nothing.
+# Runs the rows of docs/compatibility.md that the record has not yet, and writes the page, of networks those of ours and of images.
 compatibility: setup
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/compatibility.py --quick
 

@@ -1,12 +1,12 @@
 """What works with what: every cell is run, and docs/compatibility.md is written from the results.
 
 python benchmarks/compatibility.py              # runs what benchmarks/results/compatibility.jsonl has not yet
-python benchmarks/compatibility.py --quick      # the same, of each group only what `make compatibility` has time for
-python benchmarks/compatibility.py --only networks --again Flux    # rows whose name holds the word are run anew
+python benchmarks/compatibility.py --quick      # the same, of few rows
+python benchmarks/compatibility.py --only networks --again Flux    # rows of that name anew
 python benchmarks/compatibility.py --page       # runs nothing, writes the page
 
-A row is one line of JSON, run in a process of its own under a time limit, so that what breaks or hangs takes one row
-with it. The page is written at the end, with the versions and the date of each group.
+A row is one line of JSON, run in a process of its own under a time limit, so that what breaks or hangs takes one
+row with it. The page is written at the end, with the versions and the date of each group.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def rewrite(record: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="of each group only what runs quickly")
+    parser.add_argument("--quick", action="store_true", help="networks of ours and of images, one for runtimes")
     parser.add_argument("--only", choices=groups.GROUPS, help="one group")
     parser.add_argument("--again", help="run rows anew whose name holds this")
     parser.add_argument("--page", action="store_true", help="run nothing, write the page")

@@ -1,4 +1,4 @@
-"""Autoencoders of diffusers: what `alphaflow encode` stores and `alphaflow sample` decodes, against diffusers' own."""
+"""Autoencoders of diffusers: what `alphaflow encode` stores and is decoded again, against diffusers' own."""
 
 import sys
 import tempfile
@@ -38,7 +38,7 @@ def measure(name: str) -> dict[str, Any]:
             net.enable_slicing()
         data = Latents(home / "set")
         with torch.no_grad():
-            mean, logvar = tiny.made_by_diffusers(name, net, x)
+            mean, _ = tiny.made_by_diffusers(name, net, x)
             shown = tiny.shown_by_diffusers(name, net, mean)
             round_trip = vae.decode(mean)
         none = np.zeros(COUNT, np.int64)

@@ -89,7 +89,13 @@ BACKBONES: dict[str, Entry] = {
     "GPT-2": words("GPT2", vocab_size=32, n_embd=WIDTH, n_layer=2, n_head=2, n_positions=64),
     "GPT-NeoX": words("GPTNeoX", **DEEP),
     "OPT": words(
-        "OPT", vocab_size=32, hidden_size=WIDTH, num_hidden_layers=2, ffn_dim=32, num_attention_heads=2, word_embed_proj_dim=WIDTH
+        "OPT",
+        vocab_size=32,
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        ffn_dim=32,
+        num_attention_heads=2,
+        word_embed_proj_dim=WIDTH,
     ),
     "Llama": words("Llama", **LLAMA),
     "Mistral": words("Mistral", **LLAMA),
@@ -104,16 +110,31 @@ BACKBONES: dict[str, Entry] = {
     "Qwen3-MoE": words("Qwen3Moe", **LLAMA, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16),
     "Mamba": words("Mamba", vocab_size=32, hidden_size=WIDTH, num_hidden_layers=2, state_size=4),
     "Mamba-2": words(
-        "Mamba2", vocab_size=32, hidden_size=WIDTH, num_hidden_layers=2, state_size=4, num_heads=4, head_dim=8, n_groups=1, chunk_size=4
+        "Mamba2",
+        vocab_size=32,
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        state_size=4,
+        num_heads=4,
+        head_dim=8,
+        n_groups=1,
+        chunk_size=4,
     ),
     "RWKV": words("Rwkv", vocab_size=32, hidden_size=WIDTH, num_hidden_layers=2, attention_hidden_size=WIDTH),
     "ViT": vision("ViT", **VISION),
     "DINOv2": vision("Dinov2", **{k: v for k, v in VISION.items() if k != "intermediate_size"}, mlp_ratio=2),
     "CLIP (vision)": vision("CLIPVision", "CLIPVisionModel", **VISION),
     "SigLIP (vision)": vision("SiglipVision", "SiglipVisionModel", **VISION),
-    "Swin": vision("Swin", image_size=16, patch_size=2, embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=4),
+    "Swin": vision(
+        "Swin", image_size=16, patch_size=2, embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=4
+    ),
     "SegFormer": vision(
-        "Segformer", sr_ratios=[2, 1, 1, 1], hidden_sizes=[8, 8, 8, 8], depths=[1] * 4, num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=8
+        "Segformer",
+        sr_ratios=[2, 1, 1, 1],
+        hidden_sizes=[8, 8, 8, 8],
+        depths=[1] * 4,
+        num_attention_heads=[1, 1, 2, 2],
+        decoder_hidden_size=8,
     ),
     "ConvNeXt": vision("ConvNext", patch_size=2, hidden_sizes=[8, 8, 16, 16], depths=[1] * 4),
 }

@@ -10,7 +10,13 @@ from .entry import Call, Entry, grid
 W = (5, 16)
 IMAGE, TOKENS = (4, 8, 8), (16, 4)
 SMALL: dict[str, Any] = {"num_attention_heads": 2, "attention_head_dim": 8}
-FLUX: dict[str, Any] = {**SMALL, "in_channels": 4, "num_layers": 1, "num_single_layers": 1, "joint_attention_dim": 16}
+FLUX: dict[str, Any] = {
+    **SMALL,
+    "in_channels": 4,
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "joint_attention_dim": 16,
+}
 ROPE = {"axes_dims_rope": (2, 2, 4)}
 TEXT: Call = lambda net, z, t, w: net(  # noqa: E731
     hidden_states=z, encoder_hidden_states=w, timestep=1000 * t, return_dict=False
@@ -26,7 +32,9 @@ UNET: dict[str, Any] = {
 WIDE = UNET | {"block_out_channels": (32, 32), "norm_num_groups": 32}
 
 
-def diffusers(name: str, shape: tuple[int, ...], call: Call = TEXT, words=W, classes: int = 0, **config: Any) -> Entry:
+def diffusers(
+    name: str, shape: tuple[int, ...], call: Call = TEXT, words=W, classes: int = 0, **config: Any
+) -> Entry:
     """A network of diffusers by its class and config."""
 
     def make() -> torch.nn.Module:
@@ -146,7 +154,12 @@ def stable_audio(net: Any, z: Tensor, t: Tensor, w: Tensor) -> Tensor:
 
     turned = get_1d_rotary_pos_embed(4, 17, use_real=True, repeat_interleave_real=False)
     out = net(
-        z.transpose(1, 2), t, encoder_hidden_states=w, global_hidden_states=w[:, :1], rotary_embedding=turned, return_dict=False
+        z.transpose(1, 2),
+        t,
+        encoder_hidden_states=w,
+        global_hidden_states=w[:, :1],
+        rotary_embedding=turned,
+        return_dict=False,
     )[0]
     return out.transpose(1, 2)
 
@@ -295,9 +308,7 @@ IMAGES: dict[str, Entry] = {
     "PixArtTransformer2DModel": diffusers(
         "PixArtTransformer2DModel",
         IMAGE,
-        lambda net, z, t, w: net(
-            z, w, 1000 * t, {"resolution": None, "aspect_ratio": None}, return_dict=False
-        )[0],
+        lambda net, z, t, w: net(z, w, 1000 * t, {"resolution": None, "aspect_ratio": None}, return_dict=False)[0],
         **DIT,
         out_channels=4,
         cross_attention_dim=16,
@@ -562,9 +573,7 @@ IMAGES: dict[str, Entry] = {
     "MiniMaxMusic3Transformer1DModel": diffusers(
         "MiniMaxMusic3Transformer1DModel",
         (16, 4),
-        lambda net, z, t, w: net(
-            z.transpose(1, 2), t, w, return_dict=False
-        )[0].transpose(1, 2),
+        lambda net, z, t, w: net(z.transpose(1, 2), t, w, return_dict=False)[0].transpose(1, 2),
         (16, 16),
         **SMALL,
         in_channels=4,

@@ -21,9 +21,7 @@ def frames_first(net: Any, z: Tensor, t: Tensor, w: Tensor) -> Tensor:
 
 def ltx(net: Any, z: Tensor, t: Tensor, w: Tensor) -> Tensor:
     """LTX-Video: tokens (B, frames × height × width, channels)."""
-    out = net(
-        z.flatten(2).transpose(1, 2), w, 1000 * t[:, None], whole(w), 2, 8, 8, return_dict=False
-    )[0]
+    out = net(z.flatten(2).transpose(1, 2), w, 1000 * t[:, None], whole(w), 2, 8, 8, return_dict=False)[0]
     return out.transpose(1, 2).reshape(z.shape)
 
 
@@ -111,7 +109,14 @@ VIDEOS: dict[str, Entry] = {
         max_text_seq_length=5,
     ),
     "LTXVideoTransformer3DModel": diffusers(
-        "LTXVideoTransformer3DModel", VIDEO, ltx, **SMALL, **BOTH, cross_attention_dim=16, num_layers=2, caption_channels=16
+        "LTXVideoTransformer3DModel",
+        VIDEO,
+        ltx,
+        **SMALL,
+        **BOTH,
+        cross_attention_dim=16,
+        num_layers=2,
+        caption_channels=16,
     ),
     "WanTransformer3DModel": diffusers("WanTransformer3DModel", VIDEO, plain, **WAN),
     "SkyReelsV2Transformer3DModel": diffusers("SkyReelsV2Transformer3DModel", VIDEO, plain, **WAN),

@@ -29,7 +29,7 @@ class Group:
 
 
 def of_networks(quick: bool) -> Rows:
-    tables = OWN | IMAGES | VIDEOS | BACKBONES
+    tables = OWN | IMAGES if quick else OWN | IMAGES | VIDEOS | BACKBONES
     for entry in tables.values():
         with suppress(Exception):  # the row will say so
             entry.make()  # imports what it needs once, before rows are forked
@@ -44,7 +44,7 @@ def of_autoencoders(quick: bool) -> Rows:
 
 def of_runtimes(quick: bool) -> Rows:
     rows: Rows = {}
-    for name in runtimes.NETWORKS:
+    for name in ["DiT"] if quick else runtimes.NETWORKS:
         for runtime, precisions in PRECISIONS.items():
             for precision in precisions:
                 rows[f"{name}, {runtime} {precision}"] = partial(runtimes.in_precision, name, runtime, precision)

@@ -66,7 +66,7 @@ def chosen(net: nn.Module, points: Points) -> tuple[str, str]:
 
 
 class Reference:
-    """u, du/dt on the rows r < t by extrapolated differences, and the gradient by a second pass, all in float64."""
+    """u, du/dt on the rows r < t by differences, and the gradient by a second pass, in float64."""
 
     def __init__(self, net: nn.Module, points: Points) -> None:
         self.net = copy.deepcopy(net).double()
@@ -188,7 +188,11 @@ def in_double() -> Iterator[None]:
         return to(tensor, *args, **words)
 
     def same_type(tensor: Tensor, *args: Any, **words: Any) -> Any:
-        return plain_type(tensor, *map(wide, args), **words) if tensor.dtype == torch.float64 else plain_type(tensor, *args, **words)
+        return (
+            plain_type(tensor, *map(wide, args), **words)
+            if tensor.dtype == torch.float64
+            else plain_type(tensor, *args, **words)
+        )
 
     def soft(tensor: Tensor, *args: Any, dtype: Any = None, **words: Any) -> Tensor:
         return softmax(tensor, *args, dtype=wide(dtype) if tensor.dtype == torch.float64 else dtype, **words)
@@ -203,5 +207,3 @@ def in_double() -> Iterator[None]:
         patch.object(torch.nn.functional, "softmax", soft),
     ):
         yield
-
-

@@ -140,5 +140,3 @@ def even(steps: int) -> tuple[float, ...]:
 def off(a: Tensor, b: Tensor) -> float:
     """‖a - b‖ / ‖b‖."""
     return float((a.double() - b.double()).norm() / b.double().norm())
-
-
