@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint docs packages clean
+.PHONY: setup demo test lint docs packages compatibility clean
 
 setup: $(STAMP)
 
@@ -46,6 +46,10 @@ packages:
 # Two workers, so one thread each: what the tests start would otherwise take two, and four on two cores wait for one another.
 test: lint docs packages
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 25 --durations-min 10
+
+# Runs the rows of docs/compatibility.md that the record has not yet, and writes the page, of networks those of ours and of images.
+compatibility: setup
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/compatibility.py --quick
 
 clean:
 	rm -rf $(VENV) runs site

@@ -5,8 +5,8 @@
 
 An SD3-shaped network is made with random weights and trained by flow matching: the teacher, which draws in many
 steps. Exported into its own class and adapted again, by each adapter and with LoRA, it is trained into a flow
-map for a third of its own steps; and so is a network that begins from scratch. Fréchet distances are those of `alphaflow
-evaluate`.
+map for a third of its own steps; and so is a network that begins from scratch. Fréchet distances are those of
+`alphaflow evaluate`.
 """
 
 import argparse

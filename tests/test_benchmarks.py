@@ -135,3 +135,16 @@ def test_the_claims_harness_resumes_repeats_and_makes_its_tables(tmp_path):
     claims(*small, "toy", "--settings", "steered by bias", out="again.jsonl")
     again = json.loads((tmp_path / "again.jsonl").read_text())
     assert all(again[key] == found["steered by bias"][key] for key in ("steps", "figures", "alphas"))
+
+
+def test_the_page_of_what_works_with_what_is_what_was_run():
+    spec = importlib.util.spec_from_file_location("page", BENCHMARKS / "compatible" / "page.py")
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    record = BENCHMARKS / "results" / "compatibility.jsonl"
+    rows = [json.loads(line) for line in record.read_text().splitlines()]
+    text = page.write(rows)
+    assert (BENCHMARKS.parent / "docs" / "compatibility.md").read_text() == text
+    assert all(f"| {row['name']} | " in text for row in rows if "failed" not in row)
+    broken = page.write([*rows, rows[0] | {"name": "another", "failed": "took more than 1 s"}])
+    assert "another: not supported (took more than 1 s)" in broken

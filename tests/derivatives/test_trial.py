@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import alphaflow as af
-from alphaflow.derivatives.agreement import compare
+from alphaflow.derivatives.agreement import DerivativeError, compare
 from alphaflow.derivatives.total import check_derivative, choose_method, total_derivative
 from alphaflow.errors import UserError
 from alphaflow.method.family import MEMBERS
@@ -165,6 +165,16 @@ def test_a_comparison_is_as_sharp_as_its_differences(dtype):
     assert not compare(0 * right, u(z, t), u, z, v, t).agrees
     assert not compare(right * torch.nan, u(z, t), u, z, v, t).agrees
     assert compare(right * (1 + 1e-5), u(z, t), u, z, v, t).agrees == (dtype == torch.float32)
+
+
+@pytest.mark.filterwarnings("ignore:Converting a tensor")
+def test_differences_are_not_believed_either_where_nothing_else_is_right():
+    """diffusers' HiDream: its experts leave the graph, and its times are multiplied by 1000."""
+    z, v, r, t = points(2)
+    net = Net(joined=lambda r, t: torch.tensor([[1000 * float(a), 1000 * float(b)] for a, b in zip(r, t)]).sin())
+    with pytest.raises(DerivativeError, match=r"no way .* Net is right; not fused: .* too rough in t"):
+        total_derivative(net, z, v, r, t)
+    assert total_derivative(net, z, v, r, t, method="difference")[1].isfinite().all()  # who asks for it has it
 
 
 def test_a_network_that_rounds_inside_is_no_false_alarm():

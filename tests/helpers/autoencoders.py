@@ -217,3 +217,55 @@ TINY: dict[str, dict[str, Any]] = {
     },
 }
 """Settings of a tiny autoencoder of each class that is read."""
+
+DETERMINISTIC = ("AutoencoderDC", "AutoencoderTiny", "VQModel", "AutoencoderRAE")
+PICTURES = (*list(TINY)[:10],)
+"""Classes that take pictures; the others take videos."""
+
+
+def made_by_diffusers(name: str, net: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and log-variance (an empty tensor where there is none) of pictures in [-1, 1], by its own `encode`."""
+    if name == "AutoencoderRAE":
+        return net.encode((x + 1) / 2).latent, torch.empty(0)
+    if name == "AutoencoderDC":
+        return net.encode(x).latent, torch.empty(0)
+    if name in ("AutoencoderTiny", "VQModel"):
+        return net.encode(x).latents, torch.empty(0)
+    if name in PICTURES:
+        posterior = net.encode(x).latent_dist
+        return posterior.mean, posterior.logvar
+    posterior = net.encode(x.unsqueeze(2)).latent_dist
+    return posterior.mean[:, :, 0], posterior.logvar[:, :, 0]
+
+
+def scaled_by_pipelines(name: str, net: torch.nn.Module, z: torch.Tensor) -> torch.Tensor:
+    """What the network of a pipeline would see of latents z."""
+    config = net.config
+    if name == "AutoencoderRAE":
+        return z
+    if name == "AutoencoderKLFlux2":  # pipeline_flux2: patches of 2 × 2 become channels, and back
+        b, c, h, w = z.shape
+        packed = z.view(b, c, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 2, 4).reshape(b, 4 * c, h // 2, w // 2)
+        mean = net.bn.running_mean.view(1, -1, 1, 1)
+        std = torch.sqrt(net.bn.running_var.view(1, -1, 1, 1) + config.batch_norm_eps)
+        packed = (packed - mean) / std
+        return packed.reshape(b, c, 2, 2, h // 2, w // 2).permute(0, 1, 4, 2, 5, 3).reshape(b, c, h, w)
+    if "LTX" in name:
+        mean, std = (part.view(1, -1, 1, 1) for part in (net.latents_mean, net.latents_std))
+        return (z - mean) * config.scaling_factor / std
+    if config.get("latents_mean"):  # Qwen-Image, Wan, Mochi
+        mean, std = (torch.tensor(config[part]).view(1, -1, 1, 1) for part in ("latents_mean", "latents_std"))
+        return (z - mean) / std * (config.get("scaling_factor") or 1)
+    return (z - (config.get("shift_factor") or 0)) * config.scaling_factor
+
+
+def shown_by_diffusers(name: str, net: torch.nn.Module, z: torch.Tensor) -> torch.Tensor:
+    """Pictures in [-1, 1] of latents z, by its own `decode`."""
+    if name == "AutoencoderRAE":
+        return net.decode(z).sample * 2 - 1
+    if name == "AutoencoderKLTemporalDecoder":
+        return net.decode(z, num_frames=1).sample
+    if name == "AutoencoderKLLTXVideo":  # told the noise's level, and adding noise of its own
+        torch.manual_seed(0)
+        return net.decode(z.unsqueeze(2), torch.zeros(len(z))).sample[:, :, 0]
+    return net.decode(z).sample if name in PICTURES else net.decode(z.unsqueeze(2)).sample[:, :, 0]

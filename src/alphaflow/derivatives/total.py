@@ -121,7 +121,7 @@ def choose_method(net: Network, points: Points, *, start: int = 0, graphed: bool
 
     Raises:
         UserError: (a ValueError) the network's output is not like z.
-        DerivativeError: the network draws random numbers that no two evaluations can share.
+        DerivativeError: the network draws random numbers that no two evaluations can share, or no way is right.
         Exception: whatever the network itself raises when it is simply called.
     """
     return _choose(net, points, start, graphed)[0]
@@ -134,6 +134,8 @@ def _choose(net: Network, points: Points, start: int, graphed: bool = False) -> 
     if key in memory:
         return memory[key], None  # type: ignore[return-value]
     trial, reason, error = Trial(net, modules, points, start), "", None
+    shown = modules[0] if isinstance(net, partial) and modules else net
+    name = getattr(shown, "__name__", type(shown).__name__)
     method: Method = "difference"
     for method in GRAPHED if graphed else UNGRAPHED:
         try:
@@ -149,8 +151,15 @@ def _choose(net: Network, points: Points, start: int, graphed: bool = False) -> 
     else:
         method = "difference"
         trial.attempt(method)
-    shown = modules[0] if isinstance(net, partial) and modules else net
-    name = getattr(shown, "__name__", type(shown).__name__)
+        try:
+            error = trial.examine_difference()
+        except DerivativeError as problem:
+            raise DerivativeError(
+                f"no way to take du/dt of {name} is right{reason}; not difference: "
+                f"{str(problem).split('; ')[0]}. A network that multiplies its times, as by 1000, is too rough "
+                "in t for differences: let it take another way (in float32, if autocast rounds its times), or "
+                "give derivative='difference' to train on it as it is"
+            ) from None
     level = logging.WARNING if reason else logging.INFO
     what = "du/dt with its graph" if graphed else "du/dt"
     log.log(level, "%s of %s: %s%s", what, name, method, reason or " (the cheapest way it supports)")

@@ -1,0 +1,1 @@
+"""What the compatibility benchmark tries: tables of tiny networks, and how each group is measured."""
