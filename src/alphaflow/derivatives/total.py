@@ -151,8 +151,8 @@ def _choose(net: Network, points: Points, start: int) -> tuple[Method, float | N
             raise DerivativeError(
                 f"no way to take du/dt of {name} is right{reason}; not difference: "
                 f"{str(problem).split('; ')[0]}. A network that multiplies its times, as by 1000, is too rough "
-                "in t for differences: let it take one of the other ways (in float32, if autocast rounds its times), "
-                "or give derivative='difference' to train on it as it is"
+                "in t for differences: let it take another way (in float32, if autocast rounds its times), or "
+                "give derivative='difference' to train on it as it is"
             ) from None
     level = logging.WARNING if reason else logging.INFO
     log.log(level, "du/dt of %s: %s%s", name, method, reason or " (the cheapest way it supports)")
