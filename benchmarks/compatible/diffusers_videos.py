@@ -1,11 +1,12 @@
-"""Transformers and U-Nets of diffusers for videos, tiny: z is (channels, frames, height, width)."""
+"""Transformers and U-Nets of diffusers for videos and sound, tiny: z is (channels, frames, height, width) or
+(time, channels)."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .diffusers_images import SMALL, TEXT, UNET, diffusers, masked, whole
+from .diffusers_calls import SMALL, TEXT, UNET, diffusers, long_cat, masked, sound, stable_audio, whole
 from .entry import Entry
 
 VIDEO = (4, 2, 8, 8)
@@ -273,5 +274,57 @@ VIDEOS: dict[str, Entry] = {
         num_frames=2,
         down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
         up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+    ),
+}
+
+SOUND: dict[str, Entry] = {
+    "UNet1DModel (sound)": diffusers(
+        "UNet1DModel",
+        (32, 2),
+        sound,
+        None,
+        sample_size=32,
+        extra_in_channels=64,
+        block_out_channels=(32, 32, 32),
+    ),
+    "StableAudioDiTModel": diffusers(
+        "StableAudioDiTModel",
+        (16, 4),
+        stable_audio,
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        num_key_value_attention_heads=2,
+        cross_attention_dim=16,
+        time_proj_dim=16,
+        global_states_input_dim=16,
+        cross_attention_input_dim=16,
+    ),
+    "LongCatAudioDiTTransformer": diffusers(
+        "LongCatAudioDiTTransformer",
+        (16, 4),
+        long_cat,
+        dit_dim=16,
+        dit_depth=2,
+        dit_heads=2,
+        dit_text_dim=16,
+        latent_dim=4,
+        use_latent_condition=False,
+    ),
+    "MiniMaxMusic3Transformer1DModel": diffusers(
+        "MiniMaxMusic3Transformer1DModel",
+        (16, 4),
+        lambda net, z, t, w: net(z.transpose(1, 2), t, w, return_dict=False)[0].transpose(1, 2),
+        (16, 16),
+        **SMALL,
+        in_channels=4,
+        condition_dim=16,
+        num_layers=2,
+        ff_inner_dim=32,
+        rotary_dim=4,
+        fourier_embedding_dim=16,
     ),
 }

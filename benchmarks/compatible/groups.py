@@ -11,7 +11,7 @@ from alphaflow.runtimes import PRECISIONS
 from . import autoencoders, networks, runtimes
 from .backbones import BACKBONES
 from .diffusers_images import IMAGES
-from .diffusers_videos import VIDEOS
+from .diffusers_videos import SOUND, VIDEOS
 from .own import OWN
 
 Rows = dict[str, Callable[[], dict[str, Any]]]
@@ -29,7 +29,7 @@ class Group:
 
 
 def of_networks(quick: bool) -> Rows:
-    tables = OWN | IMAGES if quick else OWN | IMAGES | VIDEOS | BACKBONES
+    tables = OWN | IMAGES if quick else OWN | IMAGES | SOUND | VIDEOS | BACKBONES
     for entry in tables.values():
         with suppress(Exception):  # the row will say so
             entry.make()  # imports what it needs once, before rows are forked
