@@ -254,7 +254,7 @@ def test_points_have_no_pipeline(points, tmp_path):
 def test_the_pipelines_code_knows_every_network_that_makes_pictures_of_classes():
     from alphaflow.export.pipeline import network
 
-    assert set(KINDS) == set(network.KINDS) == set(model_folder.NETWORKS) - {"mlp", "worded-dit"}
+    assert set(KINDS) == set(network.KINDS) == set(model_folder.NETWORKS) - {"mlp", "worded-dit", "adapted"}
 
 
 def test_a_network_that_it_does_not_know_is_refused(tmp_path):
