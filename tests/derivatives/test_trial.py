@@ -315,3 +315,17 @@ def test_an_output_that_is_not_like_z_is_refused_in_sampling_and_in_the_derivati
         af.sample(net, noise, times=(1, 0.5, 0), method=method)
     with pytest.raises(UserError, match="the network returns"):
         total_derivative(net, noise, noise, torch.zeros(8), torch.ones(8))
+
+
+def test_a_network_too_rough_for_differences_in_float32_is_looked_at_in_float64(caplog):
+    """SANA is, told 1000 t: over a step that float32 can tell, its embedding of the time has turned too far."""
+    z, v, r, t = points(2)
+    net = Net(joined=lambda r, t: torch.stack([(40_000 * r).sin(), (40_000 * t).sin()], 1))
+    with pytest.raises(DerivativeError, match="too rough in t for differences"):
+        check_derivative(net, z, v, r, t, method="difference")
+    caplog.set_level("INFO", logger="alphaflow")
+    assert choose_method(net, Points(z, v, r, t)) == "fused"
+    assert "not fused" not in caplog.text
+    _, ours = total_derivative(net, z, v, r, t)
+    _, right = total_derivative(net, z, v, r, t, method="forward")
+    torch.testing.assert_close(ours, right)
