@@ -72,7 +72,9 @@ def wrong_values(setting: Setting) -> list[object]:
 
 
 WORDS = [
-    name for name, one in SETTINGS.items() if isinstance(one.check, Anything | Name | OneOf) and name != "recipe"
+    name
+    for name, one in SETTINGS.items()
+    if isinstance(one.check, Anything | Name | OneOf) and name.rpartition(".")[2] not in RECORDED
 ]
 
 
