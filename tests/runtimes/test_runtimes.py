@@ -251,6 +251,7 @@ def test_a_signal_after_openvino_is_handled(place, cache, tmp_path):
         "import gc, os, signal, sys, threading\n"
         "import alphaflow as af\n"
         "from alphaflow.runtimes.running import in_runtime\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin without\n"
         "generator = af.load(sys.argv[1])\n"
         "held = [in_runtime(generator, 'openvino', one) for one in ('float32', 'int8')]\n"
         "gone = threading.Thread(target=held.pop)\n"
