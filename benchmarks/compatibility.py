@@ -79,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="networks of ours and of images, one for runtimes")
     parser.add_argument("--only", choices=groups.GROUPS, help="one group")
-    parser.add_argument("--again", help="run rows anew whose name holds this")
+    parser.add_argument("--again", help="run anew the rows whose name holds this, and no others")
     parser.add_argument("--page", action="store_true", help="run nothing, write the page")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for a row")
     parser.add_argument("--record", type=Path, default=RECORD)
@@ -91,7 +91,7 @@ def main() -> None:
             continue
         versions = {name: version(name) for name in found.packages}
         for name, measure in found.rows(words.quick).items():
-            if (group, name) in done and (words.again is None or words.again not in name):
+            if (group, name) in done if words.again is None else words.again not in name:
                 continue
             start = time.monotonic()
             row = run_apart(measure, words.limit, found.start)

@@ -128,11 +128,8 @@ What is far off (bold), and what to do:
   columns are of the way that float32 takes; under autocast `auto` refuses Flux in one line. Let its input layer
   give float32: `net.x_embedder.register_forward_hook(lambda module, args, out: out.float())` (Flux: du/dt off by
   6e-3 then, instead of 0.69; `findings/flux-time-under-autocast.sh`).
-- **HiDream** in `eval()`: its experts leave the graph, and differences are too coarse for times × 1000. Since this
-  row was run, `auto` refuses where differences do not agree with finer ones. Its experts have a gradient in
-  `train()`.
-- **Sana**: `fused` agrees with `forward` to 2e-6 when asked for at these weights; `auto` passes it over for a
-  cause not found yet, and takes `forward`, which is right and dearer.
+- **HiDream** in `eval()`: its experts leave the graph, and differences are too coarse for times × 1000, so that
+  `auto` refuses it. Its experts have a gradient in `train()`.
 - **Kandinsky 3** in bfloat16: u itself is off; use float32.
 """
 
