@@ -56,7 +56,8 @@ def write(rows: list[Row]) -> str:
         parts.append(f"{source(chosen)}\n")
         whole = [row for row in chosen if "failed" not in row]
         parts.append(table(whole))
-        parts += [f"- {row['name']}: {FAILED} ({row['failed']})" for row in chosen if "failed" in row]
+        missing = [f"- {row['name']}: {FAILED} ({row['failed']})" for row in chosen if "failed" in row]
+        parts += ["\n".join(missing) + "\n"] if missing else []
     return "\n".join(parts).rstrip() + "\n"
 
 
