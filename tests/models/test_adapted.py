@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import alphaflow as af
+from alphaflow.cli import adapt as cli_adapt
 from alphaflow.derivatives.ways import WAYS, quotient
 from alphaflow.models import ADAPTERS, FlowFacts
 from alphaflow.models.flow_facts import FACTS, NOISE
@@ -103,6 +104,10 @@ class Exact(nn.Module):
         steps = torch.arange(half, dtype=t.dtype) / (half - self.like.downscale_freq_shift)
         angles = self.like.scale * t[:, None] * torch.exp(-9.210340371976184 * steps)
         return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def test_the_command_offers_every_adapter():
+    assert cli_adapt.ADAPTERS == ADAPTERS  # written again there, so that --help loads no torch
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)

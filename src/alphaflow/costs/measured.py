@@ -27,6 +27,8 @@ SECONDS = 1.0
 """As long may a measured step take: with more rows than fit, it is measured on fewer."""
 WHOLE = 8.0
 """The same where a budget hangs on it: most steps are taken on all rows."""
+STEADY = 4.0
+"""So many seconds are then spent on measuring at the least: a machine's pace varies from step to step."""
 PARTS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Where in the schedule steps are taken: what they cost depends on α."""
 LONGEST = 0.25
@@ -123,7 +125,9 @@ def _measure(
         rows = min(2 * rows, most)
     for part in (PARTS[0], PARTS[-1]):  # the first with so many rows are slow
         step(rows, int(part * config.steps))
-    times = [_timed(step, rows, int(part * config.steps), device) for part in PARTS]
+    times: list[float] = []
+    while not times or (longest == WHOLE and sum(times) < STEADY):
+        times += [_timed(step, rows, int(part * config.steps), device) for part in PARTS]
     return MeasuredTime(
         seconds=sum(times) / len(times) * config.batch_size / rows,
         steps=config.steps,
