@@ -93,3 +93,19 @@ def test_its_settings_build_it_again():
     net = worded(text_depth=1)
     again = WordedDiT(**net.config)
     assert again.load_state_dict(net.float().state_dict()).missing_keys == []
+
+
+def test_positions_are_a_dits_unless_their_distance_is_said():
+    """A network that was written down before there was a distance is built as it was."""
+    plain, apart = worded(), worded(position_step=2.0)
+    dit = DiT(**SIZES, num_classes=0).double()
+    assert torch.equal(plain.pos_embed, dit.pos_embed)
+    finer = DiT(
+        **{**SIZES, "input_size": 16}, num_classes=0
+    ).double()  # every second of its patches is one of ours
+    expected = finer.pos_embed.view(8, 8, -1)[::2, ::2].flatten(0, 1)
+    assert torch.equal(apart.pos_embed, expected)
+    older = {name: value for name, value in plain.config.items() if name != "position_step"}
+    assert torch.equal(WordedDiT(**older).double().pos_embed, plain.pos_embed)
+    apart.place_positions("cpu")
+    assert torch.equal(apart.pos_embed.double(), expected)

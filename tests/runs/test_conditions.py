@@ -30,6 +30,7 @@ UNHEEDED = {  # a setting that a person gives, where nothing would heed it: reci
     "model.activation": ("toy", "--model.activation silu"),
     "model.attention": ("digits", "--model.attention factorised"),
     "model.text_width": ("digits", "--model.text-width 64"),
+    "model.position_step": ("digits", "--model.position-step 16"),
     "model.text_depth": ("folder", "--data.path x --model.text-depth 1"),
     "model.guided": ("toy", "--model.guided"),
     "objective.derivative": ("digits", "--objective.alpha 0.5 --objective.derivative reverse"),

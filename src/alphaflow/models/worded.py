@@ -92,10 +92,14 @@ class WordedDiT(DiT):
     Args:
         vocabulary: how many numbers a word may have, 0 included. length: the most words of a prompt.
         text_width: features of a word, a multiple of 32; text_depth: the encoder's blocks.
+        position_step: how far apart the positions of neighbouring tokens are, 1 in a DiT. Of few tokens these are
+            hardly told apart.
 
     Raises:
         ValueError: as `DiT`; in `forward`, prompts of another shape or kind.
     """
+
+    position_step = 1.0  # while the DiT's own constructor runs
 
     def __init__(
         self,
@@ -111,6 +115,7 @@ class WordedDiT(DiT):
         text_depth: int = 2,
         mlp_ratio: float = 4.0,
         activation: str = "gelu-tanh",
+        position_step: float = 1.0,
     ) -> None:
         super().__init__(input_size, patch, channels, width, depth, heads, 0, mlp_ratio, activation)
         del self.config["num_classes"], self.config["guided"]
@@ -119,8 +124,9 @@ class WordedDiT(DiT):
             "length": length,
             "text_width": text_width,
             "text_depth": text_depth,
+            "position_step": position_step,
         }
-        self.length = length
+        self.length, self.position_step = length, position_step
         self.encoder = WordsEncoder(vocabulary, length, text_width, text_depth)
         self.pooled = nn.Linear(text_width, width)
         for block in self.blocks:
@@ -136,7 +142,7 @@ class WordedDiT(DiT):
                 nn.init.normal_(embedding.weight, std=0.5)
 
     def _positions(self, width: int) -> Tensor:
-        return position_table(*self.grid, width, step=self.patch)
+        return position_table(*self.grid, width, step=self.position_step)
 
     def conditions(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
         c = self.condition(z, r, t, None)

@@ -19,7 +19,7 @@ SHAPES = Recipe(
         steps=1800,
         sample_every=300,
         data=DataConfig(name="shapes"),
-        model=replace(DIGITS.config.model, patch=16),
+        model=replace(DIGITS.config.model, patch=16, position_step=16.0),
         # About √(3072 / 64): what shows through 48 times as many numbers takes more noise to hide. Under the times
         # of the digits the network seldom sees noise alone, and does not learn from words where to put things.
         objective=replace(DIGITS.config.objective, time_shift=8.0),

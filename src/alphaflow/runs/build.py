@@ -150,6 +150,7 @@ def _worded(config: ModelConfig, shape: Sequence[int], vocabulary: Vocabulary) -
         length=vocabulary.length,
         text_width=config.text_width,
         text_depth=config.text_depth,
+        position_step=config.position_step,
     )
 
 

@@ -118,6 +118,9 @@ class ModelConfig:
     """With captions: features of a word in the encoder, a multiple of 32."""
     text_depth: Annotated[int, Range(0, 1024), CAPTIONED] = 2
     """With captions: blocks of the encoder."""
+    position_step: Annotated[float, Range(above=0, high=65536), CAPTIONED] = 1.0
+    """With captions: how far apart the positions of neighbouring patches are, 1 in a DiT; few patches are hardly
+    told apart so."""
     guided: Annotated[bool, LABELLED] = False
     """The network takes the scale and the interval of guidance as inputs: one serves all of objective.scales."""
 

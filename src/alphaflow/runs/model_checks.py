@@ -17,7 +17,7 @@ MOST = 1 << 20
 """Classes, features, pixels a side."""
 LARGEST_TABLE = 1 << 29
 """Numbers in a table of positions, 2 GiB."""
-FRACTIONS = ("mlp_ratio", "guidance", "interval")
+FRACTIONS = ("mlp_ratio", "guidance", "interval", "position_step")
 """Settings that need not be whole."""
 COUNTS = ("depth", "head_depth", "blocks")
 """Settings that say how often a part with weights of its own is there."""
